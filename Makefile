@@ -1,0 +1,60 @@
+# make run [PORT=8000] [ORCH_HOME=.local]   the whole system on this machine, until Ctrl-C
+# make test [ARGS=...]                      every test, on real servers
+# make check                                format, lint, types, imports, migrations, deployment checks, generated files
+
+.DEFAULT_GOAL := run
+.PHONY: run test check format clean
+SHELL := /bin/sh
+
+# The first interpreter that is new enough; `make run PYTHON=/path/to/python` chooses another one.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11 python,\
+	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(name))))
+
+# Production's settings with throwaway values: `check --deploy` looks at them, nothing connects.
+PRODUCTION = ORCH_ENVIRONMENT=production ORCH_DATABASE_URL=postgresql://none/none ORCH_REDIS_URL=redis://none ORCH_ADMIN_KEY=none \
+	ORCH_SECRET_KEY="$$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(50))')" \
+	ORCH_MASTER_KEY="$$(.venv/bin/python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())')"
+
+run: .venv/.local
+	@exec .venv/bin/python -m config.launch
+
+test: .venv/.dev
+	@.venv/bin/python -m pytest $(ARGS)
+
+check: .venv/.dev
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy .
+	.venv/bin/lint-imports
+	.venv/bin/python -m config.processes procfile --check
+	.venv/bin/python manage.py makemigrations --check --dry-run
+	.venv/bin/python manage.py generate_docs --check
+	$(PRODUCTION) .venv/bin/python manage.py check --deploy --fail-level WARNING
+
+format: .venv/.dev
+	.venv/bin/ruff format
+	.venv/bin/ruff check --fix
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis staticfiles
+
+# A stamp per set of requirements: the file says which set the environment holds, and its age whether that is still so.
+.venv/.local: requirements.txt requirements-local.txt .venv/.made
+	@echo "Installing requirements ..."
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-local.txt
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.local
+	@echo "Installing requirements of tests and checks ..."
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/.made:
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || \
+		{ echo "Roundhouse needs Python 3.11 or newer: make $(or $(MAKECMDGOALS),run) PYTHON=/path/to/python3" >&2; exit 1; }
+	@mkdir -p .venv 2>/dev/null && test -w .venv || { echo "Cannot write to $(CURDIR): Roundhouse keeps its .venv there" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Python's venv module is incomplete; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@touch $@

@@ -1,0 +1,103 @@
+"""Every setting of Roundhouse: read from the environment, typed, and refused at start when wrong.
+
+The table in docs/operations.md is generated from this class (`manage.py generate_docs`).
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from typing_extensions import Annotated
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Env(BaseSettings):
+    """The `ORCH_*` variables. Durations are seconds (`_S`) or days (`_DAYS`)."""
+
+    model_config = SettingsConfigDict(env_prefix="ORCH_", frozen=True, hide_input_in_errors=True)
+
+    environment: Literal["local", "production"] = Field(
+        "local", description="`local` generates secrets and embedded servers under `ORCH_HOME`; `production` does not."
+    )
+    home: str = Field(".local", description="Folder of a local run: secrets, servers, engines, logs.")
+    port: int = Field(8000, ge=1, le=65535, description="Port of the web server.")
+    bind: str = Field("127.0.0.1", description="Address the web server listens on.")
+    secret_key: str = Field("", description="Django's secret key. Required in production.")
+    allowed_hosts: str = Field("localhost,127.0.0.1,[::1]", description="Comma-separated host names the web server answers to.")
+    trusted_origins: str = Field(
+        "", description="Comma-separated origins (`https://admin.example.com`) that may post admin forms."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Threshold of the log on stdout.")
+
+    database_url: str = Field("", description="PostgreSQL, the application's role. Embedded when empty (local only).")
+    database_owner_url: str = Field("", description="PostgreSQL, the owner's role: `migrate` and the `keeper` process only.")
+    redis_url: str = Field("", description="Valkey or Redis (`redis://` or `unix://`). Embedded when empty (local only).")
+    pg_bin: str = Field("", description="Folder of PostgreSQL binaries for the embedded server, instead of the wheel's.")
+
+    master_key: str = Field("", description="Fernet key that encrypts engine keys. Required in production.")
+    admin_key: str = Field("", description="Value of `X-Admin-Key`. Required in production.")
+
+    engine_image: str = Field("roundhouse-demo-engine:latest", description="Image of a new engine when the product names none.")
+    engine_backend: Literal["docker", "subprocess", "memory"] = Field(
+        "subprocess", description="Where engines run. `memory` is for tests."
+    )
+    engine_env_passthrough: str = Field("", description="Comma-separated names of variables handed on to every engine.")
+    engine_network: str = Field("engine_net", description="Prefix of the engines' networks.")
+    engine_bind: str = Field("127.0.0.1", description="Address that an engine's port is published on.")
+    engine_url_template: str = Field(
+        "http://127.0.0.1:{port}", description="The `url` handed to products; `{port}` is filled in."
+    )
+    port_min: int = Field(9001, ge=1, le=65535, description="First port for engines.")
+    port_max: int = Field(19000, ge=1, le=65535, description="Last port for engines.")
+    catalog_mount_path: str = Field("", description="Folder mounted read-only at `/catalog` in every engine; empty: none.")
+    boot_timeout_s: float = Field(60, gt=0, description="How long an engine may take to become healthy.")
+    stop_grace_s: float = Field(30, ge=0, description="Between SIGTERM and SIGKILL of an engine.")
+    backend_timeout_s: float = Field(30, gt=0, description="Deadline of one call to a backend, beyond the stop grace.")
+
+    health_check_interval_s: float = Field(30, gt=0, description="Between two probes of a running engine.")
+    health_check_timeout_s: float = Field(10, gt=0, description="Connect and read time-out of a probe.")
+    health_max_failures: int = Field(3, ge=1, description="Consecutive failed probes after which an engine is `failed`.")
+    health_row_interval_s: float = Field(3600, gt=0, description="Between two `health_check` rows of an engine without a change.")
+    restart_backoff_base_s: float = Field(5, gt=0, description="Delay before the first automatic restart; doubles each attempt.")
+    restart_backoff_max_s: float = Field(300, gt=0, description="Cap of that delay.")
+    restart_max_attempts: int = Field(8, ge=1, description="Automatic restarts before the fleet gives up on an engine.")
+    restart_reset_s: float = Field(
+        600, ge=0, description="Healthy for this long, an engine's restart attempts count from zero again."
+    )
+
+    lease_s: float = Field(15, gt=0, description="Lease of a worker on an operation, by the database's clock.")
+    lease_renew_s: float = Field(5, gt=0, description="Between two renewals of the leases a worker holds.")
+    resend_after_s: float = Field(10, gt=0, description="A due operation that nobody claimed is sent again after this.")
+    operation_max_attempts: int = Field(5, ge=1, description="Claims of one operation before it fails for good.")
+    ops_concurrency: int = Field(16, ge=1, description="Operations that one `ops` process carries out at a time.")
+
+    web_workers: int = Field(2, ge=1, description="Web processes.")
+    web_threads: int = Field(16, ge=2, description="Threads per web process.")
+    web_waiters: int | None = Field(
+        None, ge=0, description="Requests per web process that may wait for an operation; half the threads when unset."
+    )
+    wait_s: float = Field(
+        30, gt=0, description="How long a request waits for an operation other than a provision (that: the boot time-out)."
+    )
+
+    audit_retention_days: int = Field(365, ge=1, description="Months older than this leave `audit_log`.")
+    audit_probe_retention_days: int = Field(14, ge=1, description="The same for the rows of health probes.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.port_min > self.port_max:
+            raise ValueError("ORCH_PORT_MIN must not be above ORCH_PORT_MAX")
+        if self.lease_renew_s * 2 > self.lease_s:
+            raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
+        if self.environment == "production":
+            needed = ("database_url", "redis_url", "master_key", "admin_key", "secret_key")
+            missing = [f"ORCH_{name.upper()}" for name in needed if not getattr(self, name)]
+            if missing:
+                raise ValueError(f"set {', '.join(missing)}: production generates no secret and starts no server")
+        return self
+
+    @property
+    def waiters(self) -> int:
+        """Requests per web process that may wait for an operation at a time."""
+        return self.web_threads // 2 if self.web_waiters is None else self.web_waiters

@@ -1,0 +1,180 @@
+"""`make run`: servers, database and processes under one supervisor, until Ctrl-C or SIGTERM; then nothing is left running.
+
+python -m config.launch        PORT (or ORCH_PORT) and ORCH_HOME choose where
+"""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from config import banner, embedded, supervision
+from config.embedded import Refused, Servers, locked
+from config.home import BASE_DIR
+from config.processes import Process, die_with_parent, of_kind
+
+HEALTHY_S = 60.0
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """Somebody asked us to stop."""
+
+
+def main() -> int:
+    """Run until asked to stop. Exit code 0 after a clean stop, 1 with one line on stderr when something is in the way."""
+    for number in STOPS:
+        signal.signal(number, _on_stop)
+    os.umask(0o077)
+    code = 0
+    try:
+        with ExitStack() as cleanup:
+            try:
+                _run(cleanup)
+            except Stopped:
+                _say("stopping")
+            except Refused as refused:
+                code = _fail(refused)
+            finally:  # a second Ctrl-C does not leave half of it running
+                _ignore_stops()
+    except Refused as refused:
+        code = _fail(refused)
+    if code == 0:
+        _say("stopped")
+    return code
+
+
+def _ignore_stops() -> None:
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _on_stop(number: int, frame: FrameType | None) -> None:
+    _ignore_stops()
+    raise Stopped
+
+
+def _say(line: str) -> None:
+    print(f"roundhouse: {line}", flush=True)
+
+
+def _fail(refused: Refused) -> int:
+    print(f"roundhouse: {refused}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _run(cleanup: ExitStack) -> None:
+    """Start everything, print the banner, and wait; `cleanup` learns step by step how to undo it."""
+    home, port = _settle_environment()
+    embedded.environment(home)  # the folders, and whether we may write there
+    _hold(cleanup, home)
+    servers = Servers.missing(home)
+    wanted = set(servers.wanted)
+    processes = [process for process in of_kind("server", "app") if process.kind == "app" or process.name in wanted]
+    _say(f"starting (logs in {home / 'log'})")
+    child = _start_servers(cleanup, servers, port, processes)
+    _run_python(["-m", "config.prepare"], home / "log" / "prepare.log", "prepare")
+    cleanup.callback(_run_python, ["manage.py", "stop_engines"], home / "log" / "stop_engines.log", "stop_engines")
+    cleanup.callback(supervision.stop_group, home, "app")
+    supervision.start_group(home, "app")
+    _wait_until_healthy(home, port)
+    print(banner.render(home, port, _admin_key(home)), flush=True)
+    child.wait()
+    cleanup.pop_all()
+    raise Refused(f"the supervisor ended by itself: see {home / 'log' / 'supervisor.log'}")
+
+
+def _settle_environment() -> tuple[Path, int]:
+    """Fix home and port for every process to come."""
+    if os.environ.get("ORCH_ENVIRONMENT", "local") != "local":
+        raise Refused("`make run` is for local use: unset ORCH_ENVIRONMENT, or see docs/operations.md")
+    home = embedded.home()
+    wanted = os.environ.get("PORT") or os.environ.get("ORCH_PORT") or "8000"
+    if not wanted.isdecimal() or not 0 < int(wanted) < 65536:
+        raise Refused(f"PORT={wanted} is not a port number")
+    os.environ.update(ORCH_HOME=str(home), ORCH_PORT=wanted)
+    return home, int(wanted)
+
+
+def _hold(cleanup: ExitStack, home: Path) -> None:
+    """Be the only launcher of this home."""
+    try:
+        cleanup.enter_context(locked(home / "run.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        raise Refused(f"{home} is running already; start a second copy with another ORCH_HOME and PORT") from error
+
+
+def _start_servers(cleanup: ExitStack, servers: Servers, port: int, processes: list[Process]) -> subprocess.Popen[bytes]:
+    """Bring up the supervisor and the servers, taking over from whatever ran before; `manage.py` waits meanwhile."""
+    home = servers.home
+    with locked(home / "servers.lock", fcntl.LOCK_EX):
+        supervision.wait_until_gone(home)
+        _check_port(port)
+        Servers(home).stop()
+        (home / embedded.MARKER).unlink(missing_ok=True)
+        servers.prepare()
+        child = supervision.start(home, processes)
+        cleanup.callback(supervision.stop, child)
+        if servers.wanted:
+            supervision.start_group(home, "server")
+            servers.wait()
+    return child
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((os.environ.get("ORCH_BIND", "127.0.0.1"), port))
+        except OSError as error:
+            raise Refused(f"port {port} is taken ({error.strerror}); choose another one: make run PORT=...") from error
+
+
+def _run_python(arguments: list[str], log: Path, name: str) -> None:
+    """Run one step to its end, in a session of its own so that Ctrl-C reaches only us. Raises Refused when it fails."""
+    env = {**os.environ, "ORCH_PROCESS": name}
+    with log.open("wb") as output:
+        done = subprocess.run(
+            [sys.executable, *arguments], env=env, cwd=BASE_DIR, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True, preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        )  # fmt: skip
+    if done.returncode:
+        last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
+        raise Refused(f"{name} failed: {last} (see {log})")
+
+
+def _wait_until_healthy(home: Path, port: int) -> None:
+    """Return when the web server says it is healthy and every process has stayed up for a moment. Raises Refused."""
+    deadline = time.monotonic() + HEALTHY_S
+    while True:
+        waiting = [name for name, state in supervision.states(home).items() if state != "RUNNING"]
+        if not waiting and _is_healthy(port):
+            return
+        if time.monotonic() > deadline:
+            raise Refused(f"not healthy after {HEALTHY_S:.0f} s: see {home / 'log' / (waiting or ['web'])[0]}.log")
+        time.sleep(0.1)
+
+
+def _is_healthy(port: int) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _admin_key(home: Path) -> str:
+    return os.environ.get("ORCH_ADMIN_KEY") or embedded.environment(home)["ORCH_ADMIN_KEY"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

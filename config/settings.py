@@ -1,0 +1,217 @@
+"""Django's settings, all of them derived from `config.env.Env`; a wrong environment ends the process here."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+from django.urls import reverse_lazy
+from pydantic import ValidationError
+
+from config import embedded, logs
+from config.env import Env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+if os.environ.get("ORCH_ENVIRONMENT", "local") == "local":
+    for _name, _value in embedded.environment(embedded.home()).items():
+        os.environ.setdefault(_name, _value)
+try:
+    ENV = Env()
+except ValidationError as refused:
+    for _error in refused.errors():
+        _field = ".".join(str(part) for part in _error["loc"])
+        print(f"settings: ORCH_{_field.upper()}: {_error['msg']}" if _field else f"settings: {_error['msg']}", file=sys.stderr)
+    sys.exit(2)
+
+PRODUCTION = ENV.environment == "production"
+
+# -- Django ------------------------------------------------------------------------------------------------------------
+
+DEBUG = False
+SECRET_KEY = ENV.secret_key
+ALLOWED_HOSTS = [host for host in ENV.allowed_hosts.split(",") if host]
+CSRF_TRUSTED_ORIGINS = [origin for origin in ENV.trusted_origins.split(",") if origin]
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+APPEND_SLASH = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "django_filters",
+    "rest_framework",
+    "audit",
+    "policy",
+    "engines",
+    "fleet",
+]
+
+MIDDLEWARE = [
+    "fleet.middleware.request_id",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "fleet.middleware.raw_path",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "fleet" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = reverse_lazy("admin:login")
+
+STATIC_URL = "/static/"
+STATIC_ROOT = Path(os.environ.get("ORCH_STATIC_ROOT", BASE_DIR / "staticfiles"))
+WHITENOISE_USE_FINDERS = not PRODUCTION
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if PRODUCTION
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+}
+
+# -- Security ----------------------------------------------------------------------------------------------------------
+
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PRODUCTION
+SESSION_COOKIE_HTTPONLY = True
+SECURE_SSL_REDIRECT = False  # products inside the network speak plain HTTP; TLS ends at the proxy in front of the admin
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if PRODUCTION else None
+SECURE_HSTS_SECONDS = 31_536_000 if PRODUCTION else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = PRODUCTION
+SILENCED_SYSTEM_CHECKS = ["security.W008"]  # see SECURE_SSL_REDIRECT
+X_FRAME_OPTIONS = "DENY"
+# The admin's Alpine evaluates expressions ('unsafe-eval'); nothing else is served as HTML. See docs/decisions.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "script-src": ["'self'", "'unsafe-inline'", "'unsafe-eval'"],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:"],
+        "frame-ancestors": ["'none'"],
+        "base-uri": ["'self'"],
+        "form-action": ["'self'"],
+        "object-src": ["'none'"],
+    }
+}
+
+# -- PostgreSQL: the application's role, and the owner's where it is given ----------------------------------------------
+
+
+def _database(url: str) -> dict[str, Any]:
+    """Django's entry for `url`, with a small pool of checked connections in each process."""
+    entry: dict[str, Any] = dict(dj_database_url.parse(url or "postgresql://unset/unset", conn_health_checks=True))
+    entry["OPTIONS"] = {
+        **entry.get("OPTIONS", {}),
+        "connect_timeout": 5,
+        "application_name": os.environ.get("ORCH_PROCESS", "roundhouse"),
+        "pool": {"min_size": 1, "max_size": max(ENV.web_threads, ENV.ops_concurrency) + 4, "timeout": 10, "max_idle": 60},
+    }
+    return entry
+
+
+DATABASES = {
+    "default": _database(ENV.database_url),
+    "owner": {**_database(ENV.database_owner_url or ENV.database_url), "TEST": {"MIRROR": "default"}},
+}
+DATABASES["owner"]["OPTIONS"] = {k: v for k, v in DATABASES["owner"]["OPTIONS"].items() if k != "pool"}
+
+# -- REST API ----------------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["policy.auth.PlatformKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["policy.auth.IsProduct"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "EXCEPTION_HANDLER": "fleet.errors.handle",
+    "DATETIME_FORMAT": "%Y-%m-%dT%H:%M:%S.%fZ",
+    "UNAUTHENTICATED_USER": None,
+    "COERCE_DECIMAL_TO_STRING": False,
+}
+
+# -- Celery ------------------------------------------------------------------------------------------------------------
+
+REDIS_URL = ENV.redis_url
+CELERY_BROKER_URL = ENV.redis_url.replace("unix://", "redis+socket://", 1)
+LIMITS_URL = ENV.redis_url.replace("unix://", "redis+unix://", 1)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+_BROKER_TIMEOUT_S = (
+    5.0 if os.environ.get("ORCH_PROCESS") in ("ops", "health", "keeper") else 1.0
+)  # a consumer's reads block for 1 s
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_timeout": _BROKER_TIMEOUT_S,
+    "socket_connect_timeout": 1.0,
+    "visibility_timeout": 3600,
+}
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "ops"
+CELERY_TASK_ROUTES = {
+    "engines.tasks.run_operation": {"queue": "ops"},
+    "engines.tasks.*": {"queue": "health"},
+    "audit.tasks.*": {"queue": "keeper"},
+}
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULE_FILENAME = str(embedded.home() / "celerybeat-schedule") if not PRODUCTION else "/tmp/celerybeat-schedule"  # noqa: S108
+
+
+def _every(task: str, seconds: float) -> dict[str, Any]:
+    """A periodic task; a message older than its period is dropped, the next one is there already."""
+    return {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 1.0)}}
+
+
+CELERY_BEAT_SCHEDULE = {
+    "resend-due-operations": _every("engines.tasks.resend_due", min(5.0, ENV.resend_after_s / 2)),
+    "probe-due-engines": _every("engines.tasks.probe_due", min(5.0, ENV.health_check_interval_s / 2)),
+    "restart-due-engines": _every("engines.tasks.restart_due", min(5.0, ENV.restart_backoff_base_s)),
+    "reconcile": _every("engines.tasks.sweep", 30.0),
+    "make-partitions": _every("audit.tasks.make_partitions", 3600.0),
+    "prune-history": _every("audit.tasks.prune", 6 * 3600.0),
+}
+
+# -- Engines -----------------------------------------------------------------------------------------------------------
+
+ENGINES_ROOT = embedded.home() / "engines"
+ENGINE_ENV = {name: os.environ[name] for name in ENV.engine_env_passthrough.split(",") if name in os.environ}
+
+# -- Logs --------------------------------------------------------------------------------------------------------------
+
+LOGGING_CONFIG = None
+logs.configure(ENV.log_level)

@@ -1,0 +1,139 @@
+"""The supervisor of `make run`: its configuration, its start, and a client of its XML-RPC interface on a Unix socket.
+
+It starts a process that died again, forever; it ends with its parent and takes every process along.
+"""
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+from xmlrpc.client import Fault, ServerProxy
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from config.embedded import Refused, supervised
+from config.home import BASE_DIR, runtime_folder
+from config.processes import Process, die_with_parent, settings_defaults
+
+START_S = 15.0
+STOP_S = 90.0
+
+
+def configuration(home: Path, processes: list[Process]) -> str:
+    """supervisord's configuration. No path but the home's own (`%(here)s`) and no secret is in it."""
+    socket = runtime_folder(home) / "supervisor.sock"
+    where = "%(here)s/run/supervisor.sock" if socket.parent == home / "run" else str(socket)
+    user = f"user={pwd.getpwuid(0).pw_name}\n" if os.geteuid() == 0 else ""
+    head = f"""\
+[supervisord]
+{user}nodaemon=true
+silent=true
+identifier=roundhouse
+logfile=%(here)s/log/supervisor.log
+logfile_maxbytes=1MB
+logfile_backups=1
+pidfile=%(here)s/run/supervisor.pid
+
+[unix_http_server]
+file={where}
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+    # Groups stop in the order of falling priority: the servers go last.
+    groups = "".join(
+        f"\n[group:{kind}]\npriority={priority}\nprograms={','.join(names)}\n"
+        for kind, priority in (("server", 10), ("app", 20))
+        if (names := [process.name for process in processes if process.kind == kind])
+    )
+    return head + "".join(_program(process) for process in processes) + groups
+
+
+def _program(process: Process) -> str:
+    return f"""
+[program:{process.name}]
+command=python -m config.processes exec {process.name}
+autostart=false
+autorestart=true
+startretries=1000000
+startsecs=1
+stopsignal={process.stop_signal}
+stopwaitsecs={process.stop_seconds}
+stopasgroup=true
+killasgroup=true
+redirect_stderr=true
+stdout_logfile=%(here)s/log/{process.name}.log
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=1
+"""
+
+
+def start(home: Path, processes: list[Process]) -> subprocess.Popen[bytes]:
+    """Start supervisord in a session of its own, with nothing under it yet. Raises Refused."""
+    conf = home / "supervisor.conf"
+    conf.write_text(configuration(home, processes))
+    # PATH leads to this interpreter, so that the configuration needs no path that would have to be quoted.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "supervisor.supervisord", "-c", str(conf)],
+        env={**settings_defaults(), **os.environ, "PATH": path}, cwd=BASE_DIR, start_new_session=True, umask=0o077,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),
+    )  # fmt: skip
+    deadline = time.monotonic() + START_S
+    while not supervised(home):
+        if child.poll() is not None or time.monotonic() > deadline:
+            child.kill()
+            raise Refused(f"the supervisor does not start: see {home / 'log' / 'supervisor.log'}")
+        time.sleep(0.05)
+    return child
+
+
+def wait_until_gone(home: Path) -> None:
+    """Return when the supervisor of a launcher that was killed has stopped its processes. Raises Refused."""
+    deadline = time.monotonic() + STOP_S
+    while supervised(home):
+        if time.monotonic() > deadline:
+            raise Refused(f"the processes of an earlier run do not stop: see {home / 'log'}")
+        time.sleep(0.2)
+
+
+def _call(home: Path, method: str, *arguments: Any) -> Any:
+    transport = SupervisorTransport(None, None, serverurl=f"unix://{runtime_folder(home) / 'supervisor.sock'}")
+    with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
+        return getattr(proxy.supervisor, method)(*arguments)
+
+
+def start_group(home: Path, kind: str) -> None:
+    """Start a kind's processes; do not wait for them."""
+    _call(home, "startProcessGroup", kind, False)
+
+
+def stop_group(home: Path, kind: str) -> None:
+    """Stop a kind's processes and wait until they are gone."""
+    try:
+        _call(home, "stopProcessGroup", kind, True)
+    except Fault as fault:
+        raise Refused(f"the supervisor did not stop the {kind} processes: {fault.faultString}") from fault
+
+
+def states(home: Path) -> dict[str, str]:
+    """State of each process in supervisord's words: RUNNING, STARTING, BACKOFF, STOPPED..."""
+    found = cast(list[dict[str, str]], _call(home, "getAllProcessInfo"))
+    return {process["name"]: process["statename"] for process in found}
+
+
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """End the supervisor and everything under it."""
+    child.terminate()
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -1,0 +1,35 @@
+"""Every path there is."""
+
+from django.contrib import admin
+from django.urls import path, register_converter
+
+from audit import api as audit
+from engines import api as engines
+from fleet import api as fleet
+from policy import api as policy
+
+register_converter(engines.UserId, "user")
+
+urlpatterns = [
+    path("engines/provision", engines.provision),
+    path("engines", engines.engines),
+    path("engines/<user:user_id>", engines.engine),
+    path("engines/<user:user_id>/start", engines.start),
+    path("engines/<user:user_id>/stop", engines.stop),
+    path("engines/<user:user_id>/rotate-key", engines.rotate_key),
+    path("engines/<user:user_id>/admit", engines.admit),
+    path("engines/<user:user_id>/audit", audit.rows),
+    path("operations/<uuid:operation_id>", engines.operation),
+    path("audit", audit.rows),
+    path("status", fleet.status),
+    path("metrics", fleet.metrics),
+    path("products/register", policy.register),
+    path("products/<uuid:product_id>/policy", policy.policy),
+    path("health", fleet.health),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = "fleet.errors.bad_request"
+handler403 = "fleet.errors.forbidden"
+handler404 = "fleet.errors.not_found"
+handler500 = "fleet.errors.server_error"

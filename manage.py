@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Django's command line. Locally, the servers of `ORCH_HOME` are up while a command runs."""
+
+import os
+import signal
+import sys
+from contextlib import nullcontext
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    try:
+        from django.core.management import execute_from_command_line
+
+        from config import embedded
+    except ImportError as error:
+        sys.exit(f"manage.py: {error}. Run `make run` once, then use .venv/bin/python manage.py")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    needs_servers = sys.argv[1:2] and sys.argv[1] not in ("help", "version", "-h", "--help", "--version")
+    try:
+        with embedded.running(embedded.home()) if needs_servers else nullcontext():
+            execute_from_command_line(sys.argv)
+    except embedded.Refused as refused:
+        sys.exit(f"manage.py: {refused}")
+
+
+if __name__ == "__main__":
+    main()
