@@ -1,0 +1,150 @@
+"""The catalogue: every action that `audit_log` may hold, what it means, who triggers it and the keys of its metadata.
+
+`trail.record` refuses what is not in here, and docs/audit-actions.md is generated from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """The name of an action, as it stands in the `action` column."""
+
+    PROVISION_REQUESTED = "provision_requested"
+    PROVISION = "provision"
+    PROVISION_FAILED = "provision_failed"
+    PROVISION_DENIED = "provision_denied"
+    START = "start"
+    START_FAILED = "start_failed"
+    STOP = "stop"
+    STOP_FAILED = "stop_failed"
+    SLEEP = "sleep"
+    SLEEP_FAILED = "sleep_failed"
+    WAKE = "wake"
+    WAKE_FAILED = "wake_failed"
+    RESTART = "restart"
+    RESTART_FAILED = "restart_failed"
+    ROTATE_KEY = "rotate_key"
+    ROTATE_KEY_FAILED = "rotate_key_failed"
+    DESTROY_REQUESTED = "destroy_requested"
+    DESTROY = "destroy"
+    DESTROY_FAILED = "destroy_failed"
+    OPERATION_SUPERSEDED = "operation_superseded"
+    ADMIT_DENIED = "admit_denied"
+    HEALTH_CHECK = "health_check"
+    HEALTH_FAILED = "health_failed"
+    AUTO_RESTART_START = "auto_restart_start"
+    AUTO_RESTART_SUCCESS = "auto_restart_success"
+    AUTO_RESTART_FAILED = "auto_restart_failed"
+    AUTO_RESTART_GAVE_UP = "auto_restart_gave_up"
+    ORPHAN_REMOVED = "orphan_removed"
+    KEY_REVEAL = "key_reveal"
+    POLICY_REGISTER = "policy_register"
+    POLICY_UPDATE = "policy_update"
+    PLATFORM_KEY_ISSUE = "platform_key_issue"
+    PLATFORM_KEY_REVOKE = "platform_key_revoke"
+    RETENTION_PRUNE = "retention_prune"
+
+
+class Retention(StrEnum):
+    """Class of a row: how long it is kept."""
+
+    STANDARD = "standard"
+    PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the catalogue. `metadata` maps each allowed key to its type."""
+
+    meaning: str
+    triggered_by: str
+    metadata: Mapping[str, type] = field(default_factory=dict)
+    retention: Retention = Retention.STANDARD
+
+
+_CAUSE = {"cause": str, "reason": str}
+_BOOT = {"attempt": int, "image": str, "port": int, "incarnation": int}
+_ERROR = {"error": str, "attempt": int}
+_REFUSAL = {"rule": str, "limit": int, "value": int}
+_KEY = {"key_id": str, "prefix": str}
+
+CATALOGUE: Mapping[Action, Entry] = {
+    Action.PROVISION_REQUESTED: Entry(
+        "an engine was promised: it exists in the registry and enters `provisioning`",
+        "provision, or admit with `auto_provision`",
+        {"image": str, "port": int, "auto": bool, **_CAUSE},
+    ),
+    Action.PROVISION: Entry("new engine created: it is healthy and `running`", "the worker, at the end of a provision", _BOOT),
+    Action.PROVISION_FAILED: Entry("a provision failed for good; the engine is `failed`", "the worker", _ERROR),
+    Action.PROVISION_DENIED: Entry("refused by policy", "provision, or admit with `auto_provision`", _REFUSAL),
+    Action.START: Entry("engine started", "the endpoint, or staff", {**_BOOT, **_CAUSE}),
+    Action.START_FAILED: Entry("a start failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
+    Action.STOP: Entry("engine stopped", "the endpoint, or staff", {"attempt": int, **_CAUSE}),
+    Action.STOP_FAILED: Entry("a stop failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
+    Action.SLEEP: Entry("idle engine stopped, to free its memory", "staff", {"attempt": int, **_CAUSE}),
+    Action.SLEEP_FAILED: Entry("a sleep failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
+    Action.WAKE: Entry("sleeping engine woken", "admit with `auto_wake`, or staff", {**_BOOT, **_CAUSE}),
+    Action.WAKE_FAILED: Entry("a wake failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
+    Action.RESTART: Entry(
+        "engine restarted; `cause` is `requested`, or `host_restarted` when its host came back",
+        "staff, or the start of the fleet",
+        {**_BOOT, **_CAUSE},
+    ),
+    Action.RESTART_FAILED: Entry("a restart failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
+    Action.ROTATE_KEY: Entry("engine key rotated: a new incarnation holds the new key", "the endpoint, or staff", {**_BOOT, **_CAUSE}),
+    Action.ROTATE_KEY_FAILED: Entry(
+        "the incarnation with the new key did not get healthy; the old key holds", "the worker", {**_ERROR, **_CAUSE}
+    ),
+    Action.DESTROY_REQUESTED: Entry("the engine enters `destroying`", "DELETE, or staff", _CAUSE),
+    Action.DESTROY: Entry("engine torn down: instance, volume and key are gone", "the worker", {"attempt": int, **_CAUSE}),
+    Action.DESTROY_FAILED: Entry("a tear-down failed for good; ask again", "the worker", {**_ERROR, **_CAUSE}),
+    Action.OPERATION_SUPERSEDED: Entry(
+        "an open operation was ended before it was done", "a destroy, or an admit that cancels a sleep", {"kind": str, "superseded_by": str}
+    ),
+    Action.ADMIT_DENIED: Entry("refused by policy", "admit", _REFUSAL),
+    Action.HEALTH_CHECK: Entry(
+        "probe result, sampled: the first, every change, then one per `ORCH_HEALTH_ROW_INTERVAL_S`",
+        "the health loop",
+        {"healthy": bool, "result": str, "failures": int},
+        Retention.PROBE,
+    ),
+    Action.HEALTH_FAILED: Entry(
+        "engine marked `failed` after consecutive failed probes", "the health loop", {"result": str, "failures": int, "restart_in_s": float}
+    ),
+    Action.AUTO_RESTART_START: Entry("automatic restart attempted", "the health loop", {"restart": int}),
+    Action.AUTO_RESTART_SUCCESS: Entry("automatic restart worked", "the worker", {"restart": int, **_BOOT}),
+    Action.AUTO_RESTART_FAILED: Entry(
+        "automatic restart did not work", "the worker", {"restart": int, "restart_in_s": float, **_ERROR}
+    ),
+    Action.AUTO_RESTART_GAVE_UP: Entry(
+        "stopped retrying; the engine stays `failed` until someone acts", "the worker", {"restarts": int}
+    ),
+    Action.ORPHAN_REMOVED: Entry(
+        "an instance that no engine owns was destroyed", "the reconcile loop", {"incarnation": int, "reason": str}
+    ),
+    Action.KEY_REVEAL: Entry("staff looked at an engine's key", "staff"),
+    Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", {"max_engines": int, "rate_limit_rpm": int}),
+    Action.POLICY_UPDATE: Entry(
+        "a product's policy replaced; the values are the new ones", "the endpoint, or staff", {"max_engines": int, "rate_limit_rpm": int}
+    ),
+    Action.PLATFORM_KEY_ISSUE: Entry("platform key issued", "registration, or staff", _KEY),
+    Action.PLATFORM_KEY_REVOKE: Entry("platform key revoked", "staff", _KEY),
+    Action.RETENTION_PRUNE: Entry(
+        "a run of retention; what it dropped", "the keeper", {"partitions": list, "rows": int, "standard_days": int, "probe_days": int}
+    ),
+}
+
+CLAMPED = "clamped_from"  # added by the writer itself to a row whose timestamp was outside the live partitions
+
+
+def check_metadata(action: Action, metadata: Mapping[str, object]) -> None:
+    """Raise ValueError for a key that the catalogue does not name, TypeError for a value of another type (None is refused too)."""
+    allowed = CATALOGUE[action].metadata
+    for key, value in metadata.items():
+        if key not in allowed:
+            raise ValueError(f"{action}: metadata key {key!r} is not in the catalogue")
+        kind = (int, float) if allowed[key] is float else allowed[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and allowed[key] is not bool):
+            raise TypeError(f"{action}: metadata {key!r} must be {allowed[key].__name__}, not {type(value).__name__}")

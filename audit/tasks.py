@@ -1,0 +1,15 @@
+"""The keeper's work, which needs the owner's database role."""
+
+from celery import shared_task
+
+from audit import partitions, retention
+
+
+@shared_task(ignore_result=True)
+def make_partitions() -> None:
+    partitions.make_ahead()
+
+
+@shared_task(ignore_result=True)
+def prune() -> None:
+    retention.prune()
