@@ -1,0 +1,58 @@
+"""Refusals of this floor. `fleet.errors` maps each to a status and a code; the message is a sentence for the caller."""
+
+from dataclasses import dataclass
+
+
+class PolicyError(Exception):
+    """Base of this floor's refusals."""
+
+
+class InvalidPolicy(PolicyError):
+    """A policy with an unknown key, or a value of the wrong type; the message names the key."""
+
+
+class InvalidProduct(PolicyError):
+    """A slug or display name that cannot be; the message names the field and its rule."""
+
+
+class ProductSlugExists(PolicyError):
+    """Another product has the slug."""
+
+
+class ProductNotFound(PolicyError):
+    """No product has the id."""
+
+
+class PlatformKeyNotFound(PolicyError):
+    """The product has no such key, or it is revoked already."""
+
+
+@dataclass
+class Denied(PolicyError):
+    """A rule of the product's policy refuses: `value` would pass, or has passed, `limit`."""
+
+    rule: str
+    limit: int
+    value: int
+
+    def metadata(self) -> dict[str, str | int]:
+        """The refusal as an audit row keeps it."""
+        return {"rule": self.rule, "limit": self.limit, "value": self.value}
+
+
+@dataclass
+class QuotaExceeded(Denied):
+    """The product has as many engines as its policy allows."""
+
+    def __str__(self) -> str:
+        return f"Product at {self.rule} limit ({self.limit})."
+
+
+@dataclass
+class RateLimited(Denied):
+    """The product used up its admits of this minute."""
+
+    retry_after_s: int = 1
+
+    def __str__(self) -> str:
+        return f"Rate limit exceeded. Retry in {self.retry_after_s} seconds."
