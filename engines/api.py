@@ -1,0 +1,226 @@
+"""Engines over REST. A product sees its own and nothing else: every lookup starts from `request.auth`."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+from uuid import UUID
+
+from django.conf import settings
+from rest_framework import serializers
+from rest_framework.decorators import api_view
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from audit import actors
+from audit.api import read_limit
+from audit.times import iso
+from engines import admission, lifecycle, operations
+from engines.errors import Unfinished
+from engines.models import Engine, Operation, Status
+from policy import secrets
+from policy.models import Product
+from policy.requests import Body, read
+
+MARGIN_S = 5.0  # a provision is waited for this much longer than an engine may boot
+
+
+class UserId:
+    """Path converter: one segment of the raw path, decoded."""
+
+    regex = "[^/]+"
+
+    def to_python(self, value: str) -> str:
+        try:
+            return unquote(value, errors="strict")
+        except UnicodeDecodeError as error:
+            raise ValueError("not UTF-8") from error
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+class Provision(Body):
+    user_id = serializers.JSONField()
+    engine_version = serializers.CharField(required=False, default="", max_length=255)
+
+
+class Admit(Body):
+    auto_provision = serializers.BooleanField(default=False)
+    auto_wake = serializers.BooleanField(default=False)
+
+
+class Nothing(Body):
+    pass
+
+
+# -- rendering ---------------------------------------------------------------------------------------------------------
+
+
+def url(engine: Engine) -> str:
+    """Where the product reaches the engine."""
+    return str(settings.ENV.engine_url_template).format(port=engine.port)
+
+
+def render(engine: Engine) -> dict[str, Any]:
+    """The engine as lists show it: without its key."""
+    return {
+        "engine_id": str(engine.pk),
+        "user_id": engine.user_id,
+        "status": engine.status,
+        "url": url(engine),
+        "engine_version": engine.engine_version,
+        "created_at": iso(engine.created_at),
+        "last_health_at": iso(engine.last_health_at),
+    }
+
+
+def render_with_key(engine: Engine) -> dict[str, Any]:
+    """The engine with its key in plaintext: only for the product that owns it."""
+    return {**render(engine), "api_key": secrets.decrypt(engine.key_ciphertext)}
+
+
+def render_operation(operation: Operation) -> dict[str, Any]:
+    """The operation with its steps, each with its time and attempt."""
+    error = {"code": operation.error_code, "message": operation.error_message} if operation.error_code else None
+    return {
+        "operation_id": str(operation.pk),
+        "engine_id": str(operation.engine_id),
+        "user_id": operation.engine.user_id,
+        "kind": operation.kind,
+        "state": operation.state,
+        "attempt": operation.attempt,
+        "created_at": iso(operation.created_at),
+        "finished_at": iso(operation.finished_at),
+        "steps": operation.steps,
+        "error": error,
+    }
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+
+def _answer(request: Request, operation: Operation, timeout_s: float, render_done: Callable[[Engine], dict[str, Any]]) -> Response:
+    """Wait for the operation and answer with its engine; past the deadline a 202 to those who said that they can take one."""
+    wait_s, takes_202 = _preference(request, timeout_s)
+    try:
+        done = operations.finish(operation, wait_s)
+    except Unfinished:
+        if not takes_202:
+            raise
+        body = {"operation_id": str(operation.pk), "kind": operation.kind, "state": operation.state}
+        return Response(body, status=202, headers={"Location": f"/operations/{operation.pk}"})
+    return Response(render_done(Engine.objects.get(pk=done.engine_id)))
+
+
+def _preference(request: Request, timeout_s: float) -> tuple[float, bool]:
+    """How long to wait, and whether a 202 may follow, from `Prefer: respond-async` and `wait=N` (RFC 7240)."""
+    prefer = request.headers.get("Prefer", "")
+    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*(\d{1,6})", prefer)
+    is_async = re.search(r"(?:^|[,;\s])respond-async(?:$|[,;\s])", prefer) is not None
+    if wait:
+        return min(float(wait[1]), timeout_s), True
+    return (0.0, True) if is_async else (timeout_s, False)
+
+
+def _product(request: Request) -> Product:
+    assert isinstance(request.auth, Product)  # noqa: S101 (the permission class has seen to it)
+    return request.auth
+
+
+# -- endpoints ---------------------------------------------------------------------------------------------------------
+
+
+@api_view(["POST"])
+def provision(request: Request) -> Response:
+    """POST /engines/provision: a new engine for `user_id`, answered when it is healthy."""
+    body, product = read(request, Provision), _product(request)
+    operation = lifecycle.provision(product, body["user_id"], by=actors.product(product.slug), engine_version=body["engine_version"])
+    return _answer(request, operation, settings.ENV.boot_timeout_s + MARGIN_S, _provisioned)
+
+
+def _provisioned(engine: Engine) -> dict[str, Any]:
+    full = render_with_key(engine)
+    return {name: full[name] for name in ("engine_id", "user_id", "status", "url", "api_key")}
+
+
+@api_view(["GET"])
+def engines(request: Request) -> Response:
+    """GET /engines: the product's living engines, newest first."""
+    status = request.query_params.get("status")
+    living = [choice for choice in Status.values if choice != Status.DESTROYED]
+    if status is not None and status not in living:
+        raise ValidationError({"status": [f"Must be one of {', '.join(living)}."]})
+    found = Engine.objects.filter(product=_product(request), destroyed_at=None)
+    found = found.filter(status=status) if status else found
+    offset, limit = _read_offset(request), read_limit(request, default=100, most=1000)
+    return Response({"engines": [render(engine) for engine in found[offset : offset + limit]], "total": found.count()})
+
+
+def _read_offset(request: Request) -> int:
+    text = request.query_params.get("offset", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ValidationError({"offset": ["Must be a whole number from 0 to 999999999."]})
+    return int(text)
+
+
+@api_view(["GET", "DELETE"])
+def engine(request: Request, user_id: str) -> Response:
+    """GET and DELETE /engines/{user_id}."""
+    found = lifecycle.find(_product(request), user_id)
+    if request.method == "GET":
+        return Response(render_with_key(found))
+    operation = lifecycle.destroy(found, by=actors.product(_product(request).slug))
+    timeout_s = settings.ENV.stop_grace_s + settings.ENV.wait_s
+    return _answer(request, operation, timeout_s, lambda gone: {"status": "destroyed", "engine_id": str(gone.pk)})
+
+
+@api_view(["POST"])
+def start(request: Request, user_id: str) -> Response:
+    """POST /engines/{user_id}/start."""
+    operation = _ask(request, user_id, lifecycle.start)
+    return _answer(request, operation, settings.ENV.boot_timeout_s + MARGIN_S, lambda started: {"status": started.status, "url": url(started)})
+
+
+@api_view(["POST"])
+def stop(request: Request, user_id: str) -> Response:
+    """POST /engines/{user_id}/stop."""
+    operation = _ask(request, user_id, lifecycle.stop)
+    return _answer(request, operation, settings.ENV.stop_grace_s + settings.ENV.wait_s, lambda stopped: {"status": stopped.status})
+
+
+@api_view(["POST"])
+def rotate_key(request: Request, user_id: str) -> Response:
+    """POST /engines/{user_id}/rotate-key: answered with the new key once the engine is healthy with it."""
+    operation = _ask(request, user_id, lifecycle.rotate_key)
+    timeout_s = settings.ENV.stop_grace_s + settings.ENV.boot_timeout_s + MARGIN_S
+    return _answer(request, operation, timeout_s, _rotated)
+
+
+def _rotated(engine: Engine) -> dict[str, Any]:
+    full = render_with_key(engine)
+    return {name: full[name] for name in ("engine_id", "user_id", "api_key")}
+
+
+def _ask(request: Request, user_id: str, verb: Callable[..., Operation]) -> Operation:
+    """Open (or join) the operation of a verb without parameters, for the product's engine."""
+    read(request, Nothing)
+    product = _product(request)
+    return verb(lifecycle.find(product, user_id), by=actors.product(product.slug))
+
+
+@api_view(["POST"])
+def admit(request: Request, user_id: str) -> Response:
+    """POST /engines/{user_id}/admit."""
+    flags = read(request, Admit)
+    decided = admission.admit(_product(request), user_id, **flags)
+    if decided.engine is None:
+        return Response({"admitted": False, "engine": None, "reason": decided.reason})
+    return Response({"admitted": True, "engine": render_with_key(decided.engine)})
+
+
+@api_view(["GET"])
+def operation(request: Request, operation_id: UUID) -> Response:
+    """GET /operations/{operation_id}."""
+    return Response(render_operation(operations.get(_product(request), operation_id)))

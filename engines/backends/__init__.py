@@ -1,0 +1,32 @@
+"""Where engines run: the contract in `base`, one module per backend, and the one this deployment uses.
+
+Kept light on purpose: the launcher of subprocess engines imports this package each time it starts one.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engines.backends.base import Backend
+
+
+@cache
+def get() -> "Backend":
+    """The deployment's backend (`ORCH_ENGINE_BACKEND`), one per process. Raises ImproperlyConfigured."""
+    from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
+
+    env = settings.ENV
+    match env.engine_backend:
+        case "memory":
+            from engines.backends.memory import MemoryBackend
+
+            return MemoryBackend()
+        case "subprocess":
+            from engines.backends.subprocess import SubprocessBackend
+
+            catalog = Path(env.catalog_mount_path) if env.catalog_mount_path else None
+            return SubprocessBackend(settings.ENGINES_ROOT, env.backend_timeout_s, bind=env.engine_bind, catalog=catalog)
+        case name:
+            raise ImproperlyConfigured(f"ORCH_ENGINE_BACKEND={name} is not available in this version; use subprocess")

@@ -1,0 +1,124 @@
+"""Processes of this machine, told apart by more than their pid: a pid is given again after its process is gone.
+
+Linux only: everything is read from /proc.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+POLL_S = 0.02
+
+
+class Process(NamedTuple):
+    """One process for all time: no other one has the same three."""
+
+    pid: int
+    start: int  # clock ticks after the boot
+    boot: str  # the kernel's id of that boot
+
+
+class _Stat(NamedTuple):
+    state: str
+    session: int
+    start: int
+
+
+def current() -> Process:
+    """The calling process."""
+    found = _stat(os.getpid())
+    assert found is not None, "/proc is not mounted"
+    return Process(os.getpid(), found.start, _boot())
+
+
+def is_alive(process: Process) -> bool:
+    """Whether it still runs. A zombie does not: all that is left of it is its exit code."""
+    found = _stat(process.pid)
+    return found is not None and _runs(found) and found.start == process.start and process.boot == _boot()
+
+
+def end(process: Process, *, grace_s: float, timeout_s: float) -> bool:
+    """End a session leader and everything in its session: SIGTERM, up to `grace_s` seconds, SIGKILL.
+
+    Processes that outlive their leader are killed too. False if some still run `timeout_s` seconds after the kill.
+    """
+    if grace_s > 0 and is_alive(process):
+        _signal(process, signal.SIGTERM)
+        wait_until(lambda: not is_alive(process), grace_s)
+    return wait_until(lambda: not _signal(process, signal.SIGKILL), timeout_s)
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether the process itself has a listening TCP socket on `port` (any address)."""
+    inodes = {line[9] for line in _sockets(pid) if line[3] == "0A" and int(line[1].rpartition(":")[2], 16) == port}
+    if not inodes:
+        return False
+    try:
+        links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+    except OSError:  # it ended, or closed one of them, while we were reading
+        return False
+    return any(link[8:-1] in inodes for link in links if link.startswith("socket:["))
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Poll `condition` until it holds; False after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _signal(process: Process, number: signal.Signals) -> bool:
+    """Send a signal to all members of the process's session; False when there is none."""
+    found = _members(process)
+    for pid in found:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+    return bool(found)
+
+
+def _members(process: Process) -> list[int]:
+    """Running processes of the session that `process` leads or led.
+
+    As long as one of them lives the kernel gives the leader's pid to nobody: a stranger under that pid proves that all are gone.
+    """
+    leader = _stat(process.pid)
+    if process.boot != _boot() or (leader is not None and leader.start != process.start):
+        return []
+    found = ((int(name), _stat(int(name))) for name in os.listdir("/proc") if name.isdecimal())
+    return [pid for pid, stat in found if stat is not None and stat.session == process.pid and _runs(stat)]
+
+
+def _runs(stat: _Stat) -> bool:
+    return stat.state not in "ZX"
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()  # the command's name, in parentheses, may itself contain spaces and parentheses
+    return _Stat(state=fields[0], session=int(fields[3]), start=int(fields[19]))
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _sockets(pid: int) -> list[list[str]]:
+    lines: list[list[str]] = []
+    for table in ("tcp", "tcp6"):
+        try:
+            text = Path(f"/proc/{pid}/net/{table}").read_text()
+        except OSError:  # it ended, or the kernel has no IPv6
+            continue
+        lines += [line.split() for line in text.splitlines()[1:]]
+    return lines

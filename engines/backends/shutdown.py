@@ -1,0 +1,36 @@
+"""Ending every instance of a deployment at once, when the machine's whole fleet goes down; the registry is left as it is."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from engines.backends import processes
+from engines.backends.base import Backend, BackendError, Ref, State
+
+AT_ONCE = 128  # threads; they only wait
+SETTLE_S = 0.3  # a launcher that outlived its worker may still bring up an engine after the first look
+
+log = logging.getLogger(__name__)
+
+
+def stop_all(backend: Backend, *, grace_s: float) -> Sequence[Ref]:
+    """Stop every running instance, in parallel. Returns those that could not be stopped. Raises BackendUnavailable.
+
+    Whoever starts engines must have ended before, or the call may go on for as long as they do.
+    """
+    failed: set[Ref] = set()
+
+    def stop(ref: Ref) -> None:
+        try:
+            backend.stop(ref, grace_s=grace_s)
+        except BackendError as error:
+            log.error("engine %s, incarnation %s was not stopped: %s", ref.engine_id, ref.incarnation, error)
+            failed.add(ref)
+
+    def left() -> set[Ref]:
+        return {found.ref for found in backend.list() if found.state is State.RUNNING} - failed
+
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="stop") as pool:
+        while processes.wait_until(lambda: bool(left()), SETTLE_S):
+            list(pool.map(stop, left()))
+    return sorted(failed, key=lambda ref: (ref.engine_id, ref.incarnation))

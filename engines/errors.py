@@ -1,0 +1,66 @@
+"""Refusals of this floor. `fleet.errors` maps each to a status and a code; the message is a sentence for the caller."""
+
+from uuid import UUID
+
+from engines.models import Operation
+
+
+class EngineError(Exception):
+    """Base of this floor's refusals."""
+
+
+class InvalidUserId(EngineError):
+    """A user id that cannot be."""
+
+
+class ImageUnknown(EngineError):
+    """An engine version that is not an image's name."""
+
+
+class EngineNotFound(EngineError):
+    """The product has no living engine for this user."""
+
+
+class EngineAlreadyExists(EngineError):
+    """The product has a living engine for this user."""
+
+
+class EngineAlreadyRunning(EngineError):
+    """A start of a running engine."""
+
+
+class EngineNotRunning(EngineError):
+    """A verb that needs a running engine (or, for a stop, one that is not stopped yet)."""
+
+
+class PortExhaustion(EngineError):
+    """No port of the host is free."""
+
+
+class OperationInProgress(EngineError):
+    """Another operation on the engine is open."""
+
+    def __init__(self, kind: str, operation_id: UUID) -> None:
+        super().__init__(f"A {kind} of this engine is under way; wait for it to end.")
+        self.operation_id = operation_id
+
+
+class OperationNotFound(EngineError):
+    """The product has no operation with this id."""
+
+
+class Unfinished(EngineError):
+    """The operation is still open at the caller's deadline; it goes on."""
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__(f"The {operation.kind} is not finished yet and goes on; ask GET /operations/{operation.pk}.")
+        self.operation = operation
+
+
+class Unsuccessful(EngineError):
+    """The operation ended without doing what it was asked to do."""
+
+    def __init__(self, operation: Operation) -> None:
+        message = operation.error_message or f"The {operation.kind} was superseded by another request."
+        super().__init__(message)
+        self.operation = operation

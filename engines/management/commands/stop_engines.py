@@ -1,0 +1,20 @@
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from engines import backends
+from engines.backends.base import BackendUnavailable
+from engines.backends.shutdown import stop_all
+
+
+class Command(BaseCommand):
+    help = "Stop every engine of this host, for its shutdown; the registry is left as it is, so that they are resumed."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            left = stop_all(backends.get(), grace_s=settings.ENV.stop_grace_s)
+        except BackendUnavailable as error:
+            raise CommandError(f"the backend does not answer: {error}") from error
+        if left:
+            raise CommandError(f"{len(left)} engines could not be stopped; their logs say why")

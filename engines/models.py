@@ -1,0 +1,180 @@
+"""Hosts, engines and the operations on them. `lifecycle` writes `Engine.status`, `operations` the operations; nobody else does."""
+
+import uuid
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from policy.models import Product
+
+
+class Status(models.TextChoices):
+    """States of an engine. DESTROYED is the tombstone's: no API shows it."""
+
+    PROVISIONING = "provisioning"
+    RUNNING = "running"
+    SLEEPING = "sleeping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    DESTROYING = "destroying"
+    DESTROYED = "destroyed"
+
+
+class Kind(models.TextChoices):
+    """What an operation does."""
+
+    PROVISION = "provision"
+    START = "start"
+    STOP = "stop"
+    SLEEP = "sleep"
+    WAKE = "wake"
+    RESTART = "restart"
+    ROTATE_KEY = "rotate_key"
+    DESTROY = "destroy"
+
+
+class OperationState(models.TextChoices):
+    """PENDING and RUNNING are open; RUNNING means that a worker has claimed it at least once."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+OPEN = (OperationState.PENDING, OperationState.RUNNING)
+
+
+class Host(models.Model):
+    """A machine that runs engines. One row for now."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.TextField(unique=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Engine(models.Model):
+    """One user's instance, from its provision to its tombstone."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="engines")
+    host = models.ForeignKey(Host, on_delete=models.PROTECT, related_name="engines")
+    user_id = models.TextField()
+    status = models.TextField(choices=Status.choices)
+    seq = models.BigIntegerField(default=1, help_text="Moves of this engine so far; every move's audit row carries it.")
+    engine_version = models.TextField(help_text="Image.")
+    port = models.IntegerField(null=True)
+    incarnation = models.IntegerField(default=1, help_text="Which of the instances made for this engine is the valid one.")
+    incarnations = models.IntegerField(default=1, help_text="Incarnation numbers given out so far.")
+
+    key_hash = models.TextField(help_text="SHA-256 hex; empty once destroyed.")
+    key_ciphertext = models.TextField(help_text="Fernet token; empty once destroyed.")
+    pending_key_hash = models.TextField(default="", blank=True)
+    pending_key_ciphertext = models.TextField(default="", blank=True)
+
+    created_at = models.DateTimeField(db_default=Now())
+    provisioned_at = models.DateTimeField(null=True, help_text="First time running.")
+    destroyed_at = models.DateTimeField(null=True)
+    last_active_at = models.DateTimeField(null=True, help_text="Last admit, to within 30 s.")
+
+    last_health_at = models.DateTimeField(null=True, help_text="Last probe that found it healthy.")
+    last_health_ok = models.BooleanField(null=True, help_text="Result of the last probe; null before the first.")
+    health_row_at = models.DateTimeField(null=True, help_text="Last `health_check` row.")
+    health_failures = models.IntegerField(default=0, help_text="Consecutive failed probes.")
+    healthy_since = models.DateTimeField(null=True, help_text="Start of the present run of healthy probes.")
+    next_probe_at = models.DateTimeField(null=True)
+    restart_attempts = models.IntegerField(default=0, help_text="Automatic restarts since it was last healthy for long.")
+    next_restart_at = models.DateTimeField(null=True)
+    gave_up_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-created_at", "id")
+        default_permissions = ("view",)
+        permissions: ClassVar = [
+            ("operate_engine", "Can start, stop, sleep, wake and restart engines"),
+            ("destroy_engine", "Can destroy engines"),
+            ("rotate_engine_key", "Can rotate engine keys"),
+            ("reveal_engine_key", "Can look at engine keys"),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["next_probe_at"], condition=Q(status="running"), name="engine_probe_due"),
+            models.Index(fields=["next_restart_at"], condition=Q(next_restart_at__isnull=False), name="engine_restart_due"),
+            models.Index(fields=["product", "-created_at", "id"], name="engine_by_product"),
+            models.Index(fields=["-created_at", "id"], name="engine_newest"),
+        ]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["product", "user_id"], condition=Q(destroyed_at=None), name="engine_one_living_per_user"),
+            models.UniqueConstraint(fields=["host", "port"], condition=Q(destroyed_at=None), name="engine_one_per_port"),
+            models.CheckConstraint(condition=Q(status__in=Status.values), name="engine_status_known"),
+            models.CheckConstraint(
+                condition=(Q(status="destroyed") & Q(destroyed_at__isnull=False)) | (~Q(status="destroyed") & Q(destroyed_at=None)),
+                name="engine_tombstone_is_destroyed",
+            ),
+            models.CheckConstraint(condition=Q(destroyed_at__isnull=False) | ~Q(key_hash=""), name="engine_living_has_key"),
+            models.CheckConstraint(condition=Q(incarnation__gte=1) & Q(incarnation__lte=F("incarnations")), name="engine_incarnation_given"),
+            models.CheckConstraint(condition=Q(next_restart_at=None) | Q(status="failed"), name="engine_restart_only_failed"),
+            models.CheckConstraint(condition=Q(user_id__regex=r"^.{1,255}$"), name="engine_user_id_length"),
+            models.CheckConstraint(condition=Q(seq__gte=1), name="engine_seq_positive"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} ({self.pk})"
+
+
+class Operation(models.Model):
+    """Intent: something promised to be done to an engine, and how far it is. The open rows are the queue."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    engine = models.ForeignKey(Engine, on_delete=models.PROTECT, related_name="operations")
+    kind = models.TextField(choices=Kind.choices)
+    state = models.TextField(choices=OperationState.choices, default=OperationState.PENDING)
+    params = models.JSONField(default=dict, help_text="What makes two operations of one kind differ.")
+    actor = models.TextField()
+    request_id = models.TextField(null=True)
+    incarnation = models.IntegerField(help_text="Incarnation that the operation leaves valid when it succeeds.")
+
+    attempt = models.IntegerField(default=0, help_text="Fencing token: claims so far.")
+    lease_until = models.DateTimeField(null=True)
+    due_at = models.DateTimeField(db_default=Now())
+    sent_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+    attempt_started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    steps = models.JSONField(default=list, help_text='`[{"step", "at", "attempt"}]`, oldest first.')
+    error_code = models.TextField(default="", blank=True)
+    error_message = models.TextField(default="", blank=True)
+
+    class Meta:
+        ordering = ("-created_at", "id")
+        default_permissions = ("view",)
+        indexes: ClassVar = [
+            models.Index(fields=["due_at"], condition=Q(state__in=OPEN), name="operation_due"),
+            models.Index(fields=["engine", "-created_at"], name="operation_by_engine"),
+            models.Index(fields=["-created_at", "id"], name="operation_newest"),
+        ]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["engine"], condition=Q(state__in=OPEN), name="operation_one_open_per_engine"),
+            models.CheckConstraint(condition=Q(state__in=OperationState.values), name="operation_state_known"),
+            models.CheckConstraint(condition=Q(kind__in=Kind.values), name="operation_kind_known"),
+            models.CheckConstraint(
+                condition=(Q(state__in=OPEN) & Q(finished_at=None)) | (~Q(state__in=OPEN) & Q(finished_at__isnull=False)),
+                name="operation_finished_is_closed",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pk}"
+
+    @property
+    def is_open(self) -> bool:
+        """Still to be done."""
+        return self.state in OPEN

@@ -1,0 +1,308 @@
+"""The operation's row: opened, sent, claimed, leased, waited for. What it does to an engine is `worker`'s and `lifecycle`'s.
+
+Every time here is the database's clock. An attempt number is a fencing token: each write of a worker names its attempt, and
+hits nothing once another worker has claimed the operation or a destroy has superseded it.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import redis
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models.functions import Now
+from kombu.exceptions import OperationalError
+
+from audit.actors import Actor
+from engines.errors import OperationInProgress, OperationNotFound, Unfinished, Unsuccessful
+from engines.models import OPEN, Engine, Kind, Operation, OperationState
+from policy import valkey
+from policy.models import Product
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 0.25
+
+
+class LeaseLost(Exception):
+    """The operation is another worker's now, or superseded: drop everything, write nothing."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's right to carry out one attempt of an operation."""
+
+    operation_id: UUID
+    attempt: int
+    started: datetime  # of this attempt, database clock
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """For the WHERE of every write: `id = %(op_id)s AND attempt = %(op_attempt)s AND state = 'running'`."""
+        return {"op_id": self.operation_id, "op_attempt": self.attempt}
+
+
+HELD = "id = %(op_id)s AND attempt = %(op_attempt)s AND state = 'running'"
+
+
+# -- intent and sending ------------------------------------------------------------------------------------------------
+
+
+def open(  # noqa: A001 (operations.open reads as what it is)
+    engine: Engine,
+    kind: Kind,
+    *,
+    by: Actor,
+    operation_id: UUID | None = None,
+    incarnation: int | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Operation:
+    """Insert a pending operation and send it on commit, or join the open one when it is the same.
+
+    The caller holds the engine's lock, and gives the id when rows written before name it. Raises OperationInProgress when another
+    one is open.
+    """
+    same = dict(params or {})
+    current = find_open(engine)
+    if current is not None:
+        if (current.kind, current.params) == (kind, same):
+            return current
+        raise OperationInProgress(current.kind, current.pk)
+    operation = Operation.objects.create(
+        pk=operation_id or uuid4(),
+        engine=engine,
+        kind=kind,
+        params=same,
+        actor=by,
+        incarnation=incarnation or engine.incarnation,
+        request_id=structlog.contextvars.get_contextvars().get("request_id"),
+        sent_at=Now(),
+    )
+    transaction.on_commit(lambda: send(operation.pk), robust=True)
+    return operation
+
+
+def find_open(engine: Engine) -> Operation | None:
+    """The engine's open operation, if there is one."""
+    return Operation.objects.filter(engine=engine, state__in=OPEN).first()
+
+
+def supersede(operation: Operation, *, only_unclaimed: bool = False) -> bool:
+    """End an open operation before it is done; its fencing token is void from here on. False when it had ended by itself."""
+    states = (OperationState.PENDING,) if only_unclaimed else OPEN
+    hit = Operation.objects.filter(pk=operation.pk, state__in=states).update(
+        state=OperationState.SUPERSEDED, finished_at=Now(), lease_until=None
+    )
+    if hit:
+        transaction.on_commit(lambda: announce(operation.pk), robust=True)
+    return bool(hit)
+
+
+def send(operation_id: UUID) -> None:
+    """Hand the operation's id to the `ops` queue. A broker that is away is a delay: `resend_due` sends it again."""
+    from engines.tasks import run_operation  # tasks import this module
+
+    try:
+        run_operation.apply_async((str(operation_id),), retry=False)
+    except (OperationalError, redis.RedisError, OSError) as error:
+        log.warning("operation_not_sent", operation_id=str(operation_id), error=type(error).__name__)
+
+
+def resend_due() -> int:
+    """Send every operation that is due, unleased and unsent for `ORCH_RESEND_AFTER_S`; returns how many."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE engines_operation SET sent_at = now() WHERE id IN (
+                SELECT id FROM engines_operation
+                WHERE state IN ('pending', 'running') AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+                  AND (sent_at IS NULL OR sent_at < now() - make_interval(secs => %s))
+                ORDER BY due_at LIMIT 500 FOR UPDATE SKIP LOCKED)
+            RETURNING id
+            """,
+            [settings.ENV.resend_after_s],
+        )
+        due = [row[0] for row in cursor.fetchall()]
+    for operation_id in due:
+        send(operation_id)
+    return len(due)
+
+
+# -- claim, lease, fence -----------------------------------------------------------------------------------------------
+
+
+def claim(operation_id: UUID) -> Lease | None:
+    """Take the lease of a due operation that nobody holds; None when there is nothing to claim."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE engines_operation
+            SET state = 'running', attempt = attempt + 1, attempt_started_at = clock_timestamp(),
+                lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
+                steps = steps || jsonb_build_object('step', 'claimed', 'at', clock_timestamp(), 'attempt', attempt + 1)
+            WHERE id = %(id)s AND state IN ('pending', 'running') AND due_at <= clock_timestamp()
+              AND (lease_until IS NULL OR lease_until < clock_timestamp())
+            RETURNING attempt, attempt_started_at
+            """,
+            {"id": operation_id, "lease": settings.ENV.lease_s},
+        )
+        row = cursor.fetchone()
+    return Lease(operation_id, row[0], row[1]) if row else None
+
+
+def renew(leases: list[Lease]) -> None:
+    """Extend the leases by the full length, those of them that still hold."""
+    if not leases:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE engines_operation o SET lease_until = clock_timestamp() + make_interval(secs => %s)
+            FROM unnest(%s::uuid[], %s::int[]) AS held(id, attempt)
+            WHERE o.id = held.id AND o.attempt = held.attempt AND o.state = 'running'
+            """,
+            [settings.ENV.lease_s, [lease.operation_id for lease in leases], [lease.attempt for lease in leases]],
+        )
+
+
+def step(lease: Lease, name: str) -> None:
+    """Note that the attempt has come to `name`. Raises LeaseLost when it is not ours any more: call before every backend verb."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE engines_operation SET steps = steps || jsonb_build_object("
+            f"'step', %(step)s::text, 'at', clock_timestamp(), 'attempt', attempt) WHERE {HELD}",
+            {**lease.params, "step": name},
+        )
+        if cursor.rowcount == 0:
+            raise LeaseLost(lease.operation_id)
+
+
+def check(lease: Lease) -> None:
+    """Raise LeaseLost when the attempt is not ours any more."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT 1 FROM engines_operation WHERE {HELD}", lease.params)
+        if cursor.fetchone() is None:
+            raise LeaseLost(lease.operation_id)
+
+
+def release(lease: Lease, *, delay_s: float) -> None:
+    """Give the lease back; the operation is due again after `delay_s`."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE engines_operation SET lease_until = NULL, sent_at = NULL,"
+            f" due_at = clock_timestamp() + make_interval(secs => %(delay)s) WHERE {HELD}",
+            {**lease.params, "delay": delay_s},
+        )
+
+
+def close(lease: Lease, state: OperationState, *, error: tuple[str, str] = ("", "")) -> bool:
+    """End the operation as `state`, within the caller's transaction; False when the attempt is not ours any more."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE engines_operation SET state = %(state)s, finished_at = clock_timestamp(), lease_until = NULL,"
+            " error_code = %(code)s, error_message = %(message)s,"
+            " steps = steps || jsonb_build_object('step', %(state)s::text, 'at', clock_timestamp(), 'attempt', attempt)"
+            f" WHERE {HELD}",
+            {**lease.params, "state": state, "code": error[0], "message": error[1]},
+        )
+        held = cursor.rowcount == 1
+    if held:
+        transaction.on_commit(lambda: announce(lease.operation_id), robust=True)
+    return held
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+_waiters = threading.BoundedSemaphore(settings.ENV.waiters) if settings.ENV.waiters else None
+
+
+def announce(operation_id: UUID) -> None:
+    """Wake whoever waits for the operation; a Valkey that is away costs them at most POLL_S."""
+    try:
+        valkey.client().publish(_channel(operation_id), "ended")
+    except redis.RedisError:
+        log.info("operation_not_announced", operation_id=str(operation_id))
+
+
+def wait(operation_id: UUID, timeout_s: float) -> Operation:
+    """The operation once it has ended, or as it is after `timeout_s` seconds, or at once when too many wait in this process.
+
+    Gives the database connection back between looks; must not be called inside a transaction.
+    """
+    operation = Operation.objects.get(pk=operation_id)
+    if not operation.is_open or _waiters is None or not _waiters.acquire(blocking=False):
+        return operation
+    try:
+        return _wait(operation, time.monotonic() + timeout_s)
+    finally:
+        _waiters.release()
+
+
+def finish(operation: Operation, timeout_s: float) -> Operation:
+    """The operation once it has succeeded. Raises Unfinished after `timeout_s`, Unsuccessful when it failed or was superseded."""
+    ended = wait(operation.pk, timeout_s)
+    if ended.is_open:
+        raise Unfinished(ended)
+    if ended.state != OperationState.SUCCEEDED:
+        raise Unsuccessful(ended)
+    return ended
+
+
+def _wait(operation: Operation, deadline: float) -> Operation:
+    with _Bell(operation.pk) as bell:
+        while (left := deadline - time.monotonic()) > 0:
+            operation.refresh_from_db()
+            if not operation.is_open:
+                return operation
+            connection.close()
+            bell.sleep(min(POLL_S, left))
+    operation.refresh_from_db()
+    return operation
+
+
+class _Bell:
+    """Sleeps until the operation is announced, or the time is over; just sleeps while Valkey is away."""
+
+    def __init__(self, operation_id: UUID) -> None:
+        self._channel = _channel(operation_id)
+        self._pubsub = valkey.client().pubsub(ignore_subscribe_messages=True)
+        self._works = True
+
+    def __enter__(self) -> "_Bell":
+        self._try(lambda: self._pubsub.subscribe(self._channel))
+        self._try(lambda: self._pubsub.get_message(timeout=valkey.TIMEOUT_S))  # the confirmation: from here on nothing is missed
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._try(self._pubsub.close)
+
+    def sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        heard = self._works and self._try(lambda: self._pubsub.get_message(timeout=seconds))
+        if not heard:
+            time.sleep(max(0.0, until - time.monotonic()))
+
+    def _try(self, call: Any) -> Any:
+        try:
+            return call()
+        except (redis.RedisError, OSError):
+            self._works = False
+            return None
+
+
+def _channel(operation_id: UUID) -> str:
+    return f"operation:{operation_id}"
+
+
+def get(product: Product, operation_id: UUID) -> Operation:
+    """The product's operation with this id. Raises OperationNotFound."""
+    operation = Operation.objects.filter(pk=operation_id, engine__product=product).select_related("engine").first()
+    if operation is None:
+        raise OperationNotFound(f"No operation of yours has the id {operation_id}.")
+    return operation

@@ -1,0 +1,91 @@
+"""Makes the runtime agree with the registry: what no engine owns is removed, what should not run is stopped, what should run is
+started after its host came back.
+
+The registry is the truth. An engine with an open operation is left to it. Destroying is safe at any time because neither the id of
+a destroyed engine nor an incarnation's number is ever used again; everything else goes through an operation.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from uuid import UUID
+
+import structlog
+
+from audit import trail
+from audit.actions import Action
+from audit.actors import SYSTEM
+from engines import backends, lifecycle, operations
+from engines.backends.base import BackendUnavailable, Instance, Ref, State
+from engines.errors import EngineError
+from engines.models import Engine, Status
+
+log = structlog.get_logger(__name__)
+
+
+def sweep() -> int:
+    """Reconcile every instance there is; returns how many corrections were made. A runtime that does not answer is left alone."""
+    return sum(_reconcile(engine_id, instances) for engine_id, instances in _by_engine().items())
+
+
+def engine(engine_id: UUID) -> int:
+    """The same for one engine."""
+    return _reconcile(engine_id, _by_engine().get(engine_id, []))
+
+
+def _by_engine() -> dict[UUID, list[Instance]]:
+    found: dict[UUID, list[Instance]] = defaultdict(list)
+    try:
+        for instance in backends.get().list():
+            found[instance.ref.engine_id].append(instance)
+    except BackendUnavailable as error:
+        log.warning("backend_unavailable", error=str(error))
+    return found
+
+
+def _reconcile(engine_id: UUID, instances: Iterable[Instance]) -> int:
+    """Read the registry after the runtime: an engine's row is there before its first instance."""
+    owner = Engine.objects.select_related("product").filter(pk=engine_id).first()
+    if owner is None:
+        return 0  # of another deployment's registry, or a foreign folder: not ours to remove
+    if operations.find_open(owner) is not None:
+        return 0
+    corrections = 0
+    for instance in instances:
+        if owner.destroyed_at is not None:
+            _remove(owner, instance.ref, "engine_destroyed")
+        elif instance.ref.incarnation != owner.incarnation:
+            _remove(owner, instance.ref, "old_incarnation")
+        elif instance.state == State.RUNNING and owner.status in (Status.STOPPED, Status.SLEEPING):
+            lifecycle.stop_again(owner.pk, by=SYSTEM)
+        else:
+            continue
+        corrections += 1
+    return corrections
+
+
+def _remove(owner: Engine, ref: Ref, reason: str) -> None:
+    backend = backends.get()
+    if owner.destroyed_at is not None:
+        backend.remove(ref.engine_id)
+    else:
+        backend.destroy(ref)
+    metadata = {"incarnation": ref.incarnation, "reason": reason}
+    trail.record(Action.ORPHAN_REMOVED, lifecycle.subject(owner), by=SYSTEM, metadata=metadata)
+    log.warning("orphan_removed", engine_id=str(ref.engine_id), **metadata)
+
+
+def resume() -> int:
+    """After the host came back: restart every engine that should run and does not; returns how many restarts were opened."""
+    running = Engine.objects.filter(status=Status.RUNNING).select_related("product")
+    backend = backends.get()
+    resumed = 0
+    for engine in running.iterator():
+        if backend.observe(Ref(engine.pk, engine.incarnation)) in (State.RUNNING, State.UNKNOWN):
+            continue
+        try:
+            lifecycle.restart(engine, by=SYSTEM, cause="host_restarted")
+        except EngineError as refused:
+            log.info("not_resumed", engine_id=str(engine.pk), reason=type(refused).__name__)
+            continue
+        resumed += 1
+    return resumed

@@ -1,0 +1,32 @@
+"""Celery's way in: ids, one call, safe to run twice. Only the periodic ones expire."""
+
+from uuid import UUID
+
+from celery import shared_task
+
+from engines import health, operations, reconcile, worker
+
+
+@shared_task(ignore_result=True)
+def run_operation(operation_id: str) -> None:
+    worker.run(UUID(operation_id))
+
+
+@shared_task(ignore_result=True)
+def resend_due() -> None:
+    operations.resend_due()
+
+
+@shared_task(ignore_result=True)
+def probe_due() -> None:
+    health.probe_due()
+
+
+@shared_task(ignore_result=True)
+def restart_due() -> None:
+    health.restart_due()
+
+
+@shared_task(ignore_result=True)
+def sweep() -> None:
+    reconcile.sweep()

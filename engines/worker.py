@@ -1,0 +1,222 @@
+"""Carries operations out: the only caller of a backend's verbs, next to `reconcile`.
+
+`run` claims an operation, acts, and settles. Between any two backend calls it notes a step, which fails once the lease is lost; a
+worker that lost its lease drops everything and lets `reconcile` look at the engine, since its last call may have come too late.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import connection
+
+from engines import backends, health, leases, lifecycle, operations, reconcile
+from engines.backends.base import Backend, BackendError, PortTaken, Ref, Spec, State
+from engines.lifecycle import Outcome
+from engines.models import Engine, Kind, Operation, Status
+from engines.operations import Lease, LeaseLost
+
+log = structlog.get_logger(__name__)
+
+MAX_PORTS = 20  # tries of another port before a boot fails
+
+
+class Failed(Exception):
+    """The operation cannot be done: a code and a sentence, for its record and its caller."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.error = (code, message)
+
+
+class Attempt:
+    """One attempt at an operation: what every step of it needs."""
+
+    def __init__(self, lease: Lease, operation: Operation, backend: Backend) -> None:
+        self.lease = lease
+        self.operation = operation
+        self.engine: Engine = operation.engine
+        self.backend = backend
+        self.ref = Ref(self.engine.pk, self.engine.incarnation)
+        self.next_ref = Ref(self.engine.pk, operation.incarnation)
+
+    def step(self, name: str) -> None:
+        """Note a step; raises LeaseLost."""
+        operations.step(self.lease, name)
+
+
+def run(operation_id: UUID) -> None:
+    """Claim and carry out one operation; returns quietly when there is nothing to claim. Never raises for what an engine does."""
+    lease = operations.claim(operation_id)
+    if lease is None:
+        return
+    operation = Operation.objects.select_related("engine__product").get(pk=operation_id)
+    structlog.contextvars.bind_contextvars(request_id=operation.request_id, operation_id=str(operation_id))
+    attempt = Attempt(lease, operation, backends.get())
+    with leases.held(lease):
+        try:
+            _attempt(attempt)
+        except LeaseLost:
+            log.warning("lease_lost", attempt=lease.attempt)
+            reconcile.engine(operation.engine_id)
+
+
+def _attempt(attempt: Attempt) -> None:
+    """Act and settle. A retryable error gives the operation back for later; the last attempt's ends it."""
+    try:
+        outcome = _act(attempt)
+    except BackendError as error:
+        if error.retryable and attempt.lease.attempt < settings.ENV.operation_max_attempts:
+            log.warning("operation_retried", error=error.code, attempt=attempt.lease.attempt)
+            operations.release(attempt.lease, delay_s=min(2.0**attempt.lease.attempt, 30.0))
+            return
+        outcome = _failed(attempt, (error.code, str(error) or (type(error).__doc__ or "")))
+    except Failed as failure:
+        outcome = _failed(attempt, failure.error)
+    if not lifecycle.settle(attempt.lease, attempt.operation, outcome):
+        raise LeaseLost(attempt.lease.operation_id)
+    log.info("operation_ended", kind=attempt.operation.kind, action=outcome.action.value, error=outcome.error[0] or None)
+
+
+def _act(attempt: Attempt) -> Outcome:
+    if attempt.lease.attempt > settings.ENV.operation_max_attempts:
+        raise Failed("attempts_exhausted", f"Given up after {settings.ENV.operation_max_attempts} attempts.")
+    return ACTS[Kind(attempt.operation.kind)](attempt)
+
+
+def _failed(attempt: Attempt, error: tuple[str, str]) -> Outcome:
+    """The outcome of a failure for good."""
+    operation, number = attempt.operation, attempt.lease.attempt
+    if lifecycle.is_automatic(operation):
+        return lifecycle.restart_failed(operation, number, error, health.next_restart_s(int(operation.params["restart"])))
+    return lifecycle.failed(operation, number, error)
+
+
+# -- what each kind does -----------------------------------------------------------------------------------------------
+
+
+def _boot(attempt: Attempt) -> Outcome:
+    """Provision, start and wake: the instance exists, runs and is healthy."""
+    return _done(attempt, _bring_up(attempt, attempt.ref, attempt.engine.key_hash))
+
+
+def _restart(attempt: Attempt) -> Outcome:
+    attempt.step("stopping")
+    attempt.backend.stop(attempt.ref, grace_s=settings.ENV.stop_grace_s)
+    return _boot(attempt)
+
+
+def _stop(attempt: Attempt) -> Outcome:
+    """Stop and sleep: the instance is there, and does not run."""
+    attempt.step("stopping")
+    attempt.backend.stop(attempt.ref, grace_s=settings.ENV.stop_grace_s)
+    return _done(attempt, {})
+
+
+def _destroy(attempt: Attempt) -> Outcome:
+    """Nothing of the engine is left. Asked to end first, so that a turn in progress can finish within the grace."""
+    for incarnation in sorted({attempt.engine.incarnation, attempt.engine.incarnations}):
+        attempt.step("stopping")
+        attempt.backend.stop(Ref(attempt.engine.pk, incarnation), grace_s=settings.ENV.stop_grace_s)
+    attempt.step("removing")
+    attempt.backend.remove(attempt.engine.pk)
+    return _done(attempt, {})
+
+
+def _rotate_key(attempt: Attempt) -> Outcome:
+    """A new incarnation with the pending key on the same volume; the old one goes last, or comes back when the new one fails."""
+    attempt.step("stopping")
+    attempt.backend.stop(attempt.ref, grace_s=settings.ENV.stop_grace_s)
+    try:
+        booted = _bring_up(attempt, attempt.next_ref, attempt.engine.pending_key_hash)
+    except (Failed, BackendError) as failure:
+        if isinstance(failure, BackendError) and failure.retryable:
+            raise
+        return _return_to_old_key(attempt, failure)
+    attempt.step("removing_old")
+    attempt.backend.destroy(attempt.ref)
+    return _done(attempt, booted)
+
+
+def _return_to_old_key(attempt: Attempt, failure: Failed | BackendError) -> Outcome:
+    """Put the old incarnation back; the operation has failed either way, the engine only if that does not get healthy."""
+    error = failure.error if isinstance(failure, Failed) else (failure.code, str(failure))
+    attempt.step("returning_to_old_key")
+    attempt.backend.destroy(attempt.next_ref)
+    try:
+        _bring_up(attempt, attempt.ref, attempt.engine.key_hash)
+    except Failed:
+        return lifecycle.failed(attempt.operation, attempt.lease.attempt, error)
+    return lifecycle.failed(attempt.operation, attempt.lease.attempt, error, status=Status.RUNNING)
+
+
+ACTS: Mapping[Kind, Callable[[Attempt], Outcome]] = {
+    Kind.PROVISION: _boot,
+    Kind.START: _boot,
+    Kind.WAKE: _boot,
+    Kind.RESTART: _restart,
+    Kind.STOP: _stop,
+    Kind.SLEEP: _stop,
+    Kind.ROTATE_KEY: _rotate_key,
+    Kind.DESTROY: _destroy,
+}
+
+
+def _done(attempt: Attempt, metadata: Mapping[str, Any]) -> Outcome:
+    return lifecycle.succeeded(attempt.operation, attempt.engine, {"attempt": attempt.lease.attempt, **metadata})
+
+
+# -- booting -----------------------------------------------------------------------------------------------------------
+
+
+def _bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> dict[str, Any]:
+    """Make and start the instance, wait until it is healthy; returns what its row says. Raises Failed, BackendError, LeaseLost."""
+    deadline = time.monotonic() + settings.ENV.boot_timeout_s
+    _start_on_free_port(attempt, ref, key_hash)
+    attempt.step("waiting_for_health")
+    _wait_healthy(attempt, ref, deadline)
+    engine = attempt.engine
+    return {"image": engine.engine_version, "port": engine.port, "incarnation": ref.incarnation}
+
+
+def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> None:
+    """Create and start; a port that something else has taken is exchanged for the next one."""
+    engine = attempt.engine
+    for _ in range(MAX_PORTS):
+        attempt.step("creating")
+        attempt.backend.create(_spec(engine, ref, key_hash))
+        attempt.step("starting")
+        try:
+            attempt.backend.start(ref)
+            return
+        except PortTaken:
+            log.info("port_taken", port=engine.port)
+            engine.port = lifecycle.change_port(attempt.lease, engine)
+    raise Failed("port_taken", f"{MAX_PORTS} ports in a row were taken by something else.")
+
+
+def _spec(engine: Engine, ref: Ref, key_hash: str) -> Spec:
+    assert engine.port is not None  # noqa: S101 (every living engine has one)
+    env = {"ENGINE_KEY_HASH": key_hash, **settings.ENGINE_ENV}
+    return Spec(ref=ref, product=engine.product.slug, image=engine.engine_version, port=engine.port, env=env)
+
+
+def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
+    """Until the instance answers its health check. Raises Failed when it ends or the time is over; what it left running is stopped."""
+    pause = 0.05
+    while time.monotonic() < deadline:
+        operations.check(attempt.lease)
+        connection.close()  # not held while we wait
+        state = attempt.backend.observe(ref)
+        if state in (State.EXITED, State.ABSENT):
+            raise Failed("engine_exited", "The engine ended while it was booting; its log says why.")
+        if state == State.RUNNING and health.probe_once(attempt.engine).ok:
+            return
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.5)
+    attempt.step("stopping")
+    attempt.backend.stop(ref, grace_s=min(settings.ENV.stop_grace_s, 5.0))
+    raise Failed("boot_timeout", f"The engine was not healthy within {settings.ENV.boot_timeout_s:g} s.")
