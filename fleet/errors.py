@@ -1,0 +1,164 @@
+"""The one table from refusal to HTTP, and the handlers that answer with it.
+
+Every error has the form `{"error": {"code", "message", "details"?, "request_id"}}`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from cryptography.fernet import InvalidToken
+from django.core.exceptions import BadRequest, PermissionDenied
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+from psycopg_pool import PoolTimeout
+from rest_framework import exceptions as drf
+from rest_framework.response import Response
+
+from engines import errors as engines
+from engines.backends.base import BackendError
+from engines.models import Kind
+from policy import errors as policy
+from policy.auth import InvalidAdminKey, InvalidPlatformKey
+
+log = structlog.get_logger(__name__)
+
+TABLE: tuple[tuple[type[Exception], int, str], ...] = (
+    (policy.InvalidPolicy, 400, "INVALID_REQUEST"),
+    (policy.InvalidProduct, 400, "INVALID_REQUEST"),
+    (engines.InvalidUserId, 400, "INVALID_REQUEST"),
+    (engines.ImageUnknown, 400, "INVALID_REQUEST"),
+    (InvalidPlatformKey, 401, "INVALID_PLATFORM_KEY"),
+    (InvalidAdminKey, 401, "INVALID_ADMIN_KEY"),
+    (policy.ProductNotFound, 404, "PRODUCT_NOT_FOUND"),
+    (policy.PlatformKeyNotFound, 404, "NOT_FOUND"),
+    (policy.ProductSlugExists, 409, "PRODUCT_SLUG_EXISTS"),
+    (policy.QuotaExceeded, 429, "QUOTA_EXCEEDED"),
+    (policy.RateLimited, 429, "RATE_LIMITED"),
+    (engines.EngineNotFound, 404, "ENGINE_NOT_FOUND"),
+    (engines.OperationNotFound, 404, "NOT_FOUND"),
+    (engines.EngineAlreadyExists, 409, "ENGINE_ALREADY_EXISTS"),
+    (engines.EngineAlreadyRunning, 409, "ENGINE_ALREADY_RUNNING"),
+    (engines.EngineNotRunning, 409, "ENGINE_NOT_RUNNING"),
+    (engines.OperationInProgress, 409, "OPERATION_IN_PROGRESS"),
+    (engines.PortExhaustion, 503, "PORT_EXHAUSTION"),
+    (engines.Unfinished, 503, "UNAVAILABLE"),
+    (engines.Unsuccessful, 502, "BACKEND_ERROR"),
+    (BackendError, 502, "BACKEND_ERROR"),
+    (PoolTimeout, 503, "UNAVAILABLE"),
+    (OperationalError, 503, "UNAVAILABLE"),
+    (InterfaceError, 503, "UNAVAILABLE"),
+    (InvalidToken, 500, "INTERNAL_ERROR"),
+    (drf.ParseError, 400, "INVALID_REQUEST"),
+    (drf.ValidationError, 400, "INVALID_REQUEST"),
+    (drf.MethodNotAllowed, 405, "METHOD_NOT_ALLOWED"),
+    (drf.UnsupportedMediaType, 415, "UNSUPPORTED_MEDIA_TYPE"),
+    (drf.NotAcceptable, 406, "INVALID_REQUEST"),
+    (drf.NotFound, 404, "NOT_FOUND"),
+    (Http404, 404, "NOT_FOUND"),
+    (drf.AuthenticationFailed, 401, "INVALID_PLATFORM_KEY"),
+    (drf.PermissionDenied, 403, "POLICY_DENIED"),
+    (PermissionDenied, 403, "POLICY_DENIED"),
+    (BadRequest, 400, "INVALID_REQUEST"),
+)
+
+_OUR_OWN_WORDS = {  # where the exception's text is not a sentence for a caller
+    "UNAVAILABLE": "The service is not available just now; try again in a few seconds.",
+    "INTERNAL_ERROR": "Something went wrong on our side; quote the request id when you report it.",
+}
+
+
+def handle(error: Exception, context: Mapping[str, Any]) -> Response:
+    """DRF's exception handler: every error of an endpoint, known or not, as an envelope."""
+    status, code = classify(error)
+    if status >= 500 and not isinstance(error, (engines.EngineError, BackendError)):
+        log.error("request_failed", code=code, exc_info=error if code == "INTERNAL_ERROR" else None, error=type(error).__name__)
+    response = Response(envelope(code, _message(error, code), _details(error)), status=status, headers=_headers(error))
+    response.exception = True
+    return response
+
+
+def classify(error: Exception) -> tuple[int, str]:
+    """Status and code of an error; 500 INTERNAL_ERROR for one that is in no table."""
+    if isinstance(error, engines.Unfinished) and error.operation.kind == Kind.PROVISION:
+        return 504, "BOOT_TIMEOUT"
+    if isinstance(error, engines.Unsuccessful):
+        if error.operation.error_code == "boot_timeout":
+            return 504, "BOOT_TIMEOUT"
+        if error.operation.state == "superseded":
+            return 409, "OPERATION_IN_PROGRESS"
+    for kind, status, code in TABLE:
+        if isinstance(error, kind):
+            return status, code
+    return 500, "INTERNAL_ERROR"
+
+
+def envelope(code: str, message: str, details: Any = None) -> dict[str, Any]:
+    """The body of an error."""
+    body: dict[str, Any] = {"code": code, "message": message}
+    if details:
+        body["details"] = details
+    if request_id := structlog.contextvars.get_contextvars().get("request_id"):
+        body["request_id"] = request_id
+    return {"error": body}
+
+
+def _message(error: Exception, code: str) -> str:
+    if isinstance(error, (policy.PolicyError, engines.EngineError)):
+        return str(error)
+    if isinstance(error, drf.ValidationError):
+        return "The request is not valid; details name each field and what it must be."
+    if isinstance(error, drf.APIException):
+        return str(error.detail)
+    return _OUR_OWN_WORDS.get(code, "No such thing here." if code == "NOT_FOUND" else "The request was refused.")
+
+
+def _details(error: Exception) -> Any:
+    if isinstance(error, drf.ValidationError):
+        return {"fields": error.detail}
+    if isinstance(error, policy.Denied):
+        return error.metadata()
+    if isinstance(error, engines.OperationInProgress):
+        return {"operation_id": str(error.operation_id)}
+    if isinstance(error, (engines.Unfinished, engines.Unsuccessful)):
+        return {"operation_id": str(error.operation.pk), "cause": error.operation.error_code or error.operation.state}
+    return None
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, policy.RateLimited):
+        return {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, drf.MethodNotAllowed):
+        return {}
+    header = getattr(error, "auth_header", None)
+    return {"WWW-Authenticate": header} if header else {}
+
+
+# -- errors outside an endpoint ----------------------------------------------------------------------------------------
+
+
+def _outside(status: int, code: str, message: str) -> HttpResponse:
+    return JsonResponse(envelope(code, message), status=status)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _outside(400, "INVALID_REQUEST", "The request cannot be read; check its host and headers.")
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if request.path.startswith("/admin"):
+        return defaults.permission_denied(request, exception)
+    return _outside(403, "POLICY_DENIED", "You may not do this.")
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if request.path.startswith("/admin"):
+        return defaults.page_not_found(request, exception)
+    return _outside(404, "NOT_FOUND", "There is no such path; see the API's documentation.")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if request.path.startswith("/admin"):
+        return defaults.server_error(request)
+    return _outside(500, "INTERNAL_ERROR", _OUR_OWN_WORDS["INTERNAL_ERROR"])

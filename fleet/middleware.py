@@ -1,0 +1,43 @@
+"""What every request passes through: its id, and its path as it was sent."""
+
+import re
+import uuid
+from collections.abc import Callable
+from urllib.parse import quote
+
+import structlog
+from django.http import HttpRequest, HttpResponse
+
+Next = Callable[[HttpRequest], HttpResponse]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+def request_id(get_response: Next) -> Next:
+    """Take `X-Request-ID` from the request or make one; bind it to every log line and audit row; return it."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        given = request.headers.get("X-Request-ID", "")
+        identifier = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=identifier)
+        response = get_response(request)
+        response["X-Request-ID"] = identifier
+        return response
+
+    return middleware
+
+
+def raw_path(get_response: Next) -> Next:
+    """Route `/engines/...` by the path before decoding, so that `alice%2Faudit` is one segment: a user's name.
+
+    gunicorn gives the raw target as RAW_URI; where it is missing (test clients), the decoded path is all there is.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if request.path_info.startswith("/engines/"):
+            target = request.META.get("RAW_URI")
+            request.path_info = target.split("?", 1)[0] if target else quote(request.path_info)
+        return get_response(request)
+
+    return middleware

@@ -1,0 +1,53 @@
+"""The state of a product's engines, and of this system itself."""
+
+from collections.abc import Mapping
+
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.db.models import Count
+
+from engines.models import Engine, Status
+from policy.models import Product
+
+CRITICAL_SHARE = 0.2  # of the engines failed, and
+CRITICAL_COUNT = 5  # at least this many of them
+
+
+def of_product(product: Product) -> dict[str, object]:
+    """Counts by state: `total`, `by_status` (every state), `health`, `unhealthy_count`."""
+    living = Engine.objects.filter(product=product, destroyed_at=None)
+    counts = {status.value: 0 for status in Status if status != Status.DESTROYED}
+    counts |= dict(living.values_list("status").annotate(Count("pk")).order_by())
+    total, failed = sum(counts.values()), counts[Status.FAILED]
+    return {"total": total, "by_status": counts, "health": health(total, failed), "unhealthy_count": failed}
+
+
+def health(total: int, failed: int) -> str:
+    """`ok` without a failed engine, `critical` when many are, `degraded` between."""
+    if failed == 0:
+        return "ok"
+    return "critical" if failed >= CRITICAL_COUNT and failed >= CRITICAL_SHARE * total else "degraded"
+
+
+_migrated = False
+
+
+def unavailable() -> str:
+    """Why this process cannot serve, in a few words; empty when the database answers and every migration is applied."""
+    global _migrated
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        if not _migrated:
+            executor = MigrationExecutor(connection)
+            _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
+    except DatabaseError:
+        return "database unreachable"
+    return "" if _migrated else "migrations missing"
+
+
+def parts() -> Mapping[str, object]:
+    """Further facts for `/health`; they never decide its code."""
+    from audit import partitions
+
+    return {"audit_partitions": "ok" if partitions.months_ahead() >= partitions.AHEAD else "low"}

@@ -1,0 +1,161 @@
+"""Fixtures of all tests. Nothing of ours is patched; `db` is the run's real PostgreSQL, emptied before each test."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.test import Client
+
+from tests import servers, waiting
+from tests.stack import Stack
+
+KEPT = {"django_migrations", "django_content_type", "auth_permission", "audit_window"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """On CI a test that is skipped has failed: everything it needs is to be installed."""
+    report = yield
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped on CI: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def database(django_db_blocker: Any) -> Iterator[psycopg.Connection[Any]]:
+    """The run's servers, up and migrated; yields the superuser's connection, which is the tests' own and never the code's."""
+    servers.SERVERS.start()
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
+    with psycopg.connect(servers.SERVERS.urls.superuser, autocommit=True) as connection:
+        yield connection
+
+
+def empty(connection: psycopg.Connection[Any]) -> None:
+    """Remove every row of ours, past the guards, and every message of Valkey."""
+    from policy import valkey
+
+    with connection.transaction():
+        connection.execute("SET LOCAL session_replication_role = replica")
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'postgres'")
+        for (table,) in tables.fetchall():
+            if table not in KEPT:
+                connection.execute(f"DELETE FROM {table}")
+    valkey.client().flushall()
+
+
+@pytest.fixture
+def db(database: psycopg.Connection[Any], django_db_blocker: Any) -> Iterator[None]:
+    """An empty database, and after the test no engine that still runs."""
+    empty(database)
+    with django_db_blocker.unblock():
+        yield
+        _remove_engines()
+        from django.db import connections
+
+        connections.close_all()
+
+
+def _remove_engines() -> None:
+    from engines import backends
+
+    backend = backends.get()
+    for engine_id in {instance.ref.engine_id for instance in backend.list()}:
+        backend.remove(engine_id)
+
+
+@pytest.fixture
+def superuser(database: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """The superuser's connection, for looking past every guard."""
+    return database
+
+
+@pytest.fixture
+def product(db: None) -> Any:
+    """A registered product without limits; `product.key` is its platform key."""
+    return make_product()
+
+
+@pytest.fixture
+def other_product(db: None) -> Any:
+    """A second product."""
+    return make_product("other")
+
+
+def make_product(slug: str = "acme", policy: dict[str, int] | None = None) -> Any:
+    """Register a product; the plaintext of its platform key is put on it as `key`."""
+    from audit import actors
+    from policy import products
+
+    made, key = products.register(slug, slug.title(), policy or {}, by=actors.ADMIN)
+    made.key = key
+    return made
+
+
+@pytest.fixture
+def api(product: Any) -> "Api":
+    """The REST API as `product` calls it, in this process."""
+    return Api(product.key)
+
+
+class Api(Client):
+    """Django's test client with a platform key and JSON both ways."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(headers={"X-Platform-Key": key}, raise_request_exception=False)
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        return self.generic(method, path, *_encode(body), headers={**self.headers_of(), **headers})
+
+    def headers_of(self) -> dict[str, str]:
+        return {"X-Platform-Key": self.defaults["HTTP_X_PLATFORM_KEY"]}
+
+
+def _encode(body: Any) -> tuple[bytes, str]:
+    import json
+
+    return (b"", "") if body is None else (json.dumps(body).encode(), "application/json")
+
+
+@pytest.fixture
+def carry_out() -> Callable[[Any], Any]:
+    """Carry out an operation in this process, as a worker would; returns it as it is then."""
+
+    def run(operation: Any) -> Any:
+        from engines import worker
+
+        worker.run(operation.pk)
+        operation.refresh_from_db()
+        return operation
+
+    return run
+
+
+@pytest.fixture
+def running_engine(product: Any, carry_out: Callable[[Any], Any]) -> Any:
+    """A healthy engine of `product`, user "alice"."""
+    return make_running(product, "alice", carry_out)
+
+
+def make_running(product: Any, user_id: str, carry_out: Callable[[Any], Any]) -> Any:
+    """Provision an engine in this process and wait for it."""
+    from audit import actors
+    from engines import lifecycle
+
+    operation = carry_out(lifecycle.provision(product, user_id, by=actors.product(product.slug)))
+    assert operation.state == "succeeded", operation.error_message
+    return operation.engine.__class__.objects.select_related("product").get(pk=operation.engine_id)
+
+
+@pytest.fixture
+def stack(db: None) -> Iterator[Stack]:
+    """Every process there is, for real, on the test's database: web, ops, health, keeper, beat; a dead one is started again."""
+    with contextlib.closing(Stack()) as processes:
+        processes.start("web", "ops", "health", "keeper", "beat")
+        waiting.until(processes.serves, 30, "the web server answers")
+        yield processes

@@ -1,0 +1,222 @@
+"""The contract of `engines.backends.base`, on every backend."""
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from engines.backends.base import BackendError, ImageMissing, InstanceMissing, PortTaken, Ref, State
+from engines.backends.memory import MemoryBackend
+from engines.backends.shutdown import stop_all
+from tests.engines.backends.runtimes import Runtime, spec, wait_until
+
+
+@pytest.fixture
+def memory() -> Runtime:
+    backend = MemoryBackend()
+    backend.missing_images.add("no-such-image:1")
+    return Runtime(backend, "no-such-image:1", lambda engine_id: engine_id in backend.volumes)
+
+
+@pytest.fixture
+def subprocess(local) -> Runtime:
+    return Runtime(local, "no-such-image:1", lambda engine_id: (local.root / str(engine_id) / "data").is_dir())
+
+
+@pytest.fixture(params=["memory", "subprocess"])
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def backend(runtime: Runtime):
+    return runtime.backend
+
+
+def test_create_makes_instance_and_volume_without_starting(runtime):
+    wanted = spec()
+    runtime.backend.create(wanted)
+    assert runtime.backend.observe(wanted.ref) is State.CREATED
+    assert runtime.has_volume(wanted.ref.engine_id)
+
+
+def test_create_adopts_instance_on_repeat(backend):
+    wanted = spec()
+    for expected in (State.CREATED, State.RUNNING, State.EXITED):
+        if expected is State.RUNNING:
+            backend.start(wanted.ref)
+        if expected is State.EXITED:
+            backend.stop(wanted.ref, grace_s=10)
+        backend.create(wanted)
+        assert backend.observe(wanted.ref) is expected
+    assert len(backend.list()) == 1
+
+
+def test_create_moves_port_of_stopped_instance_only(backend):
+    wanted = spec()
+    backend.create(wanted)
+    moved = replace(wanted, port=spec().port)
+    backend.create(moved)
+    assert backend.list()[0].port == moved.port
+    backend.start(wanted.ref)
+    backend.create(wanted)
+    assert backend.list()[0].port == moved.port
+
+
+def test_create_raises_image_missing_for_unknown_image(runtime):
+    wanted = spec(image=runtime.missing_image)
+    with pytest.raises(ImageMissing) as raised:
+        runtime.backend.create(wanted)
+    assert not raised.value.retryable
+    assert runtime.backend.observe(wanted.ref) is State.ABSENT
+    assert not runtime.has_volume(wanted.ref.engine_id)
+
+
+def test_start_runs_instance_and_is_harmless_on_repeat(backend):
+    wanted = spec()
+    backend.create(wanted)
+    for _ in range(2):
+        backend.start(wanted.ref)
+        assert backend.observe(wanted.ref) is State.RUNNING
+
+
+def test_start_raises_instance_missing_for_unknown_instance(backend):
+    wanted = spec()
+    with pytest.raises(InstanceMissing):
+        backend.start(wanted.ref)
+    backend.create(wanted)
+    with pytest.raises(InstanceMissing):
+        backend.start(Ref(wanted.ref.engine_id, 2))
+
+
+def test_start_raises_port_taken_for_port_of_another_engine(backend):
+    first = spec()
+    second = spec(port=first.port)
+    backend.create(first)
+    backend.create(second)
+    backend.start(first.ref)
+    with pytest.raises(PortTaken):
+        backend.start(second.ref)
+    assert backend.observe(second.ref) is State.CREATED
+    backend.create(replace(second, port=spec().port))
+    backend.start(second.ref)
+    assert backend.observe(second.ref) is State.RUNNING
+
+
+def test_start_refuses_second_incarnation_while_first_runs(backend):
+    first = spec()
+    second = spec(first.ref.engine_id, 2)
+    backend.create(first)
+    backend.create(second)
+    backend.start(first.ref)
+    with pytest.raises(BackendError) as raised:
+        backend.start(second.ref)
+    assert type(raised.value) is BackendError
+    backend.stop(first.ref, grace_s=10)
+    backend.start(second.ref)
+    assert [backend.observe(ref) for ref in (first.ref, second.ref)] == [State.EXITED, State.RUNNING]
+
+
+def test_start_runs_one_instance_when_called_by_many_threads(backend):
+    specs = [spec(uuid.UUID(int=7), number) for number in (1, 2, 3, 4)]
+    for wanted in specs:
+        backend.create(wanted)
+
+    def start(wanted):
+        try:
+            backend.start(wanted.ref)
+        except BackendError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        started = list(pool.map(start, specs * 2))
+    assert sum(found.state is State.RUNNING for found in backend.list()) == 1
+    assert 1 <= sum(started) <= 2
+
+
+def test_stop_ends_instance_and_keeps_volume(runtime):
+    wanted = spec()
+    runtime.backend.create(wanted)
+    runtime.backend.start(wanted.ref)
+    for _ in range(2):
+        runtime.backend.stop(wanted.ref, grace_s=10)
+        assert runtime.backend.observe(wanted.ref) is State.EXITED
+    assert runtime.has_volume(wanted.ref.engine_id)
+    runtime.backend.start(wanted.ref)
+    assert runtime.backend.observe(wanted.ref) is State.RUNNING
+
+
+def test_stop_leaves_absent_and_unstarted_instances(backend):
+    wanted = spec()
+    backend.stop(wanted.ref, grace_s=10)
+    assert backend.observe(wanted.ref) is State.ABSENT
+    backend.create(wanted)
+    backend.stop(wanted.ref, grace_s=10)
+    assert backend.observe(wanted.ref) is State.CREATED
+
+
+def test_destroy_removes_one_incarnation_and_keeps_volume(runtime):
+    first = spec()
+    second = spec(first.ref.engine_id, 2)
+    runtime.backend.create(first)
+    runtime.backend.create(second)
+    runtime.backend.start(first.ref)
+    for _ in range(2):
+        runtime.backend.destroy(first.ref)
+        assert runtime.backend.observe(first.ref) is State.ABSENT
+    assert [found.ref for found in runtime.backend.list()] == [second.ref]
+    assert runtime.has_volume(first.ref.engine_id)
+    with pytest.raises(InstanceMissing):
+        runtime.backend.start(first.ref)
+
+
+def test_remove_leaves_nothing_of_the_engine(runtime):
+    first, other = spec(), spec()
+    for wanted in (first, spec(first.ref.engine_id, 2), other):
+        runtime.backend.create(wanted)
+    runtime.backend.start(first.ref)
+    for _ in range(2):
+        runtime.backend.remove(first.ref.engine_id)
+        assert [found.ref for found in runtime.backend.list()] == [other.ref]
+        assert not runtime.has_volume(first.ref.engine_id)
+    assert runtime.backend.observe(first.ref) is State.ABSENT
+
+
+def test_list_shows_instance_that_stale_worker_made_after_remove(backend):
+    wanted = spec()
+    backend.create(wanted)
+    backend.remove(wanted.ref.engine_id)
+    backend.create(wanted)
+    backend.start(wanted.ref)
+    assert [(found.ref, found.state, found.port) for found in backend.list()] == [(wanted.ref, State.RUNNING, wanted.port)]
+
+
+def test_list_is_empty_without_instances(backend):
+    assert list(backend.list()) == []
+
+
+def test_logs_are_last_lines_oldest_first(backend):
+    wanted = spec()
+    assert backend.logs(wanted.ref, tail=5) == []
+    backend.create(wanted)
+    assert backend.logs(wanted.ref, tail=5) == []
+    backend.start(wanted.ref)
+    wait_until(lambda: backend.logs(wanted.ref, tail=1))
+    backend.stop(wanted.ref, grace_s=10)
+    lines = backend.logs(wanted.ref, tail=100)
+    assert len(lines) >= 2
+    assert backend.logs(wanted.ref, tail=1) == lines[-1:]
+    assert backend.logs(wanted.ref, tail=0) == []
+
+
+def test_stop_all_stops_every_running_instance(backend):
+    specs = [spec() for _ in range(4)]
+    for wanted in specs:
+        backend.create(wanted)
+    for wanted in specs[:3]:
+        backend.start(wanted.ref)
+    assert stop_all(backend, grace_s=10) == []
+    states = [backend.observe(wanted.ref) for wanted in specs]
+    assert states == [State.EXITED, State.EXITED, State.EXITED, State.CREATED]

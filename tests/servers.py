@@ -1,0 +1,45 @@
+"""Loaded first of all (`-p tests.servers`): the environment of a test run, before settings are read, and its servers.
+
+Every run has a home of its own in a temporary folder, with a real PostgreSQL and a real Valkey that end with the run.
+"""
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+HOME = Path(tempfile.mkdtemp(prefix="roundhouse-test-"))
+HOME.chmod(0o711)
+
+
+def free_port() -> int:
+    """A port that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+for _name in [name for name in os.environ if name.startswith("ORCH_") and name != "ORCH_PG_BIN"]:
+    del os.environ[_name]
+os.environ |= {
+    "ORCH_HOME": str(HOME),
+    "ORCH_PORT": str(free_port()),
+    "ORCH_PORT_MIN": "20001",
+    "ORCH_PORT_MAX": "26000",
+    "ORCH_ENGINE_BACKEND": "subprocess",
+    "ORCH_BOOT_TIMEOUT_S": "20",
+    "ORCH_STOP_GRACE_S": "5",
+    "ORCH_LOG_LEVEL": "WARNING",
+}
+
+from config import embedded  # noqa: E402 (the environment had to be there first)
+
+SERVERS = embedded.Servers(HOME)
+
+
+@atexit.register
+def _stop() -> None:
+    SERVERS.stop()
+    shutil.rmtree(HOME, ignore_errors=True)
