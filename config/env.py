@@ -69,7 +69,8 @@ class Env(BaseSettings):
     lease_s: float = Field(15, gt=0, description="Lease of a worker on an operation, by the database's clock.")
     lease_renew_s: float = Field(5, gt=0, description="Between two renewals of the leases a worker holds.")
     resend_after_s: float = Field(10, gt=0, description="A due operation that nobody claimed is sent again after this.")
-    operation_max_attempts: int = Field(5, ge=1, description="Claims of one operation before it fails for good.")
+    operation_max_attempts: int = Field(5, ge=1, description="Attempts at an operation that may die in the middle before it fails for good.")
+    operation_give_up_s: float = Field(900, gt=0, description="How long an operation tries a backend that does not answer.")
     ops_concurrency: int = Field(16, ge=1, description="Operations that one `ops` process carries out at a time.")
 
     web_workers: int = Field(2, ge=1, description="Web processes.")

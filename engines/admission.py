@@ -1,8 +1,8 @@
 """`admit`: whether a user's request may go to the user's engine now. The hot path: two reads, a counter, rarely a write."""
 
+import time
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import UUID
 
 from django.conf import settings
 from django.db.models import F, FilteredRelation, Q
@@ -10,14 +10,23 @@ from django.db.models.functions import Now
 
 from audit import actors, trail
 from audit.actions import Action
+from audit.actors import Actor
 from engines import lifecycle, operations
-from engines.errors import EngineNotFound, EngineNotRunning
-from engines.models import OPEN, Engine, Kind, Operation, Status
+from engines.errors import (
+    EngineAlreadyExists,
+    EngineAlreadyRunning,
+    EngineNotFound,
+    EngineNotRunning,
+    OperationInProgress,
+    Unsuccessful,
+)
+from engines.models import OPEN, Engine, Kind, Operation, OperationState, Status
 from policy import limits
 from policy.errors import RateLimited
 from policy.models import Product
 
 ACTIVE_EVERY = timedelta(seconds=30)
+LOOKS = 4  # at an engine that moves while we decide
 _STALE = Q(last_active_at=None) | Q(last_active_at__lt=Now() - ACTIVE_EVERY)
 
 REASONS = {
@@ -37,26 +46,49 @@ class Admission:
     reason: str = ""
 
 
-def admit(product: Product, user_id: str, *, auto_provision: bool, auto_wake: bool) -> Admission:
+@dataclass(frozen=True)
+class Wish:
+    """Who asks for which engine, what may be done for it, and until when (monotonic clock)."""
+
+    product: Product
+    user_id: str
+    auto_provision: bool
+    auto_wake: bool
+    deadline: float
+
+    @property
+    def by(self) -> Actor:
+        return actors.product(self.product.slug)
+
+    def left_s(self) -> float:
+        return max(0.0, self.deadline - time.monotonic())
+
+
+def admit(product: Product, user_id: str, *, auto_provision: bool, auto_wake: bool, timeout_s: float | None = None) -> Admission:
     """Decide, and with the flags do what it takes: provision a missing engine, wake a sleeping one, and wait for it.
 
-    Raises InvalidUserId, RateLimited (with an `admit_denied` row), what `lifecycle.provision` raises, Unfinished, Unsuccessful.
+    `timeout_s` is how long it may wait, `longest_s()` when not given. Raises InvalidUserId, RateLimited (with an `admit_denied`
+    row), what `lifecycle.provision` raises, Unfinished, Unsuccessful.
     """
     user_id = lifecycle.check_user_id(user_id)
     _check_rate(product, user_id)
+    deadline = time.monotonic() + (longest_s() if timeout_s is None else timeout_s)
+    wish = Wish(product, user_id, auto_provision, auto_wake, deadline)
     engine = look(product, user_id)
-    reason = refusal(engine)
-    if engine is not None and reason == "engine_busy" and engine.open_kind == Kind.SLEEP:
-        engine, reason = _interrupt_sleep(product, engine, wait=auto_wake)
-    operation = _operation(product, user_id, engine, reason, auto_provision=auto_provision, auto_wake=auto_wake)
-    if operation is not None:
-        operations.finish(operation, settings.ENV.boot_timeout_s + settings.ENV.wait_s)
+    for _ in range(LOOKS):
+        if not refusal(engine) or not _pursue(wish, engine):
+            break
         engine = look(product, user_id)
-        reason = refusal(engine)
+    reason = refusal(engine)
     if engine is None or reason:
         return Admission(None, reason)
     _mark_active(engine)
     return Admission(engine)
+
+
+def longest_s() -> float:
+    """How long an admit waits at most."""
+    return float(settings.ENV.boot_timeout_s + settings.ENV.wait_s)
 
 
 def look(product: Product, user_id: str) -> Engine | None:
@@ -84,33 +116,56 @@ def _check_rate(product: Product, user_id: str) -> None:
         raise
 
 
-def _interrupt_sleep(product: Product, engine: Engine, *, wait: bool) -> tuple[Engine | None, str]:
+def _pursue(wish: Wish, engine: Engine | None) -> bool:
+    """Do what the flags allow to make the engine callable. True when that calls for another look, or the engine moved."""
+    try:
+        if engine is None:
+            return wish.auto_provision and _provision(wish)
+        if engine.open_kind == Kind.SLEEP:
+            return _interrupt_sleep(wish, engine)
+        if engine.status == Status.PROVISIONING:
+            return wish.auto_provision and _finish(wish, _open(engine))
+        if engine.status == Status.SLEEPING and wish.auto_wake:
+            return _wake(wish, engine)
+    except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
+        return True  # it moved between the look and the lock
+    return False
+
+
+def _provision(wish: Wish) -> bool:
+    return _finish(wish, lifecycle.provision(wish.product, wish.user_id, by=wish.by, auto=True))
+
+
+def _interrupt_sleep(wish: Wish, engine: Engine) -> bool:
     """Cancel a sleep that no worker has claimed; after one that has, wait for its end when asked to."""
-    if not lifecycle.cancel_sleep(engine, by=actors.product(product.slug)) and wait:
-        _wait_for(engine.open_id)
-    seen = look(product, engine.user_id)
-    return seen, refusal(seen)
+    if lifecycle.cancel_sleep(engine, by=wish.by):
+        return True
+    if wish.auto_wake:
+        operations.wait(engine.open_id, wish.left_s())
+    return wish.auto_wake
 
 
-def _wait_for(operation_id: UUID) -> None:
-    operations.wait(operation_id, settings.ENV.stop_grace_s + settings.ENV.wait_s)
+def _wake(wish: Wish, engine: Engine) -> bool:
+    """Wake the engine, or join what brings it up already."""
+    if engine.open_kind in (Kind.WAKE, Kind.START):
+        return _finish(wish, _open(engine))
+    return _finish(wish, lifecycle.wake(engine, by=wish.by))
 
 
-def _operation(
-    product: Product, user_id: str, engine: Engine | None, reason: str, *, auto_provision: bool, auto_wake: bool
-) -> Operation | None:
-    """The operation that the flags ask for in this state, opened or joined; None when there is nothing to do or wait for."""
-    by = actors.product(product.slug)
-    if auto_provision and reason in ("engine_not_found", "engine_provisioning"):
-        if engine is not None:
-            return Operation.objects.filter(pk=engine.open_id).first()
-        return lifecycle.provision(product, user_id, by=by, auto=True)
-    if auto_wake and engine is not None and reason == "engine_sleeping":
-        try:
-            return lifecycle.wake(engine, by=by)
-        except (EngineNotFound, EngineNotRunning):
-            return None  # it moved between the look and the lock; the next look says how
-    return None
+def _open(engine: Engine) -> Operation | None:
+    return Operation.objects.filter(pk=engine.open_id).first()
+
+
+def _finish(wish: Wish, operation: Operation | None) -> bool:
+    """Wait for the operation's success. One that another request superseded is no failure: the next look says what is now."""
+    if operation is None:
+        return True
+    try:
+        operations.finish(operation, wish.left_s())
+    except Unsuccessful as ended:
+        if ended.operation.state != OperationState.SUPERSEDED:
+            raise
+    return True
 
 
 def _mark_active(engine: Engine) -> None:

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
 
 from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import serializers
 from rest_framework.decorators import api_view
 from rest_framework.exceptions import ValidationError
@@ -17,11 +20,11 @@ from audit import actors
 from audit.api import read_limit
 from audit.times import iso
 from engines import admission, lifecycle, operations
-from engines.errors import Unfinished
+from engines.errors import EngineNotFound, Unfinished
 from engines.models import Engine, Operation, Status
 from policy import secrets
 from policy.models import Product
-from policy.requests import Body, read
+from policy.requests import Body, Text, read
 
 MARGIN_S = 5.0  # a provision is waited for this much longer than an engine may boot
 
@@ -42,8 +45,8 @@ class UserId:
 
 
 class Provision(Body):
-    user_id = serializers.JSONField()
-    engine_version = serializers.CharField(required=False, default="", max_length=255)
+    user_id = Text(max_length=255)
+    engine_version = Text(default="", max_length=255)
 
 
 class Admit(Body):
@@ -77,7 +80,9 @@ def render(engine: Engine) -> dict[str, Any]:
 
 
 def render_with_key(engine: Engine) -> dict[str, Any]:
-    """The engine with its key in plaintext: only for the product that owns it."""
+    """The engine with its key in plaintext: only for the product that owns it. Raises EngineNotFound once it is destroyed."""
+    if not engine.key_ciphertext:
+        raise EngineNotFound("The engine is destroyed.")
     return {**render(engine), "api_key": secrets.decrypt(engine.key_ciphertext)}
 
 
@@ -93,7 +98,7 @@ def render_operation(operation: Operation) -> dict[str, Any]:
         "attempt": operation.attempt,
         "created_at": iso(operation.created_at),
         "finished_at": iso(operation.finished_at),
-        "steps": operation.steps,
+        "steps": [{**step, "at": iso(datetime.fromisoformat(step["at"]))} for step in operation.steps],
         "error": error,
     }
 
@@ -101,17 +106,25 @@ def render_operation(operation: Operation) -> dict[str, Any]:
 # -- waiting -----------------------------------------------------------------------------------------------------------
 
 
-def _answer(request: Request, operation: Operation, timeout_s: float, render_done: Callable[[Engine], dict[str, Any]]) -> Response:
+def _answer(
+    request: Request, operation: Operation, timeout_s: float, render_done: Callable[[Engine], dict[str, Any]]
+) -> Response:
     """Wait for the operation and answer with its engine; past the deadline a 202 to those who said that they can take one."""
     wait_s, takes_202 = _preference(request, timeout_s)
     try:
         done = operations.finish(operation, wait_s)
-    except Unfinished:
-        if not takes_202:
-            raise
-        body = {"operation_id": str(operation.pk), "kind": operation.kind, "state": operation.state}
-        return Response(body, status=202, headers={"Location": f"/operations/{operation.pk}"})
+    except Unfinished as unfinished:
+        return _accepted(unfinished, takes_202)
     return Response(render_done(Engine.objects.get(pk=done.engine_id)))
+
+
+def _accepted(unfinished: Unfinished, takes_202: bool) -> Response:
+    """The operation goes on; raises `unfinished` again for a caller who cannot take a 202."""
+    if not takes_202:
+        raise unfinished
+    operation = unfinished.operation
+    body = {"operation_id": str(operation.pk), "kind": operation.kind, "state": operation.state}
+    return Response(body, status=202, headers={"Location": f"/operations/{operation.pk}"})
 
 
 def _preference(request: Request, timeout_s: float) -> tuple[float, bool]:
@@ -125,18 +138,26 @@ def _preference(request: Request, timeout_s: float) -> tuple[float, bool]:
 
 
 def _product(request: Request) -> Product:
-    assert isinstance(request.auth, Product)  # noqa: S101 (the permission class has seen to it)
+    assert isinstance(request.auth, Product)
     return request.auth
 
 
 # -- endpoints ---------------------------------------------------------------------------------------------------------
 
 
+@csrf_exempt
+def provision_or_engine(request: HttpRequest) -> HttpResponse:
+    """/engines/provision: a POST provisions; any other method is for the engine of a user with this very name."""
+    return provision(request) if request.method == "POST" else engine(request, user_id="provision")
+
+
 @api_view(["POST"])
 def provision(request: Request) -> Response:
     """POST /engines/provision: a new engine for `user_id`, answered when it is healthy."""
     body, product = read(request, Provision), _product(request)
-    operation = lifecycle.provision(product, body["user_id"], by=actors.product(product.slug), engine_version=body["engine_version"])
+    operation = lifecycle.provision(
+        product, body["user_id"], by=actors.product(product.slug), engine_version=body["engine_version"]
+    )
     return _answer(request, operation, settings.ENV.boot_timeout_s + MARGIN_S, _provisioned)
 
 
@@ -180,14 +201,16 @@ def engine(request: Request, user_id: str) -> Response:
 def start(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/start."""
     operation = _ask(request, user_id, lifecycle.start)
-    return _answer(request, operation, settings.ENV.boot_timeout_s + MARGIN_S, lambda started: {"status": started.status, "url": url(started)})
+    return _answer(
+        request, operation, settings.ENV.boot_timeout_s + MARGIN_S, lambda started: {"status": "running", "url": url(started)}
+    )
 
 
 @api_view(["POST"])
 def stop(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/stop."""
     operation = _ask(request, user_id, lifecycle.stop)
-    return _answer(request, operation, settings.ENV.stop_grace_s + settings.ENV.wait_s, lambda stopped: {"status": stopped.status})
+    return _answer(request, operation, settings.ENV.stop_grace_s + settings.ENV.wait_s, lambda _: {"status": "stopped"})
 
 
 @api_view(["POST"])
@@ -214,7 +237,11 @@ def _ask(request: Request, user_id: str, verb: Callable[..., Operation]) -> Oper
 def admit(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/admit."""
     flags = read(request, Admit)
-    decided = admission.admit(_product(request), user_id, **flags)
+    wait_s, takes_202 = _preference(request, admission.longest_s())
+    try:
+        decided = admission.admit(_product(request), user_id, timeout_s=wait_s, **flags)
+    except Unfinished as unfinished:
+        return _accepted(unfinished, takes_202)
     if decided.engine is None:
         return Response({"admitted": False, "engine": None, "reason": decided.reason})
     return Response({"admitted": True, "engine": render_with_key(decided.engine)})

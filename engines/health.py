@@ -40,7 +40,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Result:
-    """What a probe found: `text` is "ok", "timeout", "connect_error", "status_<code>", "not_json" or "not_ok"."""
+    """What a probe found. `text` is "ok", or one of "timeout", "connect_error", "status_<code>", "too_large", "not_json", "not_ok",
+    "error"."""
 
     ok: bool
     text: str
@@ -56,14 +57,17 @@ def probe_all(targets: Sequence[Target]) -> list[Result]:
 
 def probe_once(engine: Engine) -> Result:
     """Probe one engine."""
-    assert engine.port is not None  # noqa: S101 (every living engine has one)
+    assert engine.port is not None
     return probe_all([Target(engine.pk, engine.seq, engine.port)])[0]
 
 
 async def _probe_all(targets: Sequence[Target]) -> list[Result]:
     connector = aiohttp.TCPConnector(limit=CHUNK, force_close=True)
     timeout = aiohttp.ClientTimeout(total=settings.ENV.health_check_timeout_s)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    no_cookies = aiohttp.DummyCookieJar()  # all engines are one host to a jar
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, cookie_jar=no_cookies, auto_decompress=False
+    ) as session:
         return list(await asyncio.gather(*(_probe(session, target) for target in targets)))
 
 
@@ -73,17 +77,30 @@ async def _probe(session: aiohttp.ClientSession, target: Target) -> Result:
         async with session.get(f"http://127.0.0.1:{target.port}/health", allow_redirects=False) as response:
             if not 200 <= response.status < 300:
                 return Result(False, f"status_{response.status}")
-            return _read(await response.content.read(BODY_CAP))
+            return _read(await _receive(response.content))
     except TimeoutError:
         return Result(False, "timeout")
     except (aiohttp.ClientError, OSError):
         return Result(False, "connect_error")
+    except Exception:  # one engine's answer must not end the probing of all others
+        log.exception("probe_error", engine_id=str(target.engine_id))
+        return Result(False, "error")
+
+
+async def _receive(content: aiohttp.StreamReader) -> bytes:
+    """The body to its end, or a little more than BODY_CAP of it: a single read returns whatever has come so far."""
+    body = b""
+    while len(body) <= BODY_CAP and (part := await content.read(BODY_CAP)):
+        body += part
+    return body
 
 
 def _read(body: bytes) -> Result:
+    if len(body) > BODY_CAP:
+        return Result(False, "too_large")
     try:
         parsed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Result(False, "not_json")
     ok = isinstance(parsed, dict) and parsed.get("status") == "ok"
     return Result(ok, "ok" if ok else "not_ok")
@@ -137,7 +154,7 @@ def judge(targets: Sequence[Target], results: Sequence[Result]) -> None:
 
 @transaction.atomic
 def _count(found: dict[UUID, tuple[Target, Result]]) -> list[tuple[UUID, int, int]]:
-    """Apply results to the engines' counters and write sampled rows; returns (engine, failures, restart attempts) of each that counted."""
+    """Apply results to the counters and write sampled rows; returns (engine, failures, restart attempts) of each that counted."""
     with connection.cursor() as cursor:
         cursor.execute(
             """

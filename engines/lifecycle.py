@@ -81,8 +81,8 @@ def check_user_id(user_id: object) -> str:
 
 
 def find(product: Product, user_id: str) -> Engine:
-    """The product's living engine for the user. Raises EngineNotFound."""
-    engine = Engine.objects.filter(product=product, user_id=user_id, destroyed_at=None).first()
+    """The product's living engine for the user. Raises InvalidUserId, EngineNotFound."""
+    engine = Engine.objects.filter(product=product, user_id=check_user_id(user_id), destroyed_at=None).first()
     if engine is None:
         raise EngineNotFound("The product has no engine for this user.")
     return engine
@@ -270,6 +270,14 @@ def cancel_sleep(engine: Engine, *, by: Actor) -> bool:
         return False
     record_superseded(engine, current, by=by, superseded_by="admit")
     return True
+
+
+@transaction.atomic
+def reveal_key(engine: Engine, *, by: Actor) -> str:
+    """The engine's key in plaintext, for staff, once the row that says who looked is written. Raises EngineNotFound, InvalidToken."""
+    engine = lock(engine.pk)
+    trail.record(Action.KEY_REVEAL, subject(engine), by=by)
+    return secrets.decrypt(engine.key_ciphertext)
 
 
 @transaction.atomic

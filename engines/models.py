@@ -143,6 +143,7 @@ class Operation(models.Model):
     incarnation = models.IntegerField(help_text="Incarnation that the operation leaves valid when it succeeds.")
 
     attempt = models.IntegerField(default=0, help_text="Fencing token: claims so far.")
+    returned = models.IntegerField(default=0, help_text="Attempts given back because the backend did not answer; the others died.")
     lease_until = models.DateTimeField(null=True)
     due_at = models.DateTimeField(db_default=Now())
     sent_at = models.DateTimeField(null=True)

@@ -41,6 +41,8 @@ class Lease:
     operation_id: UUID
     attempt: int
     started: datetime  # of this attempt, database clock
+    is_exhausted: bool = False  # too many attempts before this one died in the middle
+    is_last: bool = False  # a backend that does not answer has been waited for long enough
 
     @property
     def params(self) -> dict[str, Any]:
@@ -148,12 +150,17 @@ def claim(operation_id: UUID) -> Lease | None:
                 steps = steps || jsonb_build_object('step', 'claimed', 'at', clock_timestamp(), 'attempt', attempt + 1)
             WHERE id = %(id)s AND state IN ('pending', 'running') AND due_at <= clock_timestamp()
               AND (lease_until IS NULL OR lease_until < clock_timestamp())
-            RETURNING attempt, attempt_started_at
+            RETURNING attempt, attempt_started_at, attempt - returned > %(most)s, created_at < now() - make_interval(secs => %(give_up)s)
             """,
-            {"id": operation_id, "lease": settings.ENV.lease_s},
+            {
+                "id": operation_id,
+                "lease": settings.ENV.lease_s,
+                "most": settings.ENV.operation_max_attempts,
+                "give_up": settings.ENV.operation_give_up_s,
+            },
         )
         row = cursor.fetchone()
-    return Lease(operation_id, row[0], row[1]) if row else None
+    return Lease(operation_id, *row) if row else None
 
 
 def renew(leases: list[Lease]) -> None:
@@ -192,10 +199,10 @@ def check(lease: Lease) -> None:
 
 
 def release(lease: Lease, *, delay_s: float) -> None:
-    """Give the lease back; the operation is due again after `delay_s`."""
+    """Give the lease back because the backend did not answer; the operation is due again after `delay_s`."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE engines_operation SET lease_until = NULL, sent_at = NULL,"
+            "UPDATE engines_operation SET lease_until = NULL, sent_at = NULL, returned = returned + 1,"
             f" due_at = clock_timestamp() + make_interval(secs => %(delay)s) WHERE {HELD}",
             {**lease.params, "delay": delay_s},
         )

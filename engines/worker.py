@@ -22,6 +22,7 @@ from engines.operations import Lease, LeaseLost
 log = structlog.get_logger(__name__)
 
 MAX_PORTS = 20  # tries of another port before a boot fails
+RETRY_MAX_S = 10.0  # cap of the pause before the next attempt at a backend that did not answer
 
 
 class Failed(Exception):
@@ -54,9 +55,9 @@ def run(operation_id: UUID) -> None:
     if lease is None:
         return
     operation = Operation.objects.select_related("engine__product").get(pk=operation_id)
-    structlog.contextvars.bind_contextvars(request_id=operation.request_id, operation_id=str(operation_id))
     attempt = Attempt(lease, operation, backends.get())
-    with leases.held(lease):
+    about = structlog.contextvars.bound_contextvars(request_id=operation.request_id, operation_id=str(operation_id))
+    with about, leases.held(lease):
         try:
             _attempt(attempt)
         except LeaseLost:
@@ -65,13 +66,13 @@ def run(operation_id: UUID) -> None:
 
 
 def _attempt(attempt: Attempt) -> None:
-    """Act and settle. A retryable error gives the operation back for later; the last attempt's ends it."""
+    """Act and settle. A backend that does not answer gives the operation back for later, for `ORCH_OPERATION_GIVE_UP_S` at most."""
     try:
         outcome = _act(attempt)
     except BackendError as error:
-        if error.retryable and attempt.lease.attempt < settings.ENV.operation_max_attempts:
-            log.warning("operation_retried", error=error.code, attempt=attempt.lease.attempt)
-            operations.release(attempt.lease, delay_s=min(2.0**attempt.lease.attempt, 30.0))
+        if error.retryable and not attempt.lease.is_last:
+            log.warning("operation_returned", error=error.code, attempt=attempt.lease.attempt)
+            operations.release(attempt.lease, delay_s=min(2.0 ** min(attempt.lease.attempt, 5), RETRY_MAX_S))
             return
         outcome = _failed(attempt, (error.code, str(error) or (type(error).__doc__ or "")))
     except Failed as failure:
@@ -82,8 +83,8 @@ def _attempt(attempt: Attempt) -> None:
 
 
 def _act(attempt: Attempt) -> Outcome:
-    if attempt.lease.attempt > settings.ENV.operation_max_attempts:
-        raise Failed("attempts_exhausted", f"Given up after {settings.ENV.operation_max_attempts} attempts.")
+    if attempt.lease.is_exhausted:
+        raise Failed("attempts_exhausted", f"Given up: {settings.ENV.operation_max_attempts} attempts ended in the middle.")
     return ACTS[Kind(attempt.operation.kind)](attempt)
 
 

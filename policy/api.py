@@ -10,12 +10,12 @@ from rest_framework.response import Response
 from audit import actors
 from policy import products
 from policy.auth import AdminKeyAuthentication, IsAdmin
-from policy.requests import Body, read
+from policy.requests import Body, Text, read
 
 
 class Registration(Body):
-    slug = serializers.CharField(max_length=63)
-    display_name = serializers.CharField(max_length=255)
+    slug = Text()
+    display_name = Text()
     policy = serializers.JSONField(default=dict)
 
 

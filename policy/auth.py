@@ -42,7 +42,8 @@ class AdminKeyAuthentication(BaseAuthentication):
     """`request.auth` is "admin" when the admin key came in `X-Admin-Key`."""
 
     def authenticate(self, request: Request) -> tuple[None, str]:
-        if not secrets.matches(request.headers.get("X-Admin-Key", ""), settings.ENV.admin_key):
+        given = request.headers.get("X-Admin-Key", "")
+        if not given or not secrets.matches(given, settings.ENV.admin_key):
             raise InvalidAdminKey
         return None, "admin"
 

@@ -22,6 +22,7 @@ from policy.errors import RateLimited
 from policy.rules import Policy
 
 BREAKER_S = 5.0
+MINUTE_S = 60
 log = structlog.get_logger(__name__)
 _open_until = 0.0
 
@@ -29,14 +30,15 @@ _open_until = 0.0
 class _PerMinute(RateLimitItemPerMinute):
     """N a minute, under a key without N: the library's own has it, and lowering a limit would start a new count."""
 
-    def key_for(self, *identifiers: str) -> str:
-        return "/".join(("admits", *identifiers))
+    def key_for(self, *identifiers: bytes | str | int | float) -> str:
+        return "/".join(("admits", *map(str, identifiers)))
 
 
 @cache
-def _limiter() -> SlidingWindowCounterRateLimiter:
-    options = {"socket_timeout": valkey.TIMEOUT_S, "socket_connect_timeout": valkey.TIMEOUT_S, "wrap_exceptions": True}
-    return SlidingWindowCounterRateLimiter(RedisStorage(settings.LIMITS_URL, **options))
+def _storage() -> RedisStorage:
+    return RedisStorage(
+        settings.LIMITS_URL, wrap_exceptions=True, socket_timeout=valkey.TIMEOUT_S, socket_connect_timeout=valkey.TIMEOUT_S
+    )
 
 
 def hit(product_id: str, policy: Policy) -> None:
@@ -58,11 +60,22 @@ def _count(product_id: str, limit: int) -> int | None:
         return None
     item = _PerMinute(limit)
     try:
-        if _limiter().hit(item, product_id):
+        if SlidingWindowCounterRateLimiter(_storage()).hit(item, product_id):
             return None
-        reset = _limiter().get_window_stats(item, product_id).reset_time
+        window = _storage().get_sliding_window(item.key_for(product_id), MINUTE_S)
     except (StorageError, redis.RedisError) as error:
         _open_until = time.monotonic() + BREAKER_S
         log.warning("rate_limiter_unavailable", error=type(error).__name__, breaker_s=BREAKER_S)
         return None
-    return max(1, math.ceil(reset - time.time() + random.uniform(0, 1)))  # noqa: S311 (jitter)
+    return max(1, math.ceil(_free_in_s(limit, *window) + random.uniform(0, 1)))  # noqa: S311 (jitter)
+
+
+def _free_in_s(limit: int, previous: int, previous_ends_s: float, current: int, current_ends_s: float) -> float:
+    """Seconds until one more admit fits. (The library's own figure is when a count next falls, which a lowered limit outlasts.)
+
+    Counts of the last two minutes, each with the seconds until it expires; the older one fades out linearly over its last minute.
+    """
+    if current < limit and previous:
+        return previous_ends_s - MINUTE_S * (limit - current) / previous
+    turns_s = current_ends_s - MINUTE_S  # from then on the present minute is the older one
+    return turns_s + MINUTE_S * (1 - limit / max(current, limit))

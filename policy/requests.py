@@ -1,9 +1,58 @@
-"""Reading what a caller sent, strictly."""
+"""Reading what a caller sent, strictly; and answering in JSON, whatever it says that it accepts."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import IO, Any
 
 from rest_framework import serializers
+from rest_framework.exceptions import ParseError
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.parsers import JSONParser
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
+from rest_framework.utils import json
+
+MAX_BODY = 1024 * 1024  # bytes
+
+
+class Json(JSONParser):
+    """JSON in UTF-8 of at most MAX_BODY bytes, of whatever charset the header speaks."""
+
+    def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
+        """The body's value. Raises ParseError for all that is not text in JSON: NaN and lone surrogates among it."""
+        body = stream.read(MAX_BODY + 1)
+        if len(body) > MAX_BODY:
+            raise ParseError(f"The body is longer than {MAX_BODY} bytes.")
+        try:
+            parsed = json.loads(body.decode(), parse_constant=json.strict_constant)
+            if b"\\u" in body:  # an escape may be half a character, which no answer and no database can hold
+                json.dumps(parsed, ensure_ascii=False).encode()
+        except ValueError as error:
+            raise ParseError(f"The body is not JSON in UTF-8: {error}.") from error
+        except RecursionError as error:
+            raise ParseError("The body is nested too deeply.") from error
+        return parsed
+
+
+class OnlyJson(DefaultContentNegotiation):
+    """Every answer is JSON: `Accept` is not looked at, as the orchestrator that products come from does not either."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        only = next(iter(renderers))
+        return only, str(only.media_type)
+
+
+class Text(serializers.CharField):
+    """A JSON string as it was sent: nothing is trimmed, and a number is none."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(trim_whitespace=False, **options)
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return str(super().to_internal_value(data))
 
 
 class Body(serializers.Serializer[Any]):
@@ -12,13 +61,12 @@ class Body(serializers.Serializer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict) and (unknown := sorted(set(data) - set(self.fields))):
             known = ", ".join(self.fields) or "none"
-            raise serializers.ValidationError({str(name)[:64]: [f"Unknown field. Known fields: {known}."] for name in unknown})
+            raise serializers.ValidationError({name[:64]: [f"Unknown field. Known fields: {known}."] for name in unknown})
         return super().to_internal_value(data)
 
 
 def read(request: Request, body: type[Body]) -> dict[str, Any]:
     """The request's JSON body as `body` validates it; an absent body is an empty object. Raises ValidationError, ParseError."""
-    data = request.data if request.data != {} or isinstance(request.data, dict) else {}
-    serializer = body(data=data)
+    serializer = body(data=request.data)
     serializer.is_valid(raise_exception=True)
     return dict(serializer.validated_data)

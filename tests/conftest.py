@@ -142,6 +142,25 @@ def running_engine(product: Any, carry_out: Callable[[Any], Any]) -> Any:
     return make_running(product, "alice", carry_out)
 
 
+@pytest.fixture
+def make_engine(product: Any, carry_out: Callable[[Any], Any]) -> Callable[[str], Any]:
+    """Makes a healthy engine of `product` for the user it is called with."""
+    return lambda user_id: make_running(product, user_id, carry_out)
+
+
+@pytest.fixture
+def memory_backend(settings: Any) -> Iterator[Any]:
+    """This process's backend is the one in memory, for the length of the test."""
+    from engines import backends
+
+    usual = settings.ENV
+    backends.get.cache_clear()
+    settings.ENV = usual.model_copy(update={"engine_backend": "memory"})
+    yield backends.get()
+    settings.ENV = usual  # now: what is torn down next asks for the backend again
+    backends.get.cache_clear()
+
+
 def make_running(product: Any, user_id: str, carry_out: Callable[[Any], Any]) -> Any:
     """Provision an engine in this process and wait for it."""
     from audit import actors
@@ -155,7 +174,14 @@ def make_running(product: Any, user_id: str, carry_out: Callable[[Any], Any]) ->
 @pytest.fixture
 def stack(db: None) -> Iterator[Stack]:
     """Every process there is, for real, on the test's database: web, ops, health, keeper, beat; a dead one is started again."""
-    with contextlib.closing(Stack()) as processes:
+    with running_stack() as processes:
+        yield processes
+
+
+@contextlib.contextmanager
+def running_stack(**environment: str) -> Iterator[Stack]:
+    """A stack that serves, with further variables in its environment."""
+    with contextlib.closing(Stack(**environment)) as processes:
         processes.start("web", "ops", "health", "keeper", "beat")
         waiting.until(processes.serves, 30, "the web server answers")
         yield processes

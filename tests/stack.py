@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from tests import servers, waiting
+from tests import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,12 +32,14 @@ class Stack:
             self._processes[name] = self._spawn(name)
 
     def _spawn(self, name: str) -> "subprocess.Popen[bytes]":
+        """`ops.2` is a second `ops`."""
+        kind = name.partition(".")[0]
         log = servers.HOME / "log" / f"test-{name}.log"
         log.parent.mkdir(exist_ok=True)
-        environment = {**self.environment, "ORCH_PROCESS": name}
+        environment = {**self.environment, "ORCH_PROCESS": kind}
         with log.open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "config.processes", "exec", name],
+                [sys.executable, "-m", "config.processes", "exec", kind],
                 cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
 
@@ -46,6 +48,13 @@ class Stack:
             for name, process in list(self._processes.items()):
                 if process.poll() is not None and not self._closing.is_set():
                     self._processes[name] = self._spawn(name)
+
+    def stop(self, name: str) -> None:
+        """SIGKILL, and not started again."""
+        process = self._processes.pop(name)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -75,13 +84,10 @@ class Stack:
     def close(self) -> None:
         self._closing.set()
         self._keeper.join()
-        for process in self._processes.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for name in list(self._processes):
+            self.stop(name)
 
     def log(self, name: str) -> str:
         return (servers.HOME / "log" / f"test-{name}.log").read_text()
 
 
-__all__ = ["Stack", "waiting"]

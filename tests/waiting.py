@@ -14,3 +14,12 @@ def until(condition: Callable[[], T], timeout_s: float = 10.0, what: str = "the 
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.05)
     return value
+
+
+def now() -> float:
+    return time.monotonic()
+
+
+def passed(since: float, seconds: float) -> bool:
+    """Whether `seconds` have gone by: for a test whose subject is the moment itself."""
+    return time.monotonic() - since >= seconds

@@ -64,7 +64,10 @@ def main() -> Outcome:
     if child == 0:
         become(lock, folder, order, spec)
     os.close(lock)  # from here on it is the engine's alone
-    return watch(child, spec["port"])
+    outcome = watch(child, spec["port"])
+    if outcome is Outcome.NOT_STARTED and store.read_spec(Path(order["folder"]), incarnation) is None:
+        return Outcome.MISSING  # removed under the child's feet
+    return outcome
 
 
 def claim(lock: int, folder: Path, incarnation: int) -> Outcome | None:
@@ -119,8 +122,8 @@ def become(lock: int, folder: Path, order: dict[str, Any], spec: dict[str, Any])
 
 def environment(order: dict[str, Any], spec: dict[str, Any]) -> dict[str, str]:
     """All variables an engine sees: nothing of the worker's own."""
-    data = os.path.join(order["folder"], "data")
-    own = {"PORT": str(spec["port"]), "BIND": order["bind"], "SQLITE_DB_PATH": os.path.join(data, "brain.sqlite")}
+    database = Path(order["folder"]) / "data" / "brain.sqlite"
+    own = {"PORT": str(spec["port"]), "BIND": order["bind"], "SQLITE_DB_PATH": str(database)}
     return {**spec["env"], **order["env"], **own}
 
 

@@ -57,7 +57,7 @@ def listens(pid: int, port: int) -> bool:
     if not inodes:
         return False
     try:
-        links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+        links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:  # it ended, or closed one of them, while we were reading
         return False
     return any(link[8:-1] in inodes for link in links if link.startswith("socket:["))
@@ -92,7 +92,7 @@ def _members(process: Process) -> list[int]:
     leader = _stat(process.pid)
     if process.boot != _boot() or (leader is not None and leader.start != process.start):
         return []
-    found = ((int(name), _stat(int(name))) for name in os.listdir("/proc") if name.isdecimal())
+    found = ((int(entry.name), _stat(int(entry.name))) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
     return [pid for pid, stat in found if stat is not None and stat.session == process.pid and _runs(stat)]
 
 

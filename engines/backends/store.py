@@ -90,10 +90,9 @@ def tail_bytes(path: Path, size: int) -> bytes:
 
 def _numbers(folder: Path, suffix: str) -> Iterator[int]:
     try:
-        names = os.listdir(folder)
+        stems = [path.stem for path in folder.iterdir() if path.suffix == suffix]
     except (FileNotFoundError, NotADirectoryError):
         return
-    stems = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
     yield from (int(stem) for stem in stems if stem.isascii() and stem.isdecimal())
 
 

@@ -113,7 +113,7 @@ class SubprocessBackend(Backend):
     def list(self) -> Sequence[Instance]:
         with _errors("list"):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return [found for name in os.listdir(self.root) for found in self._instances(name)]
+            return [found for entry in self.root.iterdir() for found in self._instances(entry.name)]
 
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         with _errors("logs"):
@@ -163,8 +163,8 @@ class SubprocessBackend(Backend):
             for incarnation in store.running(folder):
                 self._end(folder, incarnation, grace_s=0)
             _delete(folder / "data")
-            for name in sorted(os.listdir(folder), key=lambda name: (name == "doomed", name.endswith(".json"))):
-                _delete(folder / name)
+            for path in sorted(folder.iterdir(), key=lambda path: (path.name == "doomed", path.suffix == ".json")):
+                _delete(path)
             folder.rmdir()
         except FileNotFoundError:  # there was none, or somebody else removes it too
             pass

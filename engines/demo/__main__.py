@@ -27,7 +27,7 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # for every thread: they wait for the main one to ask for them
     engine = Engine(settings, Faults(settings.fault_file))
     try:
-        served = server.open(engine)
+        served = server.listen(engine)
     except OSError as error:
         return _fail(f"cannot listen on {settings.bind}:{settings.port}: {error.strerror}", error.errno or 1)
     # Never shut down: it answers 503 until the process is gone. The interval is only how often it would look for that.

@@ -43,7 +43,7 @@ class Server(ThreadingHTTPServer):
         self.server_name, self.server_port = self.engine.settings.bind, self.engine.settings.port
 
 
-def open(engine: Engine) -> Server:
+def listen(engine: Engine) -> Server:
     """A server that listens already. Raises OSError, with EADDRINUSE when the port is taken."""
     return Server(engine)
 
@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self._send(code, {"error": {"code": "INVALID_REQUEST", "message": message or "The request makes no sense."}})
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the library's name
         """No line per request: probes alone would fill the log."""
 
     def _answer(self, endpoints: dict[str, Any]) -> None:

@@ -3,9 +3,7 @@
 import hashlib
 import http.client
 import json
-import os
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +24,6 @@ class Runtime:
     backend: Backend
     missing_image: str
     has_volume: Callable[[UUID], bool]
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
-    """The condition's first true value."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(0.02)
-    return found
 
 
 def spec(engine_id: UUID | None = None, incarnation: int = 1, *, port: int | None = None, image: str = IMAGE, **env: str) -> Spec:
@@ -86,7 +75,8 @@ def parse_events(text: str) -> list[tuple[str, Any]]:
 
 def processes_of(engine_id: UUID) -> list[int]:
     """Every process of this machine that was started as this engine, whatever the backend knows of it."""
-    return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _belongs(pid, str(engine_id).encode())]
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return [pid for pid in pids if _belongs(pid, str(engine_id).encode())]
 
 
 def _belongs(pid: int, engine_id: bytes) -> bool:

@@ -1,15 +1,16 @@
 """The contract of `engines.backends.base`, on every backend."""
 
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
 from engines.backends.base import BackendError, ImageMissing, InstanceMissing, PortTaken, Ref, State
 from engines.backends.memory import MemoryBackend
 from engines.backends.shutdown import stop_all
-from tests.engines.backends.runtimes import Runtime, spec, wait_until
+from tests.engines.backends.runtimes import Runtime, spec
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -119,7 +120,8 @@ def test_start_refuses_second_incarnation_while_first_runs(backend):
 
 
 def test_start_runs_one_instance_when_called_by_many_threads(backend):
-    specs = [spec(uuid.UUID(int=7), number) for number in (1, 2, 3, 4)]
+    engine_id = uuid4()
+    specs = [spec(engine_id, number) for number in (1, 2, 3, 4)]
     for wanted in specs:
         backend.create(wanted)
 
@@ -203,7 +205,7 @@ def test_logs_are_last_lines_oldest_first(backend):
     backend.create(wanted)
     assert backend.logs(wanted.ref, tail=5) == []
     backend.start(wanted.ref)
-    wait_until(lambda: backend.logs(wanted.ref, tail=1))
+    until(lambda: backend.logs(wanted.ref, tail=1))
     backend.stop(wanted.ref, grace_s=10)
     lines = backend.logs(wanted.ref, tail=100)
     assert len(lines) >= 2

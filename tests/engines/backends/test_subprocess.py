@@ -17,7 +17,8 @@ import pytest
 from engines.backends import launch, processes, store
 from engines.backends.base import BackendError, BackendUnavailable, InstanceMissing, PortTaken, Ref, State
 from engines.backends.subprocess import MODULES, SubprocessBackend
-from tests.engines.backends.runtimes import call, execute, is_healthy, processes_of, spec, wait_until
+from tests.engines.backends.runtimes import call, execute, is_healthy, processes_of, spec
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -61,7 +62,7 @@ def made(backend, **details):
 def running(backend, **details):
     wanted = made(backend, **details)
     backend.start(wanted.ref)
-    wait_until(lambda: is_healthy(wanted.port))
+    until(lambda: is_healthy(wanted.port))
     return wanted
 
 
@@ -82,7 +83,7 @@ def test_start_leaves_engine_running_when_its_worker_ends(local, workers):
     go(worker)
     assert worker.stdout.readline() == "done\n"
     worker.wait()
-    wait_until(lambda: is_healthy(wanted.port))
+    until(lambda: is_healthy(wanted.port))
     (pid,) = processes_of(wanted.ref.engine_id)
     assert pid == recorded(local, wanted).pid == os.getsid(pid) == os.getpgid(pid)
 
@@ -109,7 +110,7 @@ def test_data_survives_stop_and_the_next_incarnation(local):
     execute(first.port, {"input": "one"})
     local.stop(first.ref, grace_s=10)
     local.start(first.ref)
-    wait_until(lambda: is_healthy(first.port))
+    until(lambda: is_healthy(first.port))
     assert call(first.port, "GET", "/counter") == (200, {"counter": 1, "boots": 2})
     local.stop(first.ref, grace_s=10)
     second = running(local, engine_id=first.ref.engine_id, incarnation=2)
@@ -127,7 +128,7 @@ def test_observe_says_exited_for_a_zombie(local):
     store.write_record(folder_of(local, wanted), 1, store.Record(process, wanted.port))
     assert local.observe(wanted.ref) is State.RUNNING
     child.stdin.close()
-    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
     assert local.observe(wanted.ref) is State.EXITED
     child.wait()
 
@@ -152,9 +153,9 @@ def test_stop_and_remove_spare_a_stranger_with_the_recorded_pid(local, other):
 def test_observe_says_exited_after_a_crash_and_start_brings_it_back(local):
     wanted = running(local)
     os.kill(recorded(local, wanted).pid, signal.SIGKILL)
-    wait_until(lambda: local.observe(wanted.ref) is State.EXITED)
+    until(lambda: local.observe(wanted.ref) is State.EXITED)
     local.start(wanted.ref)
-    wait_until(lambda: is_healthy(wanted.port))
+    until(lambda: is_healthy(wanted.port))
 
 
 # -- Killed and frozen workers -----------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def test_start_runs_one_process_when_a_worker_was_killed_in_the_middle(local, wo
     worker.kill()
     worker.wait()
     local.start(wanted.ref)
-    wait_until(lambda: is_healthy(wanted.port))
+    until(lambda: is_healthy(wanted.port))
     assert processes_of(wanted.ref.engine_id) == [recorded(local, wanted).pid]
 
 
@@ -200,7 +201,8 @@ def test_start_runs_one_process_when_many_workers_start_all_incarnations(local, 
     for worker in started:
         go(worker)
     said = [worker.stdout.readline() for worker in started]
-    assert set(said) <= {"done\n", "backend_error\n"} and 1 <= said.count("done\n") <= 2
+    assert set(said) <= {"done\n", "backend_error\n"}
+    assert 1 <= said.count("done\n") <= 2
     assert len(processes_of(engine_id)) == 1
 
 
@@ -216,7 +218,7 @@ def test_remove_leaves_no_process_while_others_start_and_remove(local, workers):
         assert said[1] == said[3] == "done\n"
         assert {said[0], said[2]} <= {"done\n", "instance_missing\n"}
         assert not folder_of(local, wanted).exists()
-        wait_until(lambda wanted=wanted: processes_of(wanted.ref.engine_id) == [], 2)
+        until(lambda wanted=wanted: processes_of(wanted.ref.engine_id) == [], 2)
 
 
 # -- What a death in the middle leaves ---------------------------------------------------------------------------------
@@ -227,7 +229,8 @@ def test_list_names_instance_whose_destroyer_died_before_the_kill(local):
     (folder_of(local, wanted) / "1.json").unlink()
     assert [(found.ref, found.state, found.port) for found in local.list()] == [(wanted.ref, State.RUNNING, wanted.port)]
     local.destroy(wanted.ref)
-    assert local.list() == [] and processes_of(wanted.ref.engine_id) == []
+    assert local.list() == []
+    assert processes_of(wanted.ref.engine_id) == []
 
 
 def test_remove_goes_on_where_another_died(local):
@@ -272,7 +275,7 @@ def test_start_raises_port_taken_for_a_stranger_on_the_port(local):
             local.start(wanted.ref)
         assert local.observe(wanted.ref) is State.CREATED
     local.start(wanted.ref)
-    wait_until(lambda: is_healthy(wanted.port))
+    until(lambda: is_healthy(wanted.port))
 
 
 def launched(backend, wanted, argv) -> int:
@@ -304,7 +307,7 @@ def test_stop_lets_the_engine_finish_its_turns(local):
     events = []
     turn = threading.Thread(target=lambda: events.extend(execute(wanted.port, {"input": "a b c", "delay_s": 0.3})))
     turn.start()
-    wait_until(lambda: call(wanted.port, "GET", "/health")[1]["subsystems"]["turns"] == 1)
+    until(lambda: call(wanted.port, "GET", "/health")[1]["subsystems"]["turns"] == 1)
     local.stop(wanted.ref, grace_s=10)
     turn.join()
     assert events[-1] == ("done", {"echo": "a b c", "counter": 1, "boots": 1})
@@ -324,7 +327,7 @@ def test_remove_does_not_wait_for_a_stop_in_its_grace(local):
     call(wanted.port, "POST", "/faults", {"mode": "busy"})
     stopping = threading.Thread(target=local.stop, args=(wanted.ref,), kwargs={"grace_s": 60})
     stopping.start()
-    wait_until(lambda: call(wanted.port, "GET", "/health")[1]["status"] == "draining")
+    until(lambda: call(wanted.port, "GET", "/health")[1]["status"] == "draining")
     local.remove(wanted.ref.engine_id)
     stopping.join(5)
     assert not stopping.is_alive()
@@ -340,7 +343,7 @@ def forking_image():
 def test_stop_ends_what_the_engine_forked(local, forking_image):
     wanted = made(local, image=forking_image)
     local.start(wanted.ref)
-    wait_until(lambda: len(processes_of(wanted.ref.engine_id)) == 2)
+    until(lambda: len(processes_of(wanted.ref.engine_id)) == 2)
     local.stop(wanted.ref, grace_s=5)
     assert processes_of(wanted.ref.engine_id) == []
 
@@ -348,9 +351,9 @@ def test_stop_ends_what_the_engine_forked(local, forking_image):
 def test_start_ends_what_a_crashed_engine_left_behind(local, forking_image):
     wanted = made(local, image=forking_image)
     local.start(wanted.ref)
-    before = wait_until(lambda: len(found := processes_of(wanted.ref.engine_id)) == 2 and found)
+    before = until(lambda: len(found := processes_of(wanted.ref.engine_id)) == 2 and found)
     os.kill(recorded(local, wanted).pid, signal.SIGKILL)
-    wait_until(lambda: local.observe(wanted.ref) is State.EXITED)
+    until(lambda: local.observe(wanted.ref) is State.EXITED)
     local.start(wanted.ref)
     assert not set(before) & set(processes_of(wanted.ref.engine_id))
 
@@ -363,7 +366,8 @@ def test_start_cuts_a_long_log_and_keeps_its_end(local):
     path = folder_of(local, wanted) / "1.log"
     path.write_text("earlier\n" * 200_000 + "last words\n")
     local.start(wanted.ref)
-    wait_until(lambda: is_healthy(wanted.port))
+    until(lambda: is_healthy(wanted.port))
     assert path.stat().st_size < store.LOG_KEPT + 1_000
     lines = local.logs(wanted.ref, tail=3)
-    assert lines[0] == "earlier" and lines[1] == "last words" and "boot 1" in lines[2]
+    assert lines[:2] == ["earlier", "last words"]
+    assert "boot 1" in lines[2]

@@ -1,0 +1,128 @@
+"""An engine's lifetime as its audit rows tell it: in order by (`engine_seq`, `id`), with the time between and in each state."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+
+from audit import wording
+from audit.models import AuditRow
+from engines.models import Engine, Operation
+
+SIZE = 1000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row. Times are milliseconds, None where nothing came before.
+
+    `gap_ms` is from the end of the row before to the end of this one, `held_ms` how long the engine had been in `from_status`
+    when this row moved it on.
+    """
+
+    row: AuditRow
+    gap_ms: float | None
+    held_ms: float | None
+
+    @property
+    def moves(self) -> bool:
+        return self.row.from_status != self.row.to_status
+
+    @property
+    def badge(self) -> str:
+        return wording.badge(self.row.action)
+
+    @property
+    def started(self) -> str:
+        return wording.moment(self.row.timestamp)
+
+    @property
+    def took(self) -> str:
+        return wording.duration(self.row.duration_ms)
+
+    @property
+    def gap(self) -> str:
+        return "" if self.gap_ms is None else f"+{wording.duration(self.gap_ms)}"
+
+    @property
+    def held(self) -> str:
+        return "" if self.held_ms is None else wording.duration(self.held_ms)
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        return wording.facts(self.row.metadata)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of an operation: when an attempt came to it, and how long after the step before (the first: after the opening)."""
+
+    name: str
+    attempt: int
+    at: datetime
+    after_ms: float
+
+    @property
+    def moment(self) -> str:
+        return wording.moment(self.at)
+
+    @property
+    def after(self) -> str:
+        return f"+{wording.duration(self.after_ms)}"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Up to SIZE rows, oldest first; `earlier` leads to the rows before them, and is empty when there are none."""
+
+    entries: list[Entry]
+    earlier: str
+    since: datetime | None
+    """When the last of these rows that moved the engine ended."""
+
+
+def read(engine: Engine, before: str = "") -> Timeline:
+    """The newest rows of the engine, or those before a cursor. Raises ValueError for a cursor that is none of ours."""
+    found = AuditRow.objects.filter(engine_id=engine.pk)
+    if before:
+        seq, key = (int(part) for part in before.split("."))
+        found = found.filter(Q(engine_seq__lt=seq) | Q(engine_seq=seq, id__lt=key))
+    newest = list(found.order_by("-engine_seq", "-id")[: SIZE + 1])
+    rows = newest[:SIZE][::-1]
+    earlier = f"{rows[0].engine_seq}.{rows[0].pk}" if len(newest) > SIZE else ""
+    entries, since = _tell(rows)
+    return Timeline(entries, earlier, since)
+
+
+def of_operation(engine_id: UUID, operation_id: UUID) -> list[Entry]:
+    """The rows of one operation, oldest first."""
+    found: QuerySet[AuditRow] = AuditRow.objects.filter(engine_id=engine_id, operation_id=operation_id)
+    return _tell(list(found.order_by("engine_seq", "id")[:SIZE]))[0]
+
+
+def steps(operation: Operation) -> list[Step]:
+    """The steps of an operation so far, oldest first."""
+    told, previous = [], operation.created_at
+    for step in operation.steps:
+        at = datetime.fromisoformat(step["at"])
+        told.append(Step(step["step"].replace("_", " "), step["attempt"], at, _between(previous, at) or 0.0))
+        previous = at
+    return told
+
+
+def _tell(rows: list[AuditRow]) -> tuple[list[Entry], datetime | None]:
+    """The rows with the times between them, and when the last move ended."""
+    entries: list[Entry] = []
+    previous = entered = None
+    for row in rows:
+        ended = row.timestamp + timedelta(milliseconds=row.duration_ms or 0)
+        moved = row.to_status is not None and row.from_status != row.to_status
+        entries.append(Entry(row, _between(previous, ended), _between(entered, ended) if moved else None))
+        previous = ended
+        entered = ended if moved else entered
+    return entries, entered
+
+
+def _between(earlier: datetime | None, later: datetime) -> float | None:
+    return None if earlier is None else max(0.0, (later - earlier) / timedelta(milliseconds=1))

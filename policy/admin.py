@@ -1,0 +1,160 @@
+"""Products in the admin: register, edit the policy, issue and revoke keys. A plaintext key is in one response, nowhere else."""
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import URLPattern, path, reverse
+
+from audit import actors, wording
+from audit.readonly import ReadOnlyAdmin
+from audit.search import parse_uuid
+from policy import products
+from policy.errors import InvalidProduct, PlatformKeyNotFound, ProductSlugExists
+from policy.forms import PolicyForm, Registration
+from policy.models import PlatformKey, Product
+from policy.rules import RULES
+
+OPERATE = "policy.operate_product"
+
+
+@admin.register(Product)
+class ProductAdmin(ReadOnlyAdmin):
+    page_template = "admin/policy/product/page.html"
+    list_display = ("slug", "display_name", "limits", "created")
+    search_fields = ("slug",)  # what is searched is up to get_search_results; Django shows no field without it
+    search_help_text = "Slug or id: exact"
+
+    def get_urls(self) -> list[URLPattern]:
+        own = (
+            ("register/", self.register, "register"),
+            ("<uuid:product_id>/policy/", self.update_policy, "policy"),
+            ("<uuid:product_id>/issue_key/", self.issue_key, "issue_key"),
+            ("<uuid:product_id>/revoke_key/<uuid:key_id>/", self.revoke_key, "revoke_key"),
+        )
+        paths = [path(route, self.admin_site.admin_view(view), name=f"policy_product_{name}") for route, view, name in own]
+        return [*paths, *super().get_urls()]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: "QuerySet[Product]", search_term: str
+    ) -> tuple["QuerySet[Product]", bool]:
+        term = search_term.strip()
+        uuid = parse_uuid(term)
+        return (queryset.filter(Q(slug=term) if uuid is None else Q(pk=uuid)) if term else queryset), False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        may = request.user.has_perm(OPERATE)
+        response: HttpResponse = super().changelist_view(request, {**(extra_context or {}), "may_operate": may})
+        return response
+
+    def get_page(self, request: HttpRequest, found: Product) -> dict[str, Any]:
+        return {
+            "may_operate": request.user.has_perm(OPERATE),
+            "form": PolicyForm(initial=found.policy),
+            "rules": [(name, found.policy.get(name, "no limit"), meaning) for name, meaning in RULES.items()],
+            "created": wording.moment(found.created_at),
+            "keys": [_row(key) for key in found.keys.all()],
+        }
+
+    # -- what staff do -------------------------------------------------------------------------------------------------
+
+    def register(self, request: HttpRequest) -> HttpResponse:
+        """A form; when it is right, a new product, and its first platform key shown this once."""
+        self._check(request)
+        form = Registration(request.POST if request.method == "POST" else None)
+        if form.is_valid():
+            try:
+                product, key = products.register(
+                    form.cleaned_data["slug"], form.cleaned_data["display_name"], form.policy(), by=_who(request)
+                )
+            except InvalidProduct as error:
+                field, _, rule = str(error).partition(": ")
+                form.add_error(field, rule)
+            except ProductSlugExists as error:
+                form.add_error("slug", str(error))
+            else:
+                return self._show_key(request, product, f"{product.slug} is registered. Its platform key:", key)
+        return self.render(request, "admin/policy/product/register.html", title="Register product", form=form)
+
+    def update_policy(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
+        """Replace the policy by what the form says; an unchanged one is left alone."""
+        product = self._operated(request, product_id)
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        form = PolicyForm(request.POST)
+        if not form.is_valid():
+            context = {**self.get_page(request, product), "form": form}
+            return self.render(request, self.page_template, product, status=400, **context)
+        if form.policy() == product.policy:
+            messages.info(request, "The policy is as it was.")
+        else:
+            products.update_policy(product.pk, form.policy(), by=_who(request))
+            messages.success(request, "The policy is replaced; it is in force with the next request.")
+        return HttpResponseRedirect(_page(product))
+
+    def issue_key(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
+        """One more platform key, shown this once."""
+        product = self._operated(request, product_id)
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        _, plaintext = products.issue_key(product, by=_who(request))
+        return self._show_key(request, product, f"A new platform key of {product.slug}:", plaintext)
+
+    def revoke_key(self, request: HttpRequest, product_id: UUID, key_id: UUID) -> HttpResponse:
+        """Ask, then end a platform key."""
+        product = self._operated(request, product_id)
+        key = get_object_or_404(PlatformKey, pk=key_id, product=product)
+        if request.method != "POST":
+            warning = "Whoever still uses this key is refused from the next request on. It cannot be taken back."
+            title = f"Revoke key {key}"
+            return self.render(
+                request, "admin/confirm.html", product, title=title, warning=warning, label="Revoke", back=_page(product)
+            )
+        try:
+            products.revoke_key(key.pk, by=_who(request))
+            messages.success(request, f"The key {key} is revoked.")
+        except PlatformKeyNotFound as refusal:
+            messages.error(request, str(refusal))
+        return HttpResponseRedirect(_page(product))
+
+    def _show_key(self, request: HttpRequest, product: Product, words: str, key: str) -> HttpResponse:
+        return self.render_once(request, product, title=words, key=key, back=_page(product))
+
+    def _operated(self, request: HttpRequest, product_id: UUID) -> Product:
+        """The product, for who may operate it. Raises PermissionDenied, Http404."""
+        self._check(request)
+        return get_object_or_404(Product, pk=product_id)
+
+    def _check(self, request: HttpRequest) -> None:
+        self.check_permission(request, request.user.has_perm(OPERATE))
+
+    # -- columns -------------------------------------------------------------------------------------------------------
+
+    @admin.display(description="Policy")
+    def limits(self, product: Product) -> str:
+        return ", ".join(f"{name} {value}" for name, value in product.policy.items()) or "no limits"
+
+    @admin.display(description="Registered (UTC)")
+    def created(self, product: Product) -> str:
+        return wording.moment(product.created_at)
+
+
+def _page(product: Product) -> str:
+    return reverse("admin:policy_product_change", args=[product.pk])
+
+
+def _who(request: HttpRequest) -> actors.Actor:
+    return actors.staff(request.user.get_username())
+
+
+def _row(key: PlatformKey) -> dict[str, Any]:
+    """A key as the page lists it: never its hash."""
+    return {
+        "it": key,
+        "created": wording.moment(key.created_at),
+        "used": wording.moment(key.last_used_at),
+        "revoked": wording.moment(key.revoked_at),
+    }

@@ -1,0 +1,23 @@
+"""Engines and operations put straight into the registry, where a test is about nothing but what is asked of them there."""
+
+import itertools
+
+from engines.models import Engine, Host, Kind, Operation, OperationState, Status
+from policy import secrets
+
+_ports = itertools.count(30001)
+
+
+def put_engine(product, user_id="alice", status=Status.RUNNING, **columns):
+    """An engine of the product in that state, with a key; no process belongs to it, and no audit row."""
+    host, _ = Host.objects.get_or_create(name="local")
+    key = secrets.make_key(secrets.ENGINE_PREFIX)
+    given = {"engine_version": "image:1", "port": next(_ports), "key_hash": secrets.hash_key(key), "key_ciphertext": secrets.encrypt(key)}
+    engine = Engine.objects.create(product=product, host=host, user_id=user_id, status=status, **{**given, **columns})
+    engine.refresh_from_db()
+    return engine
+
+
+def put_operation(engine, kind=Kind.STOP, state=OperationState.PENDING, **columns):
+    """An operation on the engine; nobody was told of it."""
+    return Operation.objects.create(engine=engine, kind=kind, state=state, actor="system", incarnation=engine.incarnation, **columns)

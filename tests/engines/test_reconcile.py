@@ -1,0 +1,79 @@
+"""The runtime is made to agree with the registry."""
+
+import pytest
+
+from audit import actors
+from audit.models import AuditRow
+from engines import backends, lifecycle, reconcile
+from engines.backends.base import Ref, Spec, State
+from engines.models import Engine, Operation, Status
+
+ACME = actors.product("acme")
+
+
+def spec(engine, incarnation):
+    return Spec(Ref(engine.pk, incarnation), "acme", engine.engine_version, engine.port, {"ENGINE_KEY_HASH": "0" * 64})
+
+
+def test_sweep_leaves_a_settled_fleet_alone(running_engine):
+    assert reconcile.sweep() == 0
+    assert backends.get().observe(Ref(running_engine.pk, 1)) == State.RUNNING
+
+
+def test_sweep_removes_what_a_late_worker_made_of_a_destroyed_engine(running_engine, carry_out):
+    carry_out(lifecycle.destroy(running_engine, by=ACME))
+    late = spec(running_engine, 1)
+    backends.get().create(late)
+    backends.get().start(late.ref)
+    assert reconcile.sweep() == 1
+    assert list(backends.get().list()) == []
+    row = AuditRow.objects.get(action="orphan_removed")
+    assert (row.engine_id, row.metadata) == (running_engine.pk, {"incarnation": 1, "reason": "engine_destroyed"})
+
+
+def test_sweep_removes_an_incarnation_that_is_not_the_valid_one(running_engine):
+    backends.get().create(spec(running_engine, 2))
+    assert reconcile.sweep() == 1
+    assert [found.ref.incarnation for found in backends.get().list()] == [1]
+
+
+def test_sweep_stops_through_an_operation_what_should_not_run(running_engine, carry_out):
+    carry_out(lifecycle.stop(running_engine, by=ACME))
+    backends.get().start(Ref(running_engine.pk, 1))
+    assert reconcile.sweep() == 1
+    operation = Operation.objects.get(finished_at=None)
+    assert carry_out(operation).state == "succeeded"
+    assert backends.get().observe(Ref(running_engine.pk, 1)) == State.EXITED
+    row = AuditRow.objects.get(operation_id=operation.pk)
+    assert (row.action, row.from_status, row.to_status, row.metadata["cause"]) == ("stop", "stopped", "stopped", "reconciled")
+
+
+def test_sweep_leaves_an_engine_with_an_open_operation_to_it(running_engine):
+    backends.get().create(spec(running_engine, 2))
+    lifecycle.stop(running_engine, by=ACME)
+    assert reconcile.sweep() == 0
+
+
+def test_sweep_leaves_everything_alone_while_the_backend_does_not_answer(product, memory_backend):
+    memory_backend.unavailable = True
+    assert reconcile.sweep() == 0
+
+
+def test_resume_restarts_what_should_run(make_engine, carry_out):
+    running, stopped, up = (make_engine(user_id) for user_id in ("alice", "bob", "carol"))
+    carry_out(lifecycle.stop(stopped, by=ACME))
+    backends.get().stop(Ref(running.pk, 1), grace_s=1)
+    assert reconcile.resume() == 1
+    operation = Operation.objects.get(finished_at=None)
+    assert carry_out(operation).state == "succeeded"
+    row = AuditRow.objects.get(operation_id=operation.pk)
+    assert (row.engine_id, row.action, row.actor, row.metadata["cause"]) == (running.pk, "restart", "system", "host_restarted")
+    engine = Engine.objects.get(pk=running.pk)
+    assert (engine.status, engine.restart_attempts, engine.next_restart_at) == (Status.RUNNING, 0, None)
+    assert Engine.objects.get(pk=up.pk).seq == up.seq
+
+
+@pytest.mark.parametrize("verb", [lifecycle.stop, lifecycle.sleep])
+def test_resume_leaves_alone_what_should_not_run(running_engine, carry_out, verb):
+    carry_out(verb(running_engine, by=ACME))
+    assert reconcile.resume() == 0

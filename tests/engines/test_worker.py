@@ -1,0 +1,229 @@
+"""Carrying operations out, on real processes: what each kind does, and what every failure leaves behind."""
+
+import socket
+
+import pytest
+import requests
+
+from audit import actors
+from audit.models import AuditRow
+from engines import backends, lifecycle, operations, worker
+from engines.api import url
+from engines.backends.base import Ref, State
+from engines.models import Engine, Kind, Status
+from policy import secrets
+
+ACME = actors.product("acme")
+
+
+def rows(engine, **conditions):
+    found = AuditRow.objects.filter(engine_id=engine.pk, **conditions).exclude(action="health_check")
+    return list(found.order_by("engine_seq", "id").values_list("action", flat=True))
+
+
+def ask(engine, method, path, body=None, key=None):
+    """Call the engine itself, with its key."""
+    key = key or secrets.decrypt(Engine.objects.get(pk=engine.pk).key_ciphertext)
+    return requests.request(method, url(engine) + path, json=body, headers={"X-Engine-Key": key}, timeout=5)
+
+
+def observe(engine):
+    return backends.get().observe(Ref(engine.pk, engine.incarnation))
+
+
+@pytest.fixture
+def faults(settings):
+    """Engines booted in this test can be told to fail."""
+    settings.ENGINE_ENV = {"DEMO_FAULTS": "1"}
+
+
+def test_provision_gives_a_healthy_engine_that_knows_its_key(running_engine):
+    assert ask(running_engine, "POST", "/execute", {"input": "hi"}).status_code == 200
+    assert ask(running_engine, "POST", "/execute", {"input": "hi"}, key="sk-sept-wrong").status_code == 401
+    assert rows(running_engine) == ["provision_requested", "provision"]
+
+
+@pytest.mark.parametrize(("away", "back"), [(lifecycle.stop, lifecycle.start), (lifecycle.sleep, lifecycle.wake)])
+def test_stop_frees_the_process_and_start_keeps_the_data(running_engine, carry_out, away, back):
+    ask(running_engine, "POST", "/execute", {"input": "one"}).raise_for_status()
+    carry_out(away(running_engine, by=ACME))
+    assert observe(running_engine) == State.EXITED
+    carry_out(back(running_engine, by=ACME))
+    assert ask(running_engine, "GET", "/counter").json()["counter"] == 1
+
+
+def test_restart_boots_the_same_incarnation_again(running_engine, carry_out):
+    operation = carry_out(lifecycle.restart(running_engine, by=ACME, reason="stuck"))
+    engine = Engine.objects.get(pk=running_engine.pk)
+    row = AuditRow.objects.get(operation_id=operation.pk)
+    assert (row.action, row.from_status, row.to_status, row.metadata["reason"]) == ("restart", "running", "running", "stuck")
+    assert (engine.incarnation, engine.seq) == (1, running_engine.seq + 1)
+
+
+def test_rotate_key_replaces_incarnation_and_key(running_engine, carry_out):
+    old_key = secrets.decrypt(running_engine.key_ciphertext)
+    ask(running_engine, "POST", "/execute", {"input": "one"}).raise_for_status()
+    assert carry_out(lifecycle.rotate_key(running_engine, by=ACME)).state == "succeeded"
+    assert ask(running_engine, "GET", "/counter", key=old_key).status_code == 401
+    assert ask(running_engine, "GET", "/counter").json()["counter"] == 1
+    engine = Engine.objects.get(pk=running_engine.pk)
+    assert (engine.incarnation, engine.pending_key_hash, engine.pending_key_ciphertext) == (2, "", "")
+    assert [found.ref.incarnation for found in backends.get().list()] == [2]
+
+
+def test_rotate_key_returns_to_the_old_key_when_the_new_incarnation_fails(faults, product, carry_out, make_engine):
+    engine = make_engine("alice")
+    old_key = secrets.decrypt(engine.key_ciphertext)
+    ask(engine, "POST", "/faults", {"mode": "exit", "boots": 1}).raise_for_status()
+    operation = carry_out(lifecycle.rotate_key(engine, by=ACME))
+    assert (operation.state, operation.error_code) == ("failed", "engine_exited")
+    assert ask(engine, "GET", "/counter", key=old_key).status_code == 200
+    after = Engine.objects.get(pk=engine.pk)
+    assert (after.status, after.incarnation, after.pending_key_hash) == ("running", 1, "")
+    assert rows(engine)[-1] == "rotate_key_failed"
+    assert [found.ref.incarnation for found in backends.get().list()] == [1]
+
+
+def test_rotate_key_fails_the_engine_when_the_old_one_does_not_return_either(faults, carry_out, make_engine):
+    engine = make_engine("alice")
+    ask(engine, "POST", "/faults", {"mode": "exit", "boots": 2}).raise_for_status()
+    assert carry_out(lifecycle.rotate_key(engine, by=ACME)).state == "failed"
+    assert Engine.objects.get(pk=engine.pk).status == Status.FAILED
+    second = carry_out(lifecycle.start(engine, by=ACME))
+    assert second.state == "succeeded"
+
+
+def test_rotate_key_uses_a_number_of_its_own_after_a_failed_one(faults, carry_out, make_engine):
+    engine = make_engine("alice")
+    ask(engine, "POST", "/faults", {"mode": "exit", "boots": 1}).raise_for_status()
+    carry_out(lifecycle.rotate_key(engine, by=ACME))
+    carry_out(lifecycle.rotate_key(engine, by=ACME))
+    assert Engine.objects.get(pk=engine.pk).incarnation == 3
+
+
+def test_destroy_leaves_a_tombstone_and_nothing_else(running_engine, carry_out):
+    carry_out(lifecycle.destroy(running_engine, by=ACME))
+    engine = Engine.objects.get(pk=running_engine.pk)
+    assert (engine.status, engine.key_hash, engine.key_ciphertext) == ("destroyed", "", "")
+    assert engine.destroyed_at is not None
+    assert list(backends.get().list()) == []
+    assert rows(engine)[-2:] == ["destroy_requested", "destroy"]
+
+
+def test_provision_fails_when_the_engine_is_not_healthy_in_time(settings, product, carry_out):
+    settings.ENV = settings.ENV.model_copy(update={"boot_timeout_s": 0.8})
+    settings.ENGINE_ENV = {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "30"}
+    operation = carry_out(lifecycle.provision(product, "alice", by=ACME))
+    assert (operation.state, operation.error_code) == ("failed", "boot_timeout")
+    assert observe(operation.engine) == State.EXITED
+    assert rows(operation.engine) == ["provision_requested", "provision_failed"]
+
+
+def test_provision_fails_at_once_for_an_image_that_is_not_there(product, carry_out):
+    operation = carry_out(lifecycle.provision(product, "alice", by=ACME, engine_version="nobody/knows:1"))
+    assert (operation.state, operation.error_code, operation.attempt) == ("failed", "image_missing", 1)
+
+
+def test_provision_takes_another_port_when_something_else_has_its_own(product, carry_out):
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    taken = operation.engine.port
+    with socket.create_server(("127.0.0.1", taken)):
+        assert carry_out(operation).state == "succeeded"
+    engine = Engine.objects.get(pk=operation.engine_id)
+    assert engine.port != taken
+    assert AuditRow.objects.get(engine_id=engine.pk, action="provision").metadata["port"] == engine.port
+
+
+def test_destroy_supersedes_what_is_open(product, carry_out):
+    provision = lifecycle.provision(product, "alice", by=ACME)
+    lease = operations.claim(provision.pk)
+    destroy = lifecycle.destroy(provision.engine, by=ACME)
+    assert lifecycle.destroy(provision.engine, by=ACME).pk == destroy.pk
+    with pytest.raises(operations.LeaseLost):
+        operations.step(lease, "creating")
+    assert carry_out(destroy).state == "succeeded"
+    assert rows(provision.engine) == ["provision_requested", "operation_superseded", "destroy_requested", "destroy"]
+
+
+def test_settle_writes_nothing_without_the_lease(product, carry_out):
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    lease = operations.claim(operation.pk)
+    lifecycle.destroy(operation.engine, by=ACME)
+    before = rows(operation.engine)
+    assert not lifecycle.settle(lease, operation, lifecycle.succeeded(operation, operation.engine, {}))
+    assert rows(operation.engine) == before
+
+
+def test_run_claims_an_operation_once(product):
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    assert operations.claim(operation.pk) is not None
+    assert operations.claim(operation.pk) is None
+    worker.run(operation.pk)
+    operation.refresh_from_db()
+    assert (operation.state, operation.attempt) == ("running", 1)
+
+
+def test_run_gives_up_after_too_many_attempts_died(settings, product, superuser):
+    settings.ENV = settings.ENV.model_copy(update={"operation_max_attempts": 2})
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    for _ in range(2):
+        assert operations.claim(operation.pk)
+        superuser.execute("UPDATE engines_operation SET lease_until = now() - interval '1 second'")
+    worker.run(operation.pk)
+    operation.refresh_from_db()
+    assert (operation.state, operation.error_code) == ("failed", "attempts_exhausted")
+    assert rows(operation.engine) == ["provision_requested", "provision_failed"]
+
+
+def test_run_gives_the_operation_back_while_the_backend_does_not_answer(product, memory_backend):
+    memory_backend.unavailable = True
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    worker.run(operation.pk)
+    operation.refresh_from_db()
+    assert (operation.state, operation.returned, operation.lease_until) == ("running", 1, None)
+    assert operation.due_at > operation.attempt_started_at
+    assert rows(operation.engine) == ["provision_requested"]
+
+
+def test_run_ends_the_operation_when_the_backend_was_away_for_too_long(settings, product, memory_backend, superuser):
+    memory_backend.unavailable = True
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    superuser.execute("UPDATE engines_operation SET created_at = now() - interval '1 hour'")
+    worker.run(operation.pk)
+    operation.refresh_from_db()
+    assert (operation.state, operation.error_code) == ("failed", "backend_unavailable")
+
+
+def test_renew_extends_only_the_leases_that_hold(product, superuser):
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    lease = operations.claim(operation.pk)
+    superuser.execute("UPDATE engines_operation SET lease_until = now() + interval '1 second'")
+    operations.renew([lease])
+    operation.refresh_from_db()
+    renewed = operation.lease_until
+    superuser.execute("UPDATE engines_operation SET attempt = 7")
+    operations.renew([lease])
+    operation.refresh_from_db()
+    assert operation.lease_until == renewed
+    assert (renewed - operation.attempt_started_at).total_seconds() > 10
+
+
+def test_resend_due_sends_what_nobody_claimed(product, superuser):
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    assert operations.resend_due() == 0
+    superuser.execute("UPDATE engines_operation SET sent_at = now() - interval '11 seconds'")
+    assert operations.resend_due() == 1
+    assert operations.resend_due() == 0
+    operations.claim(operation.pk)
+    superuser.execute("UPDATE engines_operation SET sent_at = now() - interval '11 seconds'")
+    assert operations.resend_due() == 0
+    superuser.execute("UPDATE engines_operation SET lease_until = now() - interval '1 second'")
+    assert operations.resend_due() == 1
+
+
+def test_open_joins_the_same_and_refuses_another(running_engine):
+    stop = lifecycle.stop(running_engine, by=ACME)
+    assert lifecycle.stop(running_engine, by=ACME).pk == stop.pk
+    with pytest.raises(lifecycle.OperationInProgress):
+        lifecycle.rotate_key(running_engine, by=ACME)
+    assert lifecycle.find(running_engine.product, "alice").operations.filter(kind=Kind.STOP).count() == 1

@@ -1,0 +1,121 @@
+"""A worker that dies, or freezes past its lease and then goes on, in the middle of a verb: done once, and nothing left over."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import requests
+
+from audit.models import AuditRow
+from engines.api import url
+from engines.lifecycle import find
+from engines.models import Engine, Kind, Operation
+from policy import secrets
+from tests import waiting
+from tests.conftest import make_product, running_stack
+from tests.reliability import fleet
+from tests.stack import Stack
+
+BOOT_S = 2.0
+ENVIRONMENT = {
+    "ORCH_LEASE_S": "3",
+    "ORCH_LEASE_RENEW_S": "1",
+    "ORCH_RESEND_AFTER_S": "2",
+    "ORCH_STOP_GRACE_S": "10",
+    "ORCH_HEALTH_CHECK_INTERVAL_S": "2",
+    "ORCH_ENGINE_ENV_PASSTHROUGH": "DEMO_FAULTS,DEMO_BOOT_DELAY_S",
+    "DEMO_FAULTS": "1",
+    "DEMO_BOOT_DELAY_S": str(BOOT_S),
+}
+VERBS = {  # kind: (method, path, the step to be in the middle of)
+    Kind.PROVISION: ("POST", "/engines/provision", "waiting_for_health"),
+    Kind.STOP: ("POST", "/engines/alice/stop", "stopping"),
+    Kind.ROTATE_KEY: ("POST", "/engines/alice/rotate-key", "waiting_for_health"),
+    Kind.DESTROY: ("DELETE", "/engines/alice", "stopping"),
+}
+
+
+@pytest.fixture(scope="module")
+def stack(database) -> Iterator[Stack]:
+    with running_stack(**ENVIRONMENT) as processes:
+        yield processes
+
+
+@pytest.fixture
+def product(stack, db):
+    return make_product()
+
+
+@pytest.fixture
+def second_worker(stack):
+    """Starts another `ops` process when called, and ends it after the test."""
+    yield lambda: stack.start("ops.2")
+    stack.stop("ops.2")
+
+
+def begin(stack, product, pool, kind):
+    """Send the verb's request, and return it under way together with its engine, once a worker is in the middle of it."""
+    method, path, step = VERBS[kind]
+    if kind != Kind.PROVISION:
+        assert stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}).status_code == 200
+    if kind in (Kind.STOP, Kind.DESTROY):
+        make_busy(find(product, "alice"), seconds=4)
+    body = {"user_id": "alice"} if kind == Kind.PROVISION else None
+    request = pool.submit(partial(stack.call, method, path, product.key, body))
+    waiting.until(lambda: at_step(kind, step), 20, f"{kind} is at {step}")
+    return request, Engine.objects.get(product=product)
+
+
+def make_busy(engine, seconds):
+    """A turn that keeps the engine from ending for a while."""
+    key = secrets.decrypt(engine.key_ciphertext)
+    order = {"mode": "busy", "seconds": seconds}
+    requests.post(url(engine) + "/faults", json=order, headers={"X-Engine-Key": key}, timeout=5).raise_for_status()
+
+
+def at_step(kind, step):
+    operation = Operation.objects.filter(kind=kind).first()
+    return operation is not None and any(done["step"] == step for done in operation.steps)
+
+
+@pytest.mark.parametrize("kind", VERBS)
+def test_kill_of_the_worker_is_survived(stack, product, kind):
+    with ThreadPoolExecutor() as pool:
+        request, engine = begin(stack, product, pool, kind)
+        stack.kill("ops")
+        assert request.result().status_code == 200, request.result().text
+    waiting.until(lambda: fleet.operation_ended(engine.pk, kind), 60)
+    fleet.check_settled(engine.pk, kind)
+    assert Operation.objects.get(engine=engine, kind=kind).attempt > 1
+
+
+@pytest.mark.parametrize("kind", VERBS)
+def test_frozen_worker_undoes_nothing_when_it_goes_on(stack, second_worker, product, kind):
+    with ThreadPoolExecutor() as pool:
+        request, engine = begin(stack, product, pool, kind)
+        frozen = stack.freeze("ops")
+        second_worker()
+        assert request.result().status_code == 200, request.result().text
+    waiting.until(lambda: fleet.operation_ended(engine.pk, kind), 60)
+    before = AuditRow.objects.filter(engine_id=engine.pk).exclude(action="health_check").count()
+    lost = stack.log("ops").count("lease_lost")
+    stack.thaw(frozen)
+    waiting.until(lambda: stack.log("ops").count("lease_lost") > lost, 30, "the frozen worker notices that its lease is gone")
+    fleet.check_settled(engine.pk, kind)
+    assert AuditRow.objects.filter(engine_id=engine.pk).exclude(action="health_check").count() == before
+
+
+def test_ten_provisions_survive_the_death_of_every_celery_process(stack, product):
+    with ThreadPoolExecutor(10) as pool:
+        bodies = [{"user_id": f"user-{n}"} for n in range(10)]
+        requests_ = [pool.submit(stack.call, "POST", "/engines/provision", product.key, body, 30) for body in bodies]
+        waiting.until(lambda: Operation.objects.exists(), 10)
+        waiting.until(partial(waiting.passed, waiting.now(), 0.15), 1)
+        for name in ("ops", "health", "keeper", "beat"):
+            stack.kill(name)
+        waiting.until(lambda: Engine.objects.filter(status="running").count() == 10, 60, "ten engines run")
+        [request.exception() for request in requests_]
+    assert Engine.objects.count() == 10
+    assert AuditRow.objects.filter(action="provision").count() == 10
+    fleet.check_agrees(Engine.objects.values_list("pk", flat=True))
