@@ -72,7 +72,7 @@ class KindFilter(StaticFilter):
 @admin.register(Engine)
 class EngineAdmin(KeysetAdmin):
     page_template = "admin/engines/engine/page.html"
-    list_display = ("user_id", "badge", "product_slug", "engine_version", "port", "created", "last_active", "restart_attempts")
+    list_display = ("user_id", "badge", "product_slug", "engine_version", "port", "created", "last_active")
     list_filter = (StatusFilter,)
     list_select_related = ("product",)
     search_fields = ("user_id",)  # what is searched is up to get_search_results; Django shows no field without it

@@ -3,6 +3,8 @@
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING, TypedDict
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import F, FilteredRelation, Q
@@ -25,6 +27,11 @@ from policy import limits
 from policy.errors import RateLimited
 from policy.models import Product
 
+if TYPE_CHECKING:
+    from django_stubs_ext import WithAnnotations
+
+    Seen = WithAnnotations[Engine, "_Looked"]
+
 ACTIVE_EVERY = timedelta(seconds=30)
 LOOKS = 4  # at an engine that moves while we decide
 _STALE = Q(last_active_at=None) | Q(last_active_at__lt=Now() - ACTIVE_EVERY)
@@ -36,6 +43,15 @@ REASONS = {
     Status.FAILED: "engine_unhealthy",
     Status.DESTROYING: "engine_destroying",
 }
+
+
+class _Looked(TypedDict):
+    """What `look` adds to an engine."""
+
+    open: object
+    open_id: UUID | None
+    open_kind: str | None
+    stale: bool
 
 
 @dataclass(frozen=True)
@@ -91,14 +107,14 @@ def longest_s() -> float:
     return float(settings.ENV.boot_timeout_s + settings.ENV.wait_s)
 
 
-def look(product: Product, user_id: str) -> Engine | None:
+def look(product: Product, user_id: str) -> "Seen | None":
     """The user's living engine with its open operation (`open_id`, `open_kind`, null when none), in one query."""
     living = Engine.objects.filter(product=product, user_id=user_id, destroyed_at=None)
     joined = living.annotate(open=FilteredRelation("operations", condition=Q(operations__state__in=OPEN)))
     return joined.annotate(open_id=F("open__id"), open_kind=F("open__kind"), stale=_STALE).first()
 
 
-def refusal(engine: Engine | None) -> str:
+def refusal(engine: "Seen | None") -> str:
     """Why the engine may not be called now; empty when it may."""
     if engine is None:
         return "engine_not_found"
@@ -116,7 +132,7 @@ def _check_rate(product: Product, user_id: str) -> None:
         raise
 
 
-def _pursue(wish: Wish, engine: Engine | None) -> bool:
+def _pursue(wish: Wish, engine: "Seen | None") -> bool:
     """Do what the flags allow to make the engine callable. True when that calls for another look, or the engine moved."""
     try:
         if engine is None:
@@ -136,24 +152,24 @@ def _provision(wish: Wish) -> bool:
     return _finish(wish, lifecycle.provision(wish.product, wish.user_id, by=wish.by, auto=True))
 
 
-def _interrupt_sleep(wish: Wish, engine: Engine) -> bool:
+def _interrupt_sleep(wish: Wish, engine: "Seen") -> bool:
     """Cancel a sleep that no worker has claimed; after one that has, wait for its end when asked to."""
     if lifecycle.cancel_sleep(engine, by=wish.by):
         return True
-    if wish.auto_wake:
+    if wish.auto_wake and engine.open_id is not None:
         operations.wait(engine.open_id, wish.left_s())
     return wish.auto_wake
 
 
-def _wake(wish: Wish, engine: Engine) -> bool:
+def _wake(wish: Wish, engine: "Seen") -> bool:
     """Wake the engine, or join what brings it up already."""
     if engine.open_kind in (Kind.WAKE, Kind.START):
         return _finish(wish, _open(engine))
     return _finish(wish, lifecycle.wake(engine, by=wish.by))
 
 
-def _open(engine: Engine) -> Operation | None:
-    return Operation.objects.filter(pk=engine.open_id).first()
+def _open(engine: "Seen") -> Operation | None:
+    return Operation.objects.filter(pk=engine.open_id).first() if engine.open_id else None
 
 
 def _finish(wish: Wish, operation: Operation | None) -> bool:
@@ -168,6 +184,6 @@ def _finish(wish: Wish, operation: Operation | None) -> bool:
     return True
 
 
-def _mark_active(engine: Engine) -> None:
+def _mark_active(engine: "Seen") -> None:
     if engine.stale:
         Engine.objects.filter(_STALE, pk=engine.pk).update(last_active_at=Now())

@@ -7,8 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import structlog
 from django.conf import settings
@@ -18,6 +20,8 @@ from engines import operations
 from engines.operations import Lease
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 STALLED_S = 30.0
 _held: set[Lease] = set()
@@ -53,7 +57,7 @@ def _renew_forever() -> None:
         time.sleep(settings.ENV.lease_renew_s)
         with _guard:
             leases = list(_held)
-        _quietly(lambda leases=leases: operations.renew(leases))  # type: ignore[misc]
+        _quietly(partial(operations.renew, leases))
 
 
 def watch() -> None:
@@ -83,7 +87,7 @@ def _work_is_due() -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def _quietly(look):  # type: ignore[no-untyped-def]
+def _quietly(look: Callable[[], T]) -> T | None:
     """Run a look at the database; one that is away is no reason for this thread to end."""
     try:
         return look()

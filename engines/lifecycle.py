@@ -171,8 +171,9 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
     """Insert the engine, with its key and port, and its `provision_requested` row."""
     host = local_host()
     key = secrets.make_key(secrets.ENGINE_PREFIX)
-    params = {
-        "e_id": uuid4(),
+    engine_id = uuid4()
+    params: dict[str, Any] = {
+        "e_id": engine_id,
         "e_product": product.pk,
         "e_host": host.pk,
         "e_user": user_id,
@@ -193,7 +194,7 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
         metadata={"image": image, "port": params["e_port"], "auto": auto},
         operation_id=operation_id,
     )
-    return Engine.objects.get(pk=params["e_id"])
+    return Engine.objects.get(pk=engine_id)
 
 
 def start(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
@@ -372,7 +373,7 @@ def settle(lease: Lease, operation: Operation, outcome: Outcome) -> bool:
 
 def succeeded(operation: Operation, engine: Engine, metadata: Mapping[str, Any]) -> Outcome:
     """The outcome of an operation that did what it was to do."""
-    transition = TRANSITIONS[operation.kind]
+    transition = TRANSITIONS[Kind(operation.kind)]
     action = Action.AUTO_RESTART_SUCCESS if is_automatic(operation) else transition.done
     columns = dict(_CLEARED)
     if transition.after == Status.RUNNING:
@@ -390,7 +391,7 @@ def succeeded(operation: Operation, engine: Engine, metadata: Mapping[str, Any])
 def failed(operation: Operation, attempt: int, error: tuple[str, str], *, status: Status = Status.FAILED) -> Outcome:
     """The outcome of an operation that failed for good; `error` is a code and a sentence."""
     metadata = {"error": error[0], "attempt": attempt, **told(operation)}
-    return Outcome(status, TRANSITIONS[operation.kind].failed, metadata, {**_NO_RESTART, **_NO_PENDING}, error)
+    return Outcome(status, TRANSITIONS[Kind(operation.kind)].failed, metadata, {**_NO_RESTART, **_NO_PENDING}, error)
 
 
 def restart_failed(operation: Operation, attempt: int, error: tuple[str, str], retry_in_s: float | None) -> Outcome:

@@ -218,7 +218,7 @@ def close(lease: Lease, state: OperationState, *, error: tuple[str, str] = ("", 
             f" WHERE {HELD}",
             {**lease.params, "state": state, "code": error[0], "message": error[1]},
         )
-        held = cursor.rowcount == 1
+        held = bool(cursor.rowcount == 1)
     if held:
         transaction.on_commit(lambda: announce(lease.operation_id), robust=True)
     return held
@@ -278,7 +278,7 @@ class _Bell:
 
     def __init__(self, operation_id: UUID) -> None:
         self._channel = _channel(operation_id)
-        self._pubsub = valkey.client().pubsub(ignore_subscribe_messages=True)
+        self._pubsub = valkey.client().pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._works = True
 
     def __enter__(self) -> "_Bell":

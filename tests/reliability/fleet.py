@@ -54,4 +54,4 @@ def check_agrees(engine_ids: Iterable[UUID]) -> None:
         expected += [engine.pk] * (engine.status == Status.RUNNING)
     assert sorted(processes()) == sorted(expected)
     assert not Operation.objects.filter(finished_at=None).exists()
-    # call_command("audit_check", verbosity=0)
+    call_command("audit_check", verbosity=0)
