@@ -42,6 +42,7 @@ STATE_BADGES = {
     OperationState.SUCCEEDED.value: "success",
     OperationState.FAILED.value: "danger",
 }
+_SEEN = "That you looked is in the audit log."
 RECENT = 20  # operations on an engine's page
 
 
@@ -151,7 +152,11 @@ class EngineAdmin(KeysetAdmin):
             self._ask(request, verb, [engine], form.cleaned_data["reason"])
             return HttpResponseRedirect(_page(engine))
         title = f"{verb.label} {engine.user_id}"
-        return self.render(request, "admin/confirm.html", engine, title=title, verb=verb, form=form, back=_page(engine))
+        return self.confirm(request, verb, engine, title=title, form=form, back=_page(engine))
+
+    def confirm(self, request: HttpRequest, verb: Verb, engine: Engine | None, **context: Any) -> HttpResponse:
+        """The page that asks whether `verb` is meant, for one engine or for several."""
+        return self.render(request, "admin/confirm.html", engine, label=verb.label, warning=verb.warning, **context)
 
     def reveal(self, request: HttpRequest, engine_id: UUID) -> HttpResponse:
         """Show the engine's key, this once; the row that says so is written first."""
@@ -167,7 +172,7 @@ class EngineAdmin(KeysetAdmin):
         except InvalidToken:
             messages.error(request, "The key cannot be decrypted: it was stored under another master key.")
             return HttpResponseRedirect(_page(engine))
-        return self.render_once(request, engine, title=f"Key of {engine.user_id}", key=key, back=_page(engine))
+        return self.render_once(request, engine, title=f"Key of {engine.user_id}", key=key, back=_page(engine), note=_SEEN)
 
     def get_engine(self, engine_id: UUID) -> Engine:
         """The engine, destroyed or not. Raises Http404."""
@@ -188,7 +193,7 @@ class EngineAdmin(KeysetAdmin):
                 opened.append((reverse("admin:engines_operation_change", args=[operation.pk]), engine.user_id))
         if opened:
             links = format_html_join(", ", '<a class="rh-link" href="{}">{}</a>', opened)
-            messages.success(request, format_html("{} opened as an operation: {}", verb.label, links))
+            messages.success(request, format_html("{}: operation opened for {}", verb.label, links))
 
     # -- the same on selected engines ----------------------------------------------------------------------------------
 
@@ -236,9 +241,9 @@ def _act_on_selected(site: EngineAdmin, request: HttpRequest, queryset: "QuerySe
     if form.is_valid():
         site._ask(request, verb, engines, form.cleaned_data["reason"])
         return None
+    repeated: dict[str, Any] = {"action": verb.kind.value, "selected": selected, "checkbox": helpers.ACTION_CHECKBOX_NAME}
     title = f"{verb.label} {len(engines)} selected engines"
-    repeated: dict[str, Any] = {"selected": selected, "checkbox": helpers.ACTION_CHECKBOX_NAME, "back": request.get_full_path()}
-    return site.render(request, "admin/confirm.html", title=title, verb=verb, form=form, engines=engines, **repeated)
+    return site.confirm(request, verb, None, title=title, form=form, engines=engines, back=request.get_full_path(), **repeated)
 
 
 @admin.register(Operation)

@@ -80,7 +80,8 @@ def _work_is_due() -> bool:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT EXISTS (SELECT 1 FROM engines_operation WHERE state IN ('pending', 'running')"
-            " AND due_at < now() - make_interval(secs => %(s)s) AND (lease_until IS NULL OR lease_until < now() - make_interval(secs => %(s)s))"
+            " AND due_at < now() - make_interval(secs => %(s)s)"
+            " AND (lease_until IS NULL OR lease_until < now() - make_interval(secs => %(s)s))"
             " AND sent_at IS NOT NULL)",
             {"s": STALLED_S},
         )

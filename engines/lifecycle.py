@@ -1,23 +1,22 @@
-"""The verbs, the table of transitions, and every write of `Engine.status`.
+"""The verbs, and every write of `Engine.status`.
 
-A verb states intent in one transaction: it locks (product, host, engine, operation, in this order), checks, and opens an operation.
-`settle` ends the operation that a worker carried out. Whatever moves an engine goes through `_move`: one statement that changes
-the engine, adds one to `seq`, and writes the audit row.
+A verb states intent in one transaction: it locks (product, host, engine, operation, in this order), checks, and opens an
+operation. `settle` ends the operation that a worker carried out. Whatever moves an engine goes through `_move`: one statement
+that changes the engine, adds one to `seq`, and writes the audit row.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
 from audit import trail
 from audit.actions import Action
 from audit.actors import Actor
-from engines import operations
+from engines import hosts, operations
 from engines.errors import (
     EngineAlreadyExists,
     EngineAlreadyRunning,
@@ -26,43 +25,15 @@ from engines.errors import (
     ImageUnknown,
     InvalidUserId,
     OperationInProgress,
-    PortExhaustion,
 )
-from engines.models import Engine, Host, Kind, Operation, OperationState, Status
+from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.operations import Lease
+from engines.outcomes import CLEARED, NO_PENDING, NO_RESTART, NOW, After, Outcome
+from engines.transitions import TRANSITIONS
 from policy import products, rules, secrets
 from policy.errors import QuotaExceeded
 from policy.models import Product
 
-
-@dataclass(frozen=True)
-class Transition:
-    """What a kind of operation does to the state: `before` → `after`, or `failed` when it fails for good."""
-
-    before: frozenset[Status]
-    after: Status
-    done: Action
-    failed: Action
-
-
-def _transition(before: tuple[Status, ...], after: Status, done: Action, failed: Action) -> Transition:
-    return Transition(frozenset(before), after, done, failed)
-
-
-TRANSITIONS: Mapping[Kind, Transition] = {
-    Kind.PROVISION: _transition((Status.PROVISIONING,), Status.RUNNING, Action.PROVISION, Action.PROVISION_FAILED),
-    Kind.START: _transition(
-        (Status.STOPPED, Status.FAILED, Status.SLEEPING), Status.RUNNING, Action.START, Action.START_FAILED
-    ),
-    Kind.STOP: _transition((Status.RUNNING, Status.SLEEPING, Status.FAILED), Status.STOPPED, Action.STOP, Action.STOP_FAILED),
-    Kind.SLEEP: _transition((Status.RUNNING,), Status.SLEEPING, Action.SLEEP, Action.SLEEP_FAILED),
-    Kind.WAKE: _transition((Status.SLEEPING,), Status.RUNNING, Action.WAKE, Action.WAKE_FAILED),
-    Kind.RESTART: _transition((Status.RUNNING, Status.FAILED), Status.RUNNING, Action.RESTART, Action.RESTART_FAILED),
-    Kind.ROTATE_KEY: _transition((Status.RUNNING,), Status.RUNNING, Action.ROTATE_KEY, Action.ROTATE_KEY_FAILED),
-    Kind.DESTROY: _transition((Status.DESTROYING,), Status.DESTROYED, Action.DESTROY, Action.DESTROY_FAILED),
-}
-"""Every operation's move. Three more have no operation: (none) → provisioning and any → destroying, when a provision or a destroy is
-asked for, and running → failed, when probes fail."""
 
 SUBJECT = (
     " RETURNING e.product_id, (SELECT slug FROM policy_product p WHERE p.id = e.product_id) AS product_slug,"
@@ -74,7 +45,7 @@ SUBJECT = (
 
 
 def check_user_id(user_id: object) -> str:
-    """The user id as it is stored. Raises InvalidUserId unless it is a string of 1 to 255 printable characters, not `.` or `..`."""
+    """The user id as it is stored. Raises InvalidUserId unless it is 1 to 255 printable characters, not `.` or `..` alone."""
     if not isinstance(user_id, str) or not 1 <= len(user_id) <= 255 or not user_id.isprintable() or user_id in (".", ".."):
         raise InvalidUserId("user_id: must be a string of 1 to 255 printable characters, and not . or .. alone.")
     return user_id
@@ -169,7 +140,7 @@ def check_image(image: object) -> str:
 
 def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, by: Actor, auto: bool) -> Engine:
     """Insert the engine, with its key and port, and its `provision_requested` row."""
-    host = local_host()
+    host = hosts.local()
     key = secrets.make_key(secrets.ENGINE_PREFIX)
     engine_id = uuid4()
     params: dict[str, Any] = {
@@ -178,14 +149,14 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
         "e_host": host.pk,
         "e_user": user_id,
         "e_image": image,
-        "e_port": pick_port(host),
+        "e_port": hosts.pick_port(host),
         "e_hash": secrets.hash_key(key),
         "e_cipher": secrets.encrypt(key),
         "e_from": None,
     }
     trail.record_move(
-        "INSERT INTO engines_engine AS e (id, product_id, host_id, user_id, status, seq, engine_version, port, incarnation, incarnations,"
-        " key_hash, key_ciphertext, pending_key_hash, pending_key_ciphertext, health_failures, restart_attempts)"
+        "INSERT INTO engines_engine AS e (id, product_id, host_id, user_id, status, seq, engine_version, port, incarnation,"
+        " incarnations, key_hash, key_ciphertext, pending_key_hash, pending_key_ciphertext, health_failures, restart_attempts)"
         " VALUES (%(e_id)s, %(e_product)s, %(e_host)s, %(e_user)s, 'provisioning', 1, %(e_image)s, %(e_port)s, 1, 1,"
         " %(e_hash)s, %(e_cipher)s, '', '', 0, 0)" + SUBJECT,
         params,
@@ -257,7 +228,13 @@ def destroy(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     operation_id = uuid4()
     if engine.status != Status.DESTROYING:
         _move(
-            engine, Status.DESTROYING, Action.DESTROY_REQUESTED, by=by, metadata=_reason(reason), extra=_NO_RESTART, operation_id=operation_id
+            engine,
+            Status.DESTROYING,
+            Action.DESTROY_REQUESTED,
+            by=by,
+            metadata=_reason(reason),
+            extra=NO_RESTART,
+            operation_id=operation_id,
         )
     return operations.open(engine, Kind.DESTROY, by=by, operation_id=operation_id, params=_params("requested", reason))
 
@@ -275,7 +252,7 @@ def cancel_sleep(engine: Engine, *, by: Actor) -> bool:
 
 @transaction.atomic
 def reveal_key(engine: Engine, *, by: Actor) -> str:
-    """The engine's key in plaintext, for staff, once the row that says who looked is written. Raises EngineNotFound, InvalidToken."""
+    """The engine's key in plaintext, once the row that says who looked is written. Raises EngineNotFound, InvalidToken."""
     engine = lock(engine.pk)
     trail.record(Action.KEY_REVEAL, subject(engine), by=by)
     return secrets.decrypt(engine.key_ciphertext)
@@ -297,7 +274,9 @@ def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
 @transaction.atomic
 def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
     """Stop the instance of an engine that is stopped or sleeping by the registry, yet runs; None when that is not so any more."""
-    engine = Engine.objects.select_for_update(no_key=True).filter(pk=engine_id, status__in=[Status.STOPPED, Status.SLEEPING]).first()
+    engine = (
+        Engine.objects.select_for_update(no_key=True).filter(pk=engine_id, status__in=[Status.STOPPED, Status.SLEEPING]).first()
+    )
     if engine is None or operations.find_open(engine) is not None:
         return None
     kind = Kind.STOP if engine.status == Status.STOPPED else Kind.SLEEP
@@ -319,37 +298,12 @@ def _reason(reason: str) -> dict[str, str]:
     return {"reason": reason[:200]} if reason else {}
 
 
-@dataclass(frozen=True)
-class After:
-    """A column's value: that many seconds from now, by the database's clock."""
-
-    seconds: float
-
-
-NOW = After(0)
-
 # -- the end of an operation -------------------------------------------------------------------------------------------
-
-_NO_RESTART: Mapping[str, Any] = {"next_restart_at": None}
-_CLEARED: Mapping[str, Any] = {**_NO_RESTART, "health_failures": 0, "last_health_ok": None, "gave_up_at": None, "healthy_since": None}
-_NO_PENDING: Mapping[str, Any] = {"pending_key_hash": "", "pending_key_ciphertext": ""}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an attempt ended: where it leaves the engine, the row to write, further columns of the engine, and the error if any."""
-
-    status: Status
-    action: Action
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    error: tuple[str, str] = ("", "")
-    also: tuple[Action, Mapping[str, Any]] | None = None  # one more row, of something that moves nothing
 
 
 @transaction.atomic
 def settle(lease: Lease, operation: Operation, outcome: Outcome) -> bool:
-    """Commit an attempt's outcome: engine, operation and audit row together. False, and nothing written, when the lease is lost."""
+    """Commit an attempt's outcome: engine, operation and row together. False, and nothing written, when the lease is lost."""
     engine = lock(operation.engine_id)
     state = OperationState.FAILED if outcome.error[0] else OperationState.SUCCEEDED
     if not operations.close(lease, state, error=outcome.error):
@@ -369,40 +323,6 @@ def settle(lease: Lease, operation: Operation, outcome: Outcome) -> bool:
         engine.refresh_from_db(fields=["seq"])
         trail.record(action, subject(engine), by=Actor(operation.actor), metadata=metadata, operation_id=operation.pk)
     return True
-
-
-def succeeded(operation: Operation, engine: Engine, metadata: Mapping[str, Any]) -> Outcome:
-    """The outcome of an operation that did what it was to do."""
-    transition = TRANSITIONS[Kind(operation.kind)]
-    action = Action.AUTO_RESTART_SUCCESS if is_automatic(operation) else transition.done
-    columns = dict(_CLEARED)
-    if transition.after == Status.RUNNING:
-        columns |= {"next_probe_at": NOW, "provisioned_at": engine.provisioned_at or NOW}
-    if not is_automatic(operation):
-        columns |= {"restart_attempts": 0}
-    if operation.kind == Kind.ROTATE_KEY:
-        columns |= {"key_hash": engine.pending_key_hash, "key_ciphertext": engine.pending_key_ciphertext, **_NO_PENDING}
-        columns |= {"incarnation": operation.incarnation}
-    if operation.kind == Kind.DESTROY:
-        columns |= {"destroyed_at": NOW, "key_hash": "", "key_ciphertext": "", **_NO_PENDING}
-    return Outcome(transition.after, action, {**metadata, **told(operation)}, columns)
-
-
-def failed(operation: Operation, attempt: int, error: tuple[str, str], *, status: Status = Status.FAILED) -> Outcome:
-    """The outcome of an operation that failed for good; `error` is a code and a sentence."""
-    metadata = {"error": error[0], "attempt": attempt, **told(operation)}
-    return Outcome(status, TRANSITIONS[Kind(operation.kind)].failed, metadata, {**_NO_RESTART, **_NO_PENDING}, error)
-
-
-def restart_failed(operation: Operation, attempt: int, error: tuple[str, str], retry_in_s: float | None) -> Outcome:
-    """The outcome of an automatic restart that failed: the next one is scheduled, or with None the fleet gives up."""
-    number = int(operation.params["restart"])
-    metadata: dict[str, Any] = {"restart": number, "error": error[0], "attempt": attempt}
-    if retry_in_s is None:
-        gave_up = (Action.AUTO_RESTART_GAVE_UP, {"restarts": number})
-        return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {**_NO_RESTART, "gave_up_at": NOW}, error, gave_up)
-    metadata["restart_in_s"] = round(retry_in_s, 1)
-    return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {"next_restart_at": After(retry_in_s)}, error)
 
 
 @transaction.atomic
@@ -428,25 +348,17 @@ def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: 
     return True
 
 
-def is_automatic(operation: Operation) -> bool:
-    """A restart that the health loop asked for."""
-    return bool(operation.kind == Kind.RESTART and operation.params.get("cause") == "health")
-
-
-def told(operation: Operation) -> dict[str, Any]:
-    """The parameters of an operation that its audit rows repeat."""
-    if operation.kind == Kind.PROVISION:
-        return {}
-    keys = ("restart",) if is_automatic(operation) else ("cause", "reason")
-    return {key: operation.params[key] for key in keys if key in operation.params}
-
-
 # -- moves -------------------------------------------------------------------------------------------------------------
 
-_COLUMNS = frozenset(
-    "next_restart_at health_failures last_health_ok gave_up_at healthy_since pending_key_hash pending_key_ciphertext next_probe_at"
-    " provisioned_at restart_attempts key_hash key_ciphertext incarnation destroyed_at last_health_at".split()
-)
+_COLUMNS = frozenset(CLEARED.keys() | NO_PENDING.keys()) | {
+    "next_probe_at",
+    "provisioned_at",
+    "destroyed_at",
+    "restart_attempts",
+    "key_hash",
+    "key_ciphertext",
+    "incarnation",
+}
 
 
 def _move(
@@ -461,7 +373,7 @@ def _move(
     started: datetime | None = None,
 ) -> None:
     """Change the state of a locked engine, with its row, in one statement."""
-    assert extra.keys() <= _COLUMNS, extra.keys() - _COLUMNS  # noqa: S101
+    assert extra.keys() <= _COLUMNS, extra.keys() - _COLUMNS
     sets = [
         f"{name} = now() + make_interval(secs => %(e_{name})s)" if isinstance(value, After) else f"{name} = %(e_{name})s"
         for name, value in extra.items()
@@ -495,42 +407,6 @@ def subject(engine: Engine) -> trail.Subject:
 
 def record_superseded(engine: Engine, operation: Operation, *, by: Actor, superseded_by: str) -> None:
     """The row of an operation that was ended before it was done, and the end of a key that was pending for it."""
-    Engine.objects.filter(pk=engine.pk).update(**_NO_PENDING)
+    Engine.objects.filter(pk=engine.pk).update(**NO_PENDING)
     metadata = {"kind": operation.kind, "superseded_by": superseded_by}
     trail.record(Action.OPERATION_SUPERSEDED, subject(engine), by=by, metadata=metadata, operation_id=operation.pk)
-
-
-# -- hosts and ports ---------------------------------------------------------------------------------------------------
-
-
-def local_host() -> Host:
-    """The one host there is for now, locked for this transaction, so that ports are given out one at a time."""
-    host = Host.objects.select_for_update(no_key=True).filter(name="local").first()
-    if host is None:
-        Host.objects.bulk_create([Host(name="local")], ignore_conflicts=True)
-        host = Host.objects.select_for_update(no_key=True).get(name="local")
-    return host
-
-
-def pick_port(host: Host) -> int:
-    """A free port of the locked host, picked at random: a port just freed should not go to another user. Raises PortExhaustion."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT port FROM generate_series(%s::int, %s::int) port WHERE NOT EXISTS (SELECT 1 FROM engines_engine e"
-            " WHERE e.host_id = %s AND e.port = port.port AND e.destroyed_at IS NULL) ORDER BY random() LIMIT 1",
-            [settings.ENV.port_min, settings.ENV.port_max, host.pk],
-        )
-        row = cursor.fetchone()
-    if row is None:
-        raise PortExhaustion(f"No port from {settings.ENV.port_min} to {settings.ENV.port_max} is free; destroy an engine or widen the range.")
-    return int(row[0])
-
-
-@transaction.atomic
-def change_port(lease: Lease, engine: Engine) -> int:
-    """Give the engine another port, because something else has taken its own. Raises PortExhaustion, LeaseLost."""
-    host = local_host()
-    operations.check(lease)
-    port = pick_port(host)
-    Engine.objects.filter(pk=engine.pk).update(port=port)
-    return port

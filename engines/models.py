@@ -1,4 +1,4 @@
-"""Hosts, engines and the operations on them. `lifecycle` writes `Engine.status`, `operations` the operations; nobody else does."""
+"""Hosts, engines and the operations on them. Only `lifecycle` writes `Engine.status`, only `operations` the operations."""
 
 import uuid
 from typing import ClassVar
@@ -112,15 +112,20 @@ class Engine(models.Model):
             models.Index(fields=["-created_at", "id"], name="engine_newest"),
         ]
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["product", "user_id"], condition=Q(destroyed_at=None), name="engine_one_living_per_user"),
+            models.UniqueConstraint(
+                fields=["product", "user_id"], condition=Q(destroyed_at=None), name="engine_one_living_per_user"
+            ),
             models.UniqueConstraint(fields=["host", "port"], condition=Q(destroyed_at=None), name="engine_one_per_port"),
             models.CheckConstraint(condition=Q(status__in=Status.values), name="engine_status_known"),
             models.CheckConstraint(
-                condition=(Q(status="destroyed") & Q(destroyed_at__isnull=False)) | (~Q(status="destroyed") & Q(destroyed_at=None)),
+                condition=(Q(status="destroyed") & Q(destroyed_at__isnull=False))
+                | (~Q(status="destroyed") & Q(destroyed_at=None)),
                 name="engine_tombstone_is_destroyed",
             ),
             models.CheckConstraint(condition=Q(destroyed_at__isnull=False) | ~Q(key_hash=""), name="engine_living_has_key"),
-            models.CheckConstraint(condition=Q(incarnation__gte=1) & Q(incarnation__lte=F("incarnations")), name="engine_incarnation_given"),
+            models.CheckConstraint(
+                condition=Q(incarnation__gte=1) & Q(incarnation__lte=F("incarnations")), name="engine_incarnation_given"
+            ),
             models.CheckConstraint(condition=Q(next_restart_at=None) | Q(status="failed"), name="engine_restart_only_failed"),
             models.CheckConstraint(condition=Q(user_id__regex=r"^.{1,255}$"), name="engine_user_id_length"),
             models.CheckConstraint(condition=Q(seq__gte=1), name="engine_seq_positive"),
@@ -139,11 +144,13 @@ class Operation(models.Model):
     state = models.TextField(choices=OperationState.choices, default=OperationState.PENDING)
     params = models.JSONField(default=dict, help_text="What makes two operations of one kind differ.")
     actor = models.TextField()
-    request_id = models.TextField(null=True)
+    request_id = models.TextField(null=True)  # noqa: DJ001 (as in the audit log: null is "of no request")
     incarnation = models.IntegerField(help_text="Incarnation that the operation leaves valid when it succeeds.")
 
     attempt = models.IntegerField(default=0, help_text="Fencing token: claims so far.")
-    returned = models.IntegerField(default=0, help_text="Attempts given back because the backend did not answer; the others died.")
+    returned = models.IntegerField(
+        default=0, help_text="Attempts given back because the backend did not answer; the others died."
+    )
     lease_until = models.DateTimeField(null=True)
     due_at = models.DateTimeField(db_default=Now())
     sent_at = models.DateTimeField(null=True)

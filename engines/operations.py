@@ -150,7 +150,8 @@ def claim(operation_id: UUID) -> Lease | None:
                 steps = steps || jsonb_build_object('step', 'claimed', 'at', clock_timestamp(), 'attempt', attempt + 1)
             WHERE id = %(id)s AND state IN ('pending', 'running') AND due_at <= clock_timestamp()
               AND (lease_until IS NULL OR lease_until < clock_timestamp())
-            RETURNING attempt, attempt_started_at, attempt - returned > %(most)s, created_at < now() - make_interval(secs => %(give_up)s)
+            RETURNING attempt, attempt_started_at, attempt - returned > %(most)s,
+                created_at < now() - make_interval(secs => %(give_up)s)
             """,
             {
                 "id": operation_id,

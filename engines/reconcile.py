@@ -1,8 +1,8 @@
 """Makes the runtime agree with the registry: what no engine owns is removed, what should not run is stopped, what should run is
 started after its host came back.
 
-The registry is the truth. An engine with an open operation is left to it. Destroying is safe at any time because neither the id of
-a destroyed engine nor an incarnation's number is ever used again; everything else goes through an operation.
+The registry is the truth. An engine with an open operation is left to it. Destroying is safe at any time because neither the id
+of a destroyed engine nor an incarnation's number is ever used again; everything else goes through an operation.
 """
 
 from collections import defaultdict

@@ -24,7 +24,7 @@ class Verb:
 
     @property
     def label(self) -> str:
-        return str(self.kind.label)
+        return str(self.kind.label).capitalize()
 
 
 _OPERATE = "engines.operate_engine"

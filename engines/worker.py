@@ -13,11 +13,11 @@ import structlog
 from django.conf import settings
 from django.db import connection
 
-from engines import backends, health, leases, lifecycle, operations, reconcile
+from engines import backends, health, hosts, leases, lifecycle, operations, outcomes, reconcile
 from engines.backends.base import Backend, BackendError, PortTaken, Ref, Spec, State
-from engines.lifecycle import Outcome
 from engines.models import Engine, Kind, Operation, Status
 from engines.operations import Lease, LeaseLost
+from engines.outcomes import Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ def run(operation_id: UUID) -> None:
 
 
 def _attempt(attempt: Attempt) -> None:
-    """Act and settle. A backend that does not answer gives the operation back for later, for `ORCH_OPERATION_GIVE_UP_S` at most."""
+    """Act and settle. When the backend does not answer the operation is given back, for ORCH_OPERATION_GIVE_UP_S at most."""
     try:
         outcome = _act(attempt)
     except BackendError as error:
@@ -91,9 +91,9 @@ def _act(attempt: Attempt) -> Outcome:
 def _failed(attempt: Attempt, error: tuple[str, str]) -> Outcome:
     """The outcome of a failure for good."""
     operation, number = attempt.operation, attempt.lease.attempt
-    if lifecycle.is_automatic(operation):
-        return lifecycle.restart_failed(operation, number, error, health.next_restart_s(int(operation.params["restart"])))
-    return lifecycle.failed(operation, number, error)
+    if outcomes.is_automatic(operation):
+        return outcomes.restart_failed(operation, number, error, health.next_restart_s(int(operation.params["restart"])))
+    return outcomes.failed(operation, number, error)
 
 
 # -- what each kind does -----------------------------------------------------------------------------------------------
@@ -150,8 +150,8 @@ def _return_to_old_key(attempt: Attempt, failure: Failed | BackendError) -> Outc
     try:
         _bring_up(attempt, attempt.ref, attempt.engine.key_hash)
     except Failed:
-        return lifecycle.failed(attempt.operation, attempt.lease.attempt, error)
-    return lifecycle.failed(attempt.operation, attempt.lease.attempt, error, status=Status.RUNNING)
+        return outcomes.failed(attempt.operation, attempt.lease.attempt, error)
+    return outcomes.failed(attempt.operation, attempt.lease.attempt, error, status=Status.RUNNING)
 
 
 ACTS: Mapping[Kind, Callable[[Attempt], Outcome]] = {
@@ -167,14 +167,14 @@ ACTS: Mapping[Kind, Callable[[Attempt], Outcome]] = {
 
 
 def _done(attempt: Attempt, metadata: Mapping[str, Any]) -> Outcome:
-    return lifecycle.succeeded(attempt.operation, attempt.engine, {"attempt": attempt.lease.attempt, **metadata})
+    return outcomes.succeeded(attempt.operation, attempt.engine, {"attempt": attempt.lease.attempt, **metadata})
 
 
 # -- booting -----------------------------------------------------------------------------------------------------------
 
 
 def _bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> dict[str, Any]:
-    """Make and start the instance, wait until it is healthy; returns what its row says. Raises Failed, BackendError, LeaseLost."""
+    """Make and start the instance, wait until it is healthy; returns what its row says. Raises Failed, BackendError."""
     deadline = time.monotonic() + settings.ENV.boot_timeout_s
     _start_on_free_port(attempt, ref, key_hash)
     attempt.step("waiting_for_health")
@@ -195,18 +195,18 @@ def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> None:
             return
         except PortTaken:
             log.info("port_taken", port=engine.port)
-            engine.port = lifecycle.change_port(attempt.lease, engine)
+            engine.port = hosts.change_port(attempt.lease, engine)
     raise Failed("port_taken", f"{MAX_PORTS} ports in a row were taken by something else.")
 
 
 def _spec(engine: Engine, ref: Ref, key_hash: str) -> Spec:
-    assert engine.port is not None  # noqa: S101 (every living engine has one)
+    assert engine.port is not None  # every living engine has one
     env = {"ENGINE_KEY_HASH": key_hash, **settings.ENGINE_ENV}
     return Spec(ref=ref, product=engine.product.slug, image=engine.engine_version, port=engine.port, env=env)
 
 
 def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
-    """Until the instance answers its health check. Raises Failed when it ends or the time is over; what it left running is stopped."""
+    """Until the instance answers its health check. Raises Failed when it ends, or, stopped by us, when the time is over."""
     pause = 0.05
     while time.monotonic() < deadline:
         operations.check(attempt.lease)

@@ -7,7 +7,7 @@ import requests
 
 from audit import actors
 from audit.models import AuditRow
-from engines import backends, lifecycle, operations, worker
+from engines import backends, lifecycle, operations, outcomes, worker
 from engines.api import url
 from engines.backends.base import Ref, State
 from engines.models import Engine, Kind, Status
@@ -150,7 +150,7 @@ def test_settle_writes_nothing_without_the_lease(product, carry_out):
     lease = operations.claim(operation.pk)
     lifecycle.destroy(operation.engine, by=ACME)
     before = rows(operation.engine)
-    assert not lifecycle.settle(lease, operation, lifecycle.succeeded(operation, operation.engine, {}))
+    assert not lifecycle.settle(lease, operation, outcomes.succeeded(operation, operation.engine, {}))
     assert rows(operation.engine) == before
 
 

@@ -9,8 +9,8 @@ from django.core.management import call_command
 from audit.models import AuditRow
 from engines import backends
 from engines.backends.base import State
-from engines.lifecycle import TRANSITIONS
 from engines.models import Engine, Kind, Operation, OperationState, Status
+from engines.transitions import TRANSITIONS
 from tests import servers
 
 RUNS = {Status.RUNNING: [State.RUNNING], Status.STOPPED: [State.EXITED], Status.SLEEPING: [State.EXITED], Status.DESTROYED: []}

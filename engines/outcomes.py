@@ -1,0 +1,91 @@
+"""How an attempt at an operation can end, as data: the new state, the audit row, the engine's other columns.
+
+`lifecycle.settle` commits it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from audit.actions import Action
+from engines.models import Engine, Kind, Operation, Status
+from engines.transitions import TRANSITIONS
+
+NO_RESTART: Mapping[str, Any] = {"next_restart_at": None}
+CLEARED: Mapping[str, Any] = {
+    **NO_RESTART,
+    "health_failures": 0,
+    "last_health_ok": None,
+    "gave_up_at": None,
+    "healthy_since": None,
+}
+NO_PENDING: Mapping[str, Any] = {"pending_key_hash": "", "pending_key_ciphertext": ""}
+
+
+@dataclass(frozen=True)
+class After:
+    """A column's value: that many seconds from now, by the database's clock."""
+
+    seconds: float
+
+
+NOW = After(0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: where it leaves the engine, the row to write, further columns of the engine, and the error if any."""
+
+    status: Status
+    action: Action
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    error: tuple[str, str] = ("", "")
+    also: tuple[Action, Mapping[str, Any]] | None = None  # one more row, of something that moves nothing
+
+
+def succeeded(operation: Operation, engine: Engine, metadata: Mapping[str, Any]) -> Outcome:
+    """The outcome of an operation that did what it was to do."""
+    transition = TRANSITIONS[Kind(operation.kind)]
+    action = Action.AUTO_RESTART_SUCCESS if is_automatic(operation) else transition.done
+    columns = dict(CLEARED)
+    if transition.after == Status.RUNNING:
+        columns |= {"next_probe_at": NOW, "provisioned_at": engine.provisioned_at or NOW}
+    if not is_automatic(operation):
+        columns |= {"restart_attempts": 0}
+    if operation.kind == Kind.ROTATE_KEY:
+        columns |= {"key_hash": engine.pending_key_hash, "key_ciphertext": engine.pending_key_ciphertext, **NO_PENDING}
+        columns |= {"incarnation": operation.incarnation}
+    if operation.kind == Kind.DESTROY:
+        columns |= {"destroyed_at": NOW, "key_hash": "", "key_ciphertext": "", **NO_PENDING}
+    return Outcome(transition.after, action, {**metadata, **told(operation)}, columns)
+
+
+def failed(operation: Operation, attempt: int, error: tuple[str, str], *, status: Status = Status.FAILED) -> Outcome:
+    """The outcome of an operation that failed for good; `error` is a code and a sentence."""
+    metadata = {"error": error[0], "attempt": attempt, **told(operation)}
+    return Outcome(status, TRANSITIONS[Kind(operation.kind)].failed, metadata, {**NO_RESTART, **NO_PENDING}, error)
+
+
+def restart_failed(operation: Operation, attempt: int, error: tuple[str, str], retry_in_s: float | None) -> Outcome:
+    """The outcome of an automatic restart that failed: the next one is scheduled, or with None the fleet gives up."""
+    number = int(operation.params["restart"])
+    metadata: dict[str, Any] = {"restart": number, "error": error[0], "attempt": attempt}
+    if retry_in_s is None:
+        gave_up = (Action.AUTO_RESTART_GAVE_UP, {"restarts": number})
+        return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {**NO_RESTART, "gave_up_at": NOW}, error, gave_up)
+    metadata["restart_in_s"] = round(retry_in_s, 1)
+    return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {"next_restart_at": After(retry_in_s)}, error)
+
+
+def is_automatic(operation: Operation) -> bool:
+    """A restart that the health loop asked for."""
+    return bool(operation.kind == Kind.RESTART and operation.params.get("cause") == "health")
+
+
+def told(operation: Operation) -> dict[str, Any]:
+    """The parameters of an operation that its audit rows repeat."""
+    if operation.kind == Kind.PROVISION:
+        return {}
+    keys = ("restart",) if is_automatic(operation) else ("cause", "reason")
+    return {key: operation.params[key] for key in keys if key in operation.params}

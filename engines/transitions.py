@@ -1,0 +1,35 @@
+"""The table of transitions: what each kind of operation does to an engine's state. The docs' state diagram is drawn from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from audit.actions import Action
+from engines.models import Kind, Status
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What a kind of operation does to the state: `before` → `after`, or `failed` when it fails for good."""
+
+    before: frozenset[Status]
+    after: Status
+    done: Action
+    failed: Action
+
+
+def _transition(before: tuple[Status, ...], after: Status, done: Action, failed: Action) -> Transition:
+    return Transition(frozenset(before), after, done, failed)
+
+
+TRANSITIONS: Mapping[Kind, Transition] = {
+    Kind.PROVISION: _transition((Status.PROVISIONING,), Status.RUNNING, Action.PROVISION, Action.PROVISION_FAILED),
+    Kind.START: _transition((Status.STOPPED, Status.FAILED, Status.SLEEPING), Status.RUNNING, Action.START, Action.START_FAILED),
+    Kind.STOP: _transition((Status.RUNNING, Status.SLEEPING, Status.FAILED), Status.STOPPED, Action.STOP, Action.STOP_FAILED),
+    Kind.SLEEP: _transition((Status.RUNNING,), Status.SLEEPING, Action.SLEEP, Action.SLEEP_FAILED),
+    Kind.WAKE: _transition((Status.SLEEPING,), Status.RUNNING, Action.WAKE, Action.WAKE_FAILED),
+    Kind.RESTART: _transition((Status.RUNNING, Status.FAILED), Status.RUNNING, Action.RESTART, Action.RESTART_FAILED),
+    Kind.ROTATE_KEY: _transition((Status.RUNNING,), Status.RUNNING, Action.ROTATE_KEY, Action.ROTATE_KEY_FAILED),
+    Kind.DESTROY: _transition((Status.DESTROYING,), Status.DESTROYED, Action.DESTROY, Action.DESTROY_FAILED),
+}
+"""Every operation's move. Three more have none: (none) → provisioning and any → destroying, when a provision or a destroy is asked
+for, and running → failed, when probes fail."""
