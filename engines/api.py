@@ -129,7 +129,7 @@ def _accepted(unfinished: Unfinished, takes_202: bool) -> Response:
 
 def _preference(request: Request, timeout_s: float) -> tuple[float, bool]:
     """How long to wait, and whether a 202 may follow, from `Prefer: respond-async` and `wait=N` (RFC 7240)."""
-    prefer = request.headers.get("Prefer", "")
+    prefer = request.headers.get("Prefer", "").lower()
     wait = re.search(r"(?:^|[,;\s])wait\s*=\s*(\d{1,6})", prefer)
     is_async = re.search(r"(?:^|[,;\s])respond-async(?:$|[,;\s])", prefer) is not None
     if wait:

@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
-from engines import lifecycle
+from engines import lifecycle, reconcile
 from engines.models import Engine
 
 log = structlog.get_logger(__name__)
@@ -141,9 +141,13 @@ def claim() -> list[Target]:
 def judge(targets: Sequence[Target], results: Sequence[Result]) -> None:
     """Count the results, write the sampled rows, and fail the engines that failed too often.
 
-    A result counts only while the engine is as it was when it was probed: same `seq`, still running, no open operation.
+    A result counts only while the engine is as it was when it was probed: same `seq`, still running, no open operation; and
+    a bad one only while its host is settled.
     """
-    found = {target.engine_id: (target, result) for target, result in zip(targets, results, strict=True)}
+    pairs = list(zip(targets, results, strict=True))
+    if not all(result.ok for result in results) and not reconcile.host_is_settled():
+        pairs = [(target, result) for target, result in pairs if result.ok]
+    found = {target.engine_id: (target, result) for target, result in pairs}
     for engine_id, failures, attempts in _count(found):
         target, result = found[engine_id]
         if not result.ok and failures >= settings.ENV.health_max_failures:

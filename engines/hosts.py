@@ -1,21 +1,45 @@
-"""Hosts: which one an engine goes to, and its ports."""
+"""Hosts: which one an engine goes to, its ports, and whether its runtime answers."""
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
 
 from engines import operations
 from engines.errors import PortExhaustion
 from engines.models import Engine, Host
 from engines.operations import Lease
 
+NAME = "local"
+
 
 def local() -> Host:
     """The one host there is for now, locked for this transaction, so that ports are given out one at a time."""
-    host = Host.objects.select_for_update(no_key=True).filter(name="local").first()
+    host = Host.objects.select_for_update(no_key=True).filter(name=NAME).first()
     if host is None:
-        Host.objects.bulk_create([Host(name="local")], ignore_conflicts=True)
-        host = Host.objects.select_for_update(no_key=True).get(name="local")
+        Host.objects.bulk_create([Host(name=NAME)], ignore_conflicts=True)
+        host = Host.objects.select_for_update(no_key=True).get(name=NAME)
     return host
+
+
+def is_known(identity: str) -> bool:
+    """Whether the runtime that answers is the one that answered last, without having been away."""
+    return Host.objects.filter(name=NAME, identity=identity, unreachable_since=None).exists()
+
+
+def mark_seen(identity: str) -> None:
+    """The runtime with this identity answers, and what it should run is being brought back."""
+    Host.objects.update_or_create(name=NAME, defaults={"identity": identity, "unreachable_since": None})
+
+
+def mark_unreachable() -> None:
+    """The runtime does not answer; remembers since when."""
+    Host.objects.filter(Q(unreachable_since=None), name=NAME).update(unreachable_since=Now())
+
+
+def unreachable() -> list[Host]:
+    """Hosts whose runtime does not answer: their engines are unknown."""
+    return list(Host.objects.exclude(unreachable_since=None))
 
 
 def pick_port(host: Host) -> int:

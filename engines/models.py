@@ -54,6 +54,8 @@ class Host(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.TextField(unique=True)
     created_at = models.DateTimeField(db_default=Now())
+    identity = models.TextField(default="", blank=True, help_text="Changes when the host or its runtime has been started again.")
+    unreachable_since = models.DateTimeField(null=True, help_text="The runtime does not answer: its engines are unknown.")
 
     class Meta:
         default_permissions = ("view",)

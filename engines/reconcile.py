@@ -14,12 +14,30 @@ import structlog
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
-from engines import backends, lifecycle, operations
+from engines import backends, hosts, lifecycle, operations
 from engines.backends.base import BackendUnavailable, Instance, Ref, State
 from engines.errors import EngineError
 from engines.models import Engine, Status
 
 log = structlog.get_logger(__name__)
+
+
+def host_is_settled() -> bool:
+    """Whether what is seen of engines can be held against them: the host's runtime answers, and is the one it was before.
+
+    One that does not answer makes its engines unknown, not failed. One that came back has its engines resumed first.
+    """
+    try:
+        identity = backends.get().identity()
+    except BackendUnavailable as error:
+        hosts.mark_unreachable()
+        log.warning("backend_unavailable", error=str(error))
+        return False
+    if hosts.is_known(identity):
+        return True
+    log.warning("host_came_back", resumed=resume())
+    hosts.mark_seen(identity)
+    return False
 
 
 def sweep() -> int:
@@ -75,7 +93,10 @@ def _remove(owner: Engine, ref: Ref, reason: str) -> None:
 
 
 def resume() -> int:
-    """After the host came back: restart every engine that should run and does not; returns how many restarts were opened."""
+    """After the host came back: restart every engine that should run and does not; returns how many restarts were opened.
+
+    They are done as many at a time as the `ops` processes have threads.
+    """
     running = Engine.objects.filter(status=Status.RUNNING).select_related("product")
     backend = backends.get()
     resumed = 0

@@ -28,5 +28,10 @@ def restart_due() -> None:
 
 
 @shared_task(ignore_result=True)
+def check_host() -> None:
+    reconcile.host_is_settled()
+
+
+@shared_task(ignore_result=True)
 def sweep() -> None:
     reconcile.sweep()

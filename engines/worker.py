@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import connection
 
 from engines import backends, health, hosts, leases, lifecycle, operations, outcomes, reconcile
-from engines.backends.base import Backend, BackendError, PortTaken, Ref, Spec, State
+from engines.backends.base import Backend, BackendError, BackendUnavailable, PortTaken, Ref, Spec, State
 from engines.models import Engine, Kind, Operation, Status
 from engines.operations import Lease, LeaseLost
 from engines.outcomes import Outcome
@@ -22,6 +22,7 @@ from engines.outcomes import Outcome
 log = structlog.get_logger(__name__)
 
 MAX_PORTS = 20  # tries of another port before a boot fails
+EXHAUSTED = "attempts_exhausted"
 RETRY_MAX_S = 10.0  # cap of the pause before the next attempt at a backend that did not answer
 
 
@@ -68,7 +69,7 @@ def run(operation_id: UUID) -> None:
 def _attempt(attempt: Attempt) -> None:
     """Act and settle. When the backend does not answer the operation is given back, for ORCH_OPERATION_GIVE_UP_S at most."""
     try:
-        outcome = _act(attempt)
+        outcome = _act_on_one_runtime(attempt)
     except BackendError as error:
         if error.retryable and not attempt.lease.is_last:
             log.warning("operation_returned", error=error.code, attempt=attempt.lease.attempt)
@@ -82,9 +83,20 @@ def _attempt(attempt: Attempt) -> None:
     log.info("operation_ended", kind=attempt.operation.kind, action=outcome.action.value, error=outcome.error[0] or None)
 
 
+def _act_on_one_runtime(attempt: Attempt) -> Outcome:
+    """Act; a failure under a runtime that was away or started again in the meantime is that runtime's, not the engine's."""
+    identity = attempt.backend.identity()
+    try:
+        return _act(attempt)
+    except Failed as failure:
+        if failure.error[0] != EXHAUSTED and attempt.backend.identity() != identity:
+            raise BackendUnavailable("the host's runtime was started again in the middle") from failure
+        raise
+
+
 def _act(attempt: Attempt) -> Outcome:
     if attempt.lease.is_exhausted:
-        raise Failed("attempts_exhausted", f"Given up: {settings.ENV.operation_max_attempts} attempts ended in the middle.")
+        raise Failed(EXHAUSTED, f"Given up: {settings.ENV.operation_max_attempts} attempts ended in the middle.")
     return ACTS[Kind(attempt.operation.kind)](attempt)
 
 

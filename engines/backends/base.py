@@ -140,5 +140,9 @@ class Backend(ABC):
         """Every instance of this deployment. Raises BackendUnavailable: an empty list means that there are none."""
 
     @abstractmethod
+    def identity(self) -> str:
+        """Names this run of the host and its runtime: another text once either has been started again. Raises BackendUnavailable."""
+
+    @abstractmethod
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         """The last `tail` lines that the instance wrote, oldest first; empty when it wrote none or is absent."""

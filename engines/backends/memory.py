@@ -37,6 +37,7 @@ class MemoryBackend(Backend):
     `unavailable = True`: every verb raises BackendUnavailable and `observe` says UNKNOWN, until it is False again.
     `missing_images`: names that `create` refuses with ImageMissing; every other image is there.
     `volumes`: ids of the engines that have a volume now.
+    `boot`: what `identity` says; give it another text to say that the host came back.
     """
 
     name = "memory"
@@ -45,6 +46,7 @@ class MemoryBackend(Backend):
         self.unavailable = False
         self.missing_images: set[str] = set()
         self.volumes: set[UUID] = set()
+        self.boot = "first"
         self._instances: dict[Ref, _Kept] = {}
         self._failures: defaultdict[str, deque[BackendError]] = defaultdict(deque)
         self._lock = RLock()
@@ -107,6 +109,10 @@ class MemoryBackend(Backend):
     def list(self) -> Sequence[Instance]:
         with self._verb("list"):
             return [Instance(ref, kept.state, kept.port) for ref, kept in self._instances.items()]
+
+    def identity(self) -> str:
+        with self._verb("identity"):
+            return self.boot
 
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         with self._verb("logs"):

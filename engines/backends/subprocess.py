@@ -32,6 +32,7 @@ from engines.backends.launch import Outcome
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {"roundhouse-demo-engine": "engines.demo"}  # image, with any tag -> the module run in its place
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 LOG_LINE = 4_096  # bytes; how much of a log is read per line asked for
 
 
@@ -114,6 +115,10 @@ class SubprocessBackend(Backend):
         with _errors("list"):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             return [found for entry in self.root.iterdir() for found in self._instances(entry.name)]
+
+    def identity(self) -> str:
+        with _errors("identity"):
+            return BOOT_ID.read_text().strip()
 
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         with _errors("logs"):

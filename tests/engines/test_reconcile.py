@@ -4,7 +4,7 @@ import pytest
 
 from audit import actors
 from audit.models import AuditRow
-from engines import backends, lifecycle, reconcile
+from engines import backends, health, hosts, lifecycle, operations, outcomes, reconcile
 from engines.backends.base import Ref, Spec, State
 from engines.models import Engine, Operation, Status
 
@@ -77,3 +77,45 @@ def test_resume_restarts_what_should_run(make_engine, carry_out):
 def test_resume_leaves_alone_what_should_not_run(running_engine, carry_out, verb):
     carry_out(verb(running_engine, by=ACME))
     assert reconcile.resume() == 0
+
+
+def test_host_is_unreachable_while_its_runtime_does_not_answer(product, memory_backend):
+    assert not reconcile.host_is_settled()  # seen for the first time
+    assert reconcile.host_is_settled()
+    memory_backend.unavailable = True
+    assert not reconcile.host_is_settled()
+    assert [host.name for host in hosts.unreachable()] == ["local"]
+    memory_backend.unavailable = False
+    assert not reconcile.host_is_settled()
+    assert reconcile.host_is_settled()
+    assert hosts.unreachable() == []
+
+
+def test_engines_are_resumed_when_their_host_came_back(product, memory_backend, carry_out):
+    reconcile.host_is_settled()
+    engine = lifecycle.provision(product, "alice", by=ACME).engine
+    settle_running(engine)
+    assert reconcile.host_is_settled()
+    memory_backend.boot = "second"
+    assert not reconcile.host_is_settled()
+    restart = Operation.objects.get(engine=engine, finished_at=None)
+    assert (restart.kind, restart.params) == ("restart", {"cause": "host_restarted"})
+
+
+def test_bad_probes_do_not_count_while_the_runtime_does_not_answer(settings, product, memory_backend):
+    settings.ENV = settings.ENV.model_copy(update={"health_max_failures": 1})
+    reconcile.host_is_settled()
+    engine = settle_running(lifecycle.provision(product, "alice", by=ACME).engine)
+    target, bad = health.Target(engine.pk, engine.seq, engine.port), health.Result(False, "connect_error")
+    memory_backend.unavailable = True
+    health.judge([target], [bad])
+    engine.refresh_from_db()
+    assert (engine.status, engine.health_failures) == (Status.RUNNING, 0)
+
+
+def settle_running(engine):
+    """End the engine's provision as a worker would that found it healthy."""
+    operation = engine.operations.get(finished_at=None)
+    assert lifecycle.settle(operations.claim(operation.pk), operation, outcomes.succeeded(operation, engine, {}))
+    engine.refresh_from_db()
+    return engine
