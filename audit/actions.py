@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import UnionType
 
 
 class Action(StrEnum):
@@ -32,6 +33,7 @@ class Action(StrEnum):
     DESTROY_FAILED = "destroy_failed"
     OPERATION_SUPERSEDED = "operation_superseded"
     ADMIT_DENIED = "admit_denied"
+    CAPACITY_EXHAUSTED = "capacity_exhausted"
     HEALTH_CHECK = "health_check"
     HEALTH_FAILED = "health_failed"
     AUTO_RESTART_START = "auto_restart_start"
@@ -60,15 +62,24 @@ class Entry:
 
     meaning: str
     triggered_by: str
-    metadata: Mapping[str, type] = field(default_factory=dict)
+    metadata: Mapping[str, type | UnionType] = field(default_factory=dict)
     retention: Retention = Retention.STANDARD
 
 
-_CAUSE = {"cause": str, "reason": str}
-_BOOT = {"attempt": int, "image": str, "port": int, "incarnation": int}
-_ERROR = {"error": str, "attempt": int}
-_REFUSAL = {"rule": str, "limit": int, "value": int}
-_KEY = {"key_id": str, "prefix": str}
+_CAUSE: Mapping[str, type | UnionType] = {"cause": str, "reason": str}
+_BOOT: Mapping[str, type | UnionType] = {"attempt": int, "image": str, "port": int, "incarnation": int}
+_ERROR: Mapping[str, type | UnionType] = {"error": str, "attempt": int}
+_REFUSAL: Mapping[str, type | UnionType] = {"rule": str, "limit": int | str, "value": int | str}
+_POLICY: Mapping[str, type | UnionType] = {
+    "max_engines": int,
+    "rate_limit_rpm": int,
+    "images": list,
+    "engine_image": str,
+    "memory_mb": int,
+    "cpus": float,
+    "pids": int,
+}
+_KEY: Mapping[str, type | UnionType] = {"key_id": str, "prefix": str}
 
 CATALOGUE: Mapping[Action, Entry] = {
     Action.PROVISION_REQUESTED: Entry(
@@ -93,7 +104,9 @@ CATALOGUE: Mapping[Action, Entry] = {
         {**_BOOT, **_CAUSE},
     ),
     Action.RESTART_FAILED: Entry("a restart failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
-    Action.ROTATE_KEY: Entry("engine key rotated: a new incarnation holds the new key", "the endpoint, or staff", {**_BOOT, **_CAUSE}),
+    Action.ROTATE_KEY: Entry(
+        "engine key rotated: a new incarnation holds the new key", "the endpoint, or staff", {**_BOOT, **_CAUSE}
+    ),
     Action.ROTATE_KEY_FAILED: Entry(
         "the incarnation with the new key did not get healthy; the old key holds", "the worker", {**_ERROR, **_CAUSE}
     ),
@@ -101,9 +114,16 @@ CATALOGUE: Mapping[Action, Entry] = {
     Action.DESTROY: Entry("engine torn down: instance, volume and key are gone", "the worker", {"attempt": int, **_CAUSE}),
     Action.DESTROY_FAILED: Entry("a tear-down failed for good; ask again", "the worker", {**_ERROR, **_CAUSE}),
     Action.OPERATION_SUPERSEDED: Entry(
-        "an open operation was ended before it was done", "a destroy, or an admit that cancels a sleep", {"kind": str, "superseded_by": str}
+        "an open operation was ended before it was done",
+        "a destroy, or an admit that cancels a sleep",
+        {"kind": str, "superseded_by": str},
     ),
     Action.ADMIT_DENIED: Entry("refused by policy", "admit", _REFUSAL),
+    Action.CAPACITY_EXHAUSTED: Entry(
+        "refused because the host has no room; `verb` is what was asked for",
+        "provision, start, wake, restart, and admit with its flags",
+        {"verb": str, **_REFUSAL},
+    ),
     Action.HEALTH_CHECK: Entry(
         "probe result, sampled: the first, every change, then one per `ORCH_HEALTH_ROW_INTERVAL_S`",
         "the health loop",
@@ -111,7 +131,9 @@ CATALOGUE: Mapping[Action, Entry] = {
         Retention.PROBE,
     ),
     Action.HEALTH_FAILED: Entry(
-        "engine marked `failed` after consecutive failed probes", "the health loop", {"result": str, "failures": int, "restart_in_s": float}
+        "engine marked `failed` after consecutive failed probes",
+        "the health loop",
+        {"result": str, "failures": int, "restart_in_s": float},
     ),
     Action.AUTO_RESTART_START: Entry("automatic restart attempted", "the health loop", {"restart": int}),
     Action.AUTO_RESTART_SUCCESS: Entry("automatic restart worked", "the worker", {"restart": int, **_BOOT}),
@@ -125,14 +147,18 @@ CATALOGUE: Mapping[Action, Entry] = {
         "an instance that no engine owns was destroyed", "the reconcile loop", {"incarnation": int, "reason": str}
     ),
     Action.KEY_REVEAL: Entry("staff looked at an engine's key", "staff"),
-    Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", {"max_engines": int, "rate_limit_rpm": int}),
+    Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", _POLICY),
     Action.POLICY_UPDATE: Entry(
-        "a product's policy replaced; the values are the new ones", "the endpoint, or staff", {"max_engines": int, "rate_limit_rpm": int}
+        "a product's policy replaced; the values are the new ones",
+        "the endpoint, or staff",
+        _POLICY,
     ),
     Action.PLATFORM_KEY_ISSUE: Entry("platform key issued", "registration, or staff", _KEY),
     Action.PLATFORM_KEY_REVOKE: Entry("platform key revoked", "staff", _KEY),
     Action.RETENTION_PRUNE: Entry(
-        "a run of retention; what it dropped", "the keeper", {"partitions": list, "rows": int, "standard_days": int, "probe_days": int}
+        "a run of retention: what it dropped, and what it left to the next run because somebody was reading it",
+        "the keeper",
+        {"partitions": list, "rows": int, "postponed": list, "standard_days": int, "probe_days": int},
     ),
 }
 
@@ -140,11 +166,16 @@ CLAMPED = "clamped_from"  # added by the writer itself to a row whose timestamp 
 
 
 def check_metadata(action: Action, metadata: Mapping[str, object]) -> None:
-    """Raise ValueError for a key that the catalogue does not name, TypeError for a value of another type (None is refused too)."""
+    """Raise ValueError for a key that the catalogue does not name, TypeError for a value of another type (None included)."""
     allowed = CATALOGUE[action].metadata
     for key, value in metadata.items():
         if key not in allowed:
             raise ValueError(f"{action}: metadata key {key!r} is not in the catalogue")
-        kind = (int, float) if allowed[key] is float else allowed[key]
+        kind = int | float if allowed[key] is float else allowed[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and allowed[key] is not bool):
-            raise TypeError(f"{action}: metadata {key!r} must be {allowed[key].__name__}, not {type(value).__name__}")
+            raise TypeError(f"{action}: metadata {key!r} must be {type_name(allowed[key])}, not {type(value).__name__}")
+
+
+def type_name(kind: type | UnionType) -> str:
+    """`int`, or `int | str`."""
+    return kind.__name__ if isinstance(kind, type) else str(kind)

@@ -37,6 +37,18 @@ class PortExhaustion(EngineError):
     """No port of the host is free."""
 
 
+class CapacityExhausted(EngineError):
+    """The host has no room for one more running engine: `value` would pass `limit`, the setting called `rule`."""
+
+    def __init__(self, rule: str, limit: int, value: int) -> None:
+        super().__init__(f"No host has room for one more engine ({rule} {limit}). Try again later, or destroy or stop engines.")
+        self.rule, self.limit, self.value = rule, limit, value
+
+    def metadata(self) -> dict[str, str | int]:
+        """The refusal as an audit row keeps it."""
+        return {"rule": self.rule, "limit": self.limit, "value": self.value}
+
+
 class OperationInProgress(EngineError):
     """Another operation on the engine is open."""
 

@@ -6,7 +6,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from engines import operations
-from engines.errors import PortExhaustion
+from engines.errors import CapacityExhausted, PortExhaustion
 from engines.models import Engine, Host
 from engines.operations import Lease
 
@@ -40,6 +40,33 @@ def mark_unreachable() -> None:
 def unreachable() -> list[Host]:
     """Hosts whose runtime does not answer: their engines are unknown."""
     return list(Host.objects.exclude(unreachable_since=None))
+
+
+_USED = """
+SELECT count(*) FILTER (WHERE up), coalesce(sum(memory_mb) FILTER (WHERE up), 0), coalesce(sum(disk_mb), 0)
+FROM (SELECT memory_mb, disk_mb, status IN ('running', 'provisioning') OR next_restart_at IS NOT NULL OR EXISTS (
+        SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND o.state IN ('pending', 'running')
+        AND o.kind IN ('provision', 'start', 'wake', 'restart')) AS up
+    FROM engines_engine e WHERE host_id = %s AND destroyed_at IS NULL) counted
+"""
+
+
+def check_room(memory_mb: int, disk_mb: int) -> None:
+    """Raise CapacityExhausted unless the host has room for one more running engine of this size.
+
+    Engines that are starting, or about to be restarted, count as running. `disk_mb` is 0 for an engine that has its volume.
+    The host is locked until the transaction ends, so that two starts cannot take the same room; take no engine's lock before.
+    """
+    ceilings = (settings.ENV.host_max_engines, settings.ENV.host_memory_mb, settings.ENV.host_disk_mb)
+    if not any(ceilings):
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(_USED, [local().pk])
+        used = cursor.fetchone()
+    names = ("host_max_engines", "host_memory_mb", "host_disk_mb")
+    for rule, limit, before, more in zip(names, ceilings, used, (1, memory_mb, disk_mb), strict=True):
+        if limit and more and before + more > limit:
+            raise CapacityExhausted(rule, limit, int(before + more))
 
 
 def pick_port(host: Host) -> int:

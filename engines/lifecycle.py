@@ -18,6 +18,7 @@ from audit.actions import Action
 from audit.actors import Actor
 from engines import hosts, operations
 from engines.errors import (
+    CapacityExhausted,
     EngineAlreadyExists,
     EngineAlreadyRunning,
     EngineNotFound,
@@ -31,7 +32,7 @@ from engines.operations import Lease
 from engines.outcomes import CLEARED, NO_PENDING, NO_RESTART, NOW, After, Outcome
 from engines.transitions import TRANSITIONS
 from policy import products, rules, secrets
-from policy.errors import QuotaExceeded
+from policy.errors import Denied
 from policy.models import Product
 
 
@@ -95,26 +96,30 @@ def _either(statuses: frozenset[Status]) -> str:
 def provision(product: Product, user_id: str, *, by: Actor, engine_version: str = "", auto: bool = False) -> Operation:
     """Promise a new engine for the user; `auto` when an admit asks for it.
 
-    A call for a user whose engine is being provisioned joins that. Raises InvalidUserId, ImageUnknown, EngineAlreadyExists,
-    QuotaExceeded (with a `provision_denied` row, or `admit_denied`), PortExhaustion.
+    A call for a user whose engine is being provisioned joins that. Raises InvalidUserId, ImageUnknown, ImageDenied, EngineAlreadyExists,
+    QuotaExceeded (each refusal with a `provision_denied` row, or `admit_denied`), PortExhaustion.
     """
     user_id = check_user_id(user_id)
-    image = check_image(engine_version or settings.ENV.engine_image)
-    outcome = _provision(product, user_id, image, by=by, auto=auto)
-    if isinstance(outcome, QuotaExceeded):  # raised here, after the commit: inside, its row would be rolled back
+    outcome = _provision(product, user_id, check_image(engine_version), by=by, auto=auto)
+    if isinstance(outcome, Exception):  # raised here, after the commit: inside, its row would be rolled back
         raise outcome
     return outcome
 
 
 @transaction.atomic
-def _provision(product: Product, user_id: str, image: str, *, by: Actor, auto: bool) -> Operation | QuotaExceeded:
+def _provision(product: Product, user_id: str, asked: str, *, by: Actor, auto: bool) -> Operation | Denied | CapacityExhausted:
     product = products.lock(product.pk)
-    existing = Engine.objects.filter(product=product, user_id=user_id, destroyed_at=None).first()
-    if existing is not None:
-        return _join_provision(existing, image)
+    living = Engine.objects.filter(product=product, destroyed_at=None)
+    existing = living.filter(user_id=user_id).first()
     try:
-        rules.check_max_engines(product.policy, Engine.objects.filter(product=product, destroyed_at=None).count())
-    except QuotaExceeded as refusal:
+        image = rules.choose_image(product.policy, asked, settings.ENV.engine_image)
+        if existing is not None:
+            return _join_provision(existing, image)
+        rules.check_max_engines(product.policy, living.count())
+        hosts.check_room(_memory_mb(product), settings.ENV.engine_disk_mb)
+    except CapacityExhausted as full:
+        return _no_room(full, Kind.PROVISION, trail.Subject(product.pk, product.slug, user_id), by=by)
+    except Denied as refusal:
         subject = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
         trail.record(Action.ADMIT_DENIED if auto else Action.PROVISION_DENIED, subject, by=by, metadata=refusal.metadata())
         return refusal
@@ -132,10 +137,10 @@ def _join_provision(engine: Engine, image: str) -> Operation:
 
 
 def check_image(image: object) -> str:
-    """The image's name. Raises ImageUnknown when it cannot be one."""
-    if not isinstance(image, str) or not 1 <= len(image) <= 255 or not image.isprintable() or " " in image:
+    """The image's name, or an empty string for none in particular. Raises ImageUnknown when it cannot be one."""
+    if image != "" and not rules.is_image(image):
         raise ImageUnknown("engine_version: must be the name of an image, up to 255 characters without spaces.")
-    return image
+    return str(image)
 
 
 def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, by: Actor, auto: bool) -> Engine:
@@ -152,12 +157,16 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
         "e_port": hosts.pick_port(host),
         "e_hash": secrets.hash_key(key),
         "e_cipher": secrets.encrypt(key),
+        "e_memory": _memory_mb(product),
+        "e_disk": settings.ENV.engine_disk_mb,
         "e_from": None,
     }
     trail.record_move(
         "INSERT INTO engines_engine AS e (id, product_id, host_id, user_id, status, seq, engine_version, port, incarnation,"
-        " incarnations, key_hash, key_ciphertext, pending_key_hash, pending_key_ciphertext, health_failures, restart_attempts)"
+        " incarnations, memory_mb, disk_mb, key_hash, key_ciphertext, pending_key_hash, pending_key_ciphertext,"
+        " health_failures, restart_attempts)"
         " VALUES (%(e_id)s, %(e_product)s, %(e_host)s, %(e_user)s, 'provisioning', 1, %(e_image)s, %(e_port)s, 1, 1,"
+        " %(e_memory)s, %(e_disk)s,"
         " %(e_hash)s, %(e_cipher)s, '', '', 0, 0)" + SUBJECT,
         params,
         Action.PROVISION_REQUESTED,
@@ -283,11 +292,36 @@ def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
     return operations.open(engine, kind, by=by, params=_params("reconciled", ""))
 
 
-@transaction.atomic
 def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str, cause: str = "requested") -> Operation:
+    outcome = _open(engine, kind, by=by, params=_params(cause, reason))
+    if isinstance(outcome, CapacityExhausted):
+        raise outcome
+    return outcome
+
+
+@transaction.atomic
+def _open(engine: Engine, kind: Kind, *, by: Actor, params: Mapping[str, str]) -> Operation | CapacityExhausted:
+    full = None
+    if kind in (Kind.START, Kind.WAKE) or (kind == Kind.RESTART and engine.status == Status.FAILED):
+        try:
+            hosts.check_room(engine.memory_mb, 0)
+        except CapacityExhausted as error:
+            full = error
     engine = lock(engine.pk)
     check_can(engine, kind)
-    return operations.open(engine, kind, by=by, params=_params(cause, reason))
+    if full is not None and operations.find_open(engine) is None:
+        return _no_room(full, kind, subject(engine), by=by)
+    return operations.open(engine, kind, by=by, params=params)
+
+
+def _no_room(full: CapacityExhausted, kind: Kind, about: trail.Subject, *, by: Actor) -> CapacityExhausted:
+    """Write the refusal's row, and hand the refusal back to be raised after the commit."""
+    trail.record(Action.CAPACITY_EXHAUSTED, about, by=by, metadata={"verb": str(kind), **full.metadata()})
+    return full
+
+
+def _memory_mb(product: Product) -> int:
+    return int(rules.lowered(product.policy, "memory_mb", settings.ENV.engine_memory_mb))
 
 
 def _params(cause: str, reason: str) -> dict[str, str]:

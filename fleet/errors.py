@@ -35,6 +35,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (policy.PlatformKeyNotFound, 404, "NOT_FOUND"),
     (policy.ProductSlugExists, 409, "PRODUCT_SLUG_EXISTS"),
     (policy.QuotaExceeded, 429, "QUOTA_EXCEEDED"),
+    (policy.ImageDenied, 403, "POLICY_DENIED"),
     (policy.RateLimited, 429, "RATE_LIMITED"),
     (engines.EngineNotFound, 404, "ENGINE_NOT_FOUND"),
     (engines.OperationNotFound, 404, "NOT_FOUND"),
@@ -43,6 +44,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (engines.EngineNotRunning, 409, "ENGINE_NOT_RUNNING"),
     (engines.OperationInProgress, 409, "OPERATION_IN_PROGRESS"),
     (engines.PortExhaustion, 503, "PORT_EXHAUSTION"),
+    (engines.CapacityExhausted, 503, "CAPACITY_EXHAUSTED"),
     (engines.Unfinished, 503, "UNAVAILABLE"),
     (engines.Unsuccessful, 502, "BACKEND_ERROR"),
     (BackendError, 502, "BACKEND_ERROR"),
@@ -117,7 +119,7 @@ def _message(error: Exception, code: str) -> str:
 def _details(error: Exception) -> Any:
     if isinstance(error, drf.ValidationError):
         return {"fields": error.detail}
-    if isinstance(error, policy.Denied):
+    if isinstance(error, (policy.Denied, engines.CapacityExhausted)):
         return error.metadata()
     if isinstance(error, engines.OperationInProgress):
         return {"operation_id": str(error.operation_id)}
@@ -147,18 +149,18 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if request.path.startswith("/admin"):
+    if request.path.startswith("/admin/"):
         return defaults.permission_denied(request, exception)
     return _outside(403, "POLICY_DENIED", "You may not do this.")
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if request.path.startswith("/admin"):
+    if request.path.startswith("/admin/"):
         return defaults.page_not_found(request, exception)
     return _outside(404, "NOT_FOUND", "There is no such path; see the API's documentation.")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if request.path.startswith("/admin"):
+    if request.path.startswith("/admin/"):
         return defaults.server_error(request)
     return _outside(500, "INTERNAL_ERROR", _OUR_OWN_WORDS["INTERNAL_ERROR"])

@@ -25,6 +25,7 @@ OPERATE = "policy.operate_product"
 class ProductAdmin(ReadOnlyAdmin):
     page_template = "admin/policy/product/page.html"
     list_display = ("slug", "display_name", "limits", "created")
+    show_full_result_count = True  # products are few
     search_fields = ("slug",)  # what is searched is up to get_search_results; Django shows no field without it
     search_help_text = "Slug or id: exact"
 
@@ -54,7 +55,7 @@ class ProductAdmin(ReadOnlyAdmin):
         return {
             "may_operate": request.user.has_perm(OPERATE),
             "form": PolicyForm(initial=found.policy),
-            "rules": [(name, found.policy.get(name, "no limit"), meaning) for name, meaning in RULES.items()],
+            "rules": [(name, wording.value(found.policy.get(name, "-")), rule.meaning) for name, rule in RULES.items()],
             "created": wording.moment(found.created_at),
             "keys": [_row(key) for key in found.keys.all()],
         }
@@ -121,7 +122,8 @@ class ProductAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(_page(product))
 
     def _show_key(self, request: HttpRequest, product: Product, words: str, key: str) -> HttpResponse:
-        return self.render_once(request, product, title=words, key=key, back=_page(product))
+        note = "Copy it now: it is shown on this page only, and not again."
+        return self.render_once(request, product, title=words, key=key, note=note, back=_page(product))
 
     def _operated(self, request: HttpRequest, product_id: UUID) -> Product:
         """The product, for who may operate it. Raises PermissionDenied, Http404."""
@@ -135,7 +137,7 @@ class ProductAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Policy")
     def limits(self, product: Product) -> str:
-        return ", ".join(f"{name} {value}" for name, value in product.policy.items()) or "no limits"
+        return ", ".join(f"{name} {wording.value(worth)}" for name, worth in product.policy.items()) or "no limits"
 
     @admin.display(description="Registered (UTC)")
     def created(self, product: Product) -> str:

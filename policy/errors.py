@@ -32,8 +32,8 @@ class Denied(PolicyError):
     """A rule of the product's policy refuses: `value` would pass, or has passed, `limit`."""
 
     rule: str
-    limit: int
-    value: int
+    limit: int | str
+    value: int | str
 
     def metadata(self) -> dict[str, str | int]:
         """The refusal as an audit row keeps it."""
@@ -46,6 +46,14 @@ class QuotaExceeded(Denied):
 
     def __str__(self) -> str:
         return f"Product at {self.rule} limit ({self.limit})."
+
+
+@dataclass
+class ImageDenied(Denied):
+    """The product may not run this image."""
+
+    def __str__(self) -> str:
+        return f"The product may not run {self.value}. Allowed: {self.limit}."
 
 
 @dataclass

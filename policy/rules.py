@@ -1,29 +1,80 @@
 """The rules that a policy may hold, and what each decides."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
-from policy.errors import InvalidPolicy, QuotaExceeded
+from policy.errors import ImageDenied, InvalidPolicy, QuotaExceeded
 
 Policy = Mapping[str, Any]
 
 MAX = 1_000_000_000
-RULES: Mapping[str, str] = {
-    "max_engines": "Engines of the product in all states but destroyed.",
-    "rate_limit_rpm": "Admits per minute of the product, all users together.",
+MAX_IMAGES = 100
+
+
+def is_whole_number(value: object) -> bool:
+    """0 to MAX."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX
+
+
+def is_positive_number(value: object) -> bool:
+    """Above 0, to MAX; also one with a fraction."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX
+
+
+def is_positive_whole_number(value: object) -> bool:
+    """1 to MAX."""
+    return is_whole_number(value) and bool(value)
+
+
+def is_image(value: object) -> bool:
+    """1 to 255 printable characters without a space: an image's name, or a glob for names."""
+    return isinstance(value, str) and 1 <= len(value) <= 255 and value.isprintable() and " " not in value
+
+
+def is_image_list(value: object) -> bool:
+    """1 to MAX_IMAGES of them."""
+    return isinstance(value, list) and 1 <= len(value) <= MAX_IMAGES and all(is_image(item) for item in value)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A key of the policy: what it means, and which values it takes."""
+
+    meaning: str
+    takes: Callable[[object], bool]
+    form: str  # of a value, for an error message
+
+
+_COUNT = (is_whole_number, f"a whole number from 0 to {MAX}")
+_SIZE = (is_positive_whole_number, f"a whole number from 1 to {MAX}")
+
+RULES: Mapping[str, Rule] = {
+    "max_engines": Rule("Engines of the product in all states but destroyed.", *_COUNT),
+    "rate_limit_rpm": Rule("Admits per minute of the product, all users together.", *_COUNT),
+    "images": Rule(
+        "Images that engines may run: names, globs (`registry/agents:*`) or digests (`sha256:...`). Only ORCH_ENGINE_IMAGE when left out.",
+        is_image_list,
+        f"a list of 1 to {MAX_IMAGES} image names, globs or digests",
+    ),
+    "engine_image": Rule("Image of an engine when a provision names none.", is_image, "the name of an image"),
+    "memory_mb": Rule("Memory of an engine in MB; lowers ORCH_ENGINE_MEMORY_MB.", *_SIZE),
+    "cpus": Rule("CPUs of an engine; lowers ORCH_ENGINE_CPUS.", is_positive_number, f"a number above 0, up to {MAX}"),
+    "pids": Rule("Processes and threads of an engine; lowers ORCH_ENGINE_PIDS.", *_SIZE),
 }
-"""Every key a policy may have, each a whole number from 0 to MAX; a key that is left out is no limit."""
+"""Every key a policy may have; a key that is left out is no limit of its own."""
 
 
-def check(policy: object) -> dict[str, int]:
+def check(policy: object) -> dict[str, Any]:
     """The policy as it is stored. Raises InvalidPolicy naming the key that is unknown or of the wrong type."""
     if not isinstance(policy, Mapping):
         raise InvalidPolicy("policy must be a JSON object, {} for no limits.")
     for key, value in policy.items():
         if key not in RULES:
             raise InvalidPolicy(f"policy.{key}: unknown key. Known keys: {', '.join(RULES)}.")
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX:
-            raise InvalidPolicy(f"policy.{key}: must be a whole number from 0 to {MAX}.")
+        if not RULES[key].takes(value):
+            raise InvalidPolicy(f"policy.{key}: must be {RULES[key].form}.")
     return dict(policy)
 
 
@@ -32,3 +83,25 @@ def check_max_engines(policy: Policy, engines: int) -> None:
     limit = policy.get("max_engines")
     if limit is not None and engines >= limit:
         raise QuotaExceeded("max_engines", limit, engines)
+
+
+def choose_image(policy: Policy, asked: str, default: str) -> str:
+    """The image of a new engine: the one asked for, else the product's own, else `default`. Raises ImageDenied."""
+    pinned = policy.get("engine_image")
+    image = asked or pinned or default
+    allowed = policy.get("images") or [default]
+    if image != pinned and not any(_names(pattern, image) for pattern in allowed):
+        raise ImageDenied("images", ", ".join(allowed)[:255], image)
+    return image
+
+
+def _names(pattern: str, image: str) -> bool:
+    """Whether the pattern (a name, a glob, or a bare digest) stands for the image."""
+    if pattern.startswith("sha256:"):
+        return image == pattern or image.endswith(f"@{pattern}")
+    return fnmatchcase(image, pattern)
+
+
+def lowered(policy: Policy, rule: str, most: float) -> float:
+    """The value of a rule that lowers a setting: the smaller of the two."""
+    return float(min(policy.get(rule, most), most))

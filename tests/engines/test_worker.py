@@ -11,7 +11,7 @@ from engines import backends, lifecycle, operations, outcomes, worker
 from engines.api import url
 from engines.backends.base import Ref, State
 from engines.models import Engine, Kind, Status
-from policy import secrets
+from policy import products, secrets
 
 ACME = actors.product("acme")
 
@@ -120,6 +120,7 @@ def test_provision_fails_when_the_engine_is_not_healthy_in_time(settings, produc
 
 
 def test_provision_fails_at_once_for_an_image_that_is_not_there(product, carry_out):
+    products.update_policy(product.pk, {"images": ["nobody/*"]}, by=actors.ADMIN)
     operation = carry_out(lifecycle.provision(product, "alice", by=ACME, engine_version="nobody/knows:1"))
     assert (operation.state, operation.error_code, operation.attempt) == ("failed", "image_missing", 1)
 
