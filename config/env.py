@@ -3,7 +3,7 @@
 The table in docs/operations.md is generated from this class (`manage.py generate_docs`).
 """
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -16,6 +16,8 @@ class Env(BaseSettings):
     """The `ORCH_*` variables. Durations are seconds (`_S`) or days (`_DAYS`)."""
 
     model_config = SettingsConfigDict(env_prefix="ORCH_", frozen=True, hide_input_in_errors=True)
+
+    REQUIRED_IN_PRODUCTION: ClassVar[tuple[str, ...]] = ("database_url", "redis_url", "master_key", "admin_key", "secret_key")
 
     environment: Literal["local", "production"] = Field(
         "local", description="`local` generates secrets and embedded servers under `ORCH_HOME`; `production` does not."
@@ -51,6 +53,13 @@ class Env(BaseSettings):
     port_min: int = Field(9001, ge=1, le=65535, description="First port for engines.")
     port_max: int = Field(19000, ge=1, le=65535, description="Last port for engines.")
     catalog_mount_path: str = Field("", description="Folder mounted read-only at `/catalog` in every engine; empty: none.")
+    engine_memory_mb: int = Field(512, ge=16, description="Memory of an engine, in MB; a product's policy may lower it.")
+    engine_cpus: float = Field(1.0, gt=0, description="CPUs of an engine; a product's policy may lower it.")
+    engine_pids: int = Field(256, ge=8, description="Processes and threads of an engine; a product's policy may lower it.")
+    engine_disk_mb: int = Field(1024, ge=1, description="Disk that an engine's volume counts for, in MB, in its host's ceiling.")
+    host_max_engines: int = Field(0, ge=0, description="Running engines of the host, starts in flight included; 0: no ceiling.")
+    host_memory_mb: int = Field(0, ge=0, description="Memory of the host for running engines, in MB; 0: no ceiling.")
+    host_disk_mb: int = Field(0, ge=0, description="Disk of the host for engines' volumes, in MB; 0: no ceiling.")
     boot_timeout_s: float = Field(60, gt=0, description="How long an engine may take to become healthy.")
     stop_grace_s: float = Field(30, ge=0, description="Between SIGTERM and SIGKILL of an engine.")
     backend_timeout_s: float = Field(30, gt=0, description="Deadline of one call to a backend, beyond the stop grace.")
@@ -92,8 +101,7 @@ class Env(BaseSettings):
         if self.lease_renew_s * 2 > self.lease_s:
             raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
         if self.environment == "production":
-            needed = ("database_url", "redis_url", "master_key", "admin_key", "secret_key")
-            missing = [f"ORCH_{name.upper()}" for name in needed if not getattr(self, name)]
+            missing = [f"ORCH_{name.upper()}" for name in self.REQUIRED_IN_PRODUCTION if not getattr(self, name)]
             if missing:
                 raise ValueError(f"set {', '.join(missing)}: production generates no secret and starts no server")
         return self
