@@ -27,20 +27,23 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(scope="session")
-def database(django_db_blocker: Any) -> Iterator[psycopg.Connection[Any]]:
-    """The run's servers, up and migrated; yields the superuser's connection, which is the tests' own and never the code's."""
+def database(django_db_blocker: Any) -> None:
+    """The run's servers, up and migrated."""
     servers.SERVERS.start()
     with django_db_blocker.unblock():
         call_command("migrate", verbosity=0)
-    with psycopg.connect(servers.SERVERS.urls.superuser, autocommit=True) as connection:
-        yield connection
 
 
-def empty(connection: psycopg.Connection[Any]) -> None:
+def as_superuser() -> psycopg.Connection[Any]:
+    """A connection that passes every guard: the tests' own, never the code's."""
+    return psycopg.connect(servers.SERVERS.urls.superuser, autocommit=True)
+
+
+def empty() -> None:
     """Remove every row of ours, past the guards, and every message of Valkey."""
     from policy import valkey
 
-    with connection.transaction():
+    with as_superuser() as connection, connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'postgres'")
         for (table,) in tables.fetchall():
@@ -50,9 +53,9 @@ def empty(connection: psycopg.Connection[Any]) -> None:
 
 
 @pytest.fixture
-def db(database: psycopg.Connection[Any], django_db_blocker: Any) -> Iterator[None]:
+def db(database: None, django_db_blocker: Any) -> Iterator[None]:
     """An empty database, and after the test no engine that still runs."""
-    empty(database)
+    empty()
     with django_db_blocker.unblock():
         yield
         _remove_engines()
@@ -70,9 +73,10 @@ def _remove_engines() -> None:
 
 
 @pytest.fixture
-def superuser(database: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+def superuser(database: None) -> Iterator[psycopg.Connection[Any]]:
     """The superuser's connection, for looking past every guard."""
-    return database
+    with as_superuser() as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -1,0 +1,181 @@
+"""The API on the real web server with real workers: what a user id may be in a path, and what many callers at once come to."""
+
+import contextlib
+import http.client
+import json
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
+
+import pytest
+
+from audit.models import AuditRow
+from engines.models import Engine, Operation
+from policy import limits
+from policy.errors import RateLimited
+from tests import waiting
+from tests.conftest import _remove_engines, empty, make_product
+from tests.engines.registry import put_engine
+from tests.envelopes import assert_error
+from tests.stack import Stack
+
+# fmt: off
+USER_IDS = [
+    "alice/audit", "alice/admit", "a/b/c", "/", "//", "with space", "a+b", "a?b=c", "a#b", "a&b", "%2F", "%", "100%", "a%00b",
+    "ünïcödé", "日本", "🦊", "a;b,c", "'\"<>\\", "user@example.com", "a:b", "~", "provision", "...", "x" * 255, "é" * 255,
+]
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def server(database, django_db_blocker):
+    """Two web processes and a worker for the whole module; every test has a product of its own."""
+    empty()
+    sizes = {"ORCH_WEB_WORKERS": "2", "ORCH_WEB_THREADS": "60", "ORCH_WEB_WAITERS": "55", "ORCH_OPS_CONCURRENCY": "4"}
+    with django_db_blocker.unblock(), contextlib.closing(Stack(**sizes)) as stack:
+        stack.start("web", "ops")
+        waiting.until(stack.serves, 30, "the web server answers")
+        yield stack
+        _remove_engines()
+
+
+@pytest.fixture
+def acme(server, request):
+    """A product of this test's own."""
+    name = request.node.name.partition("[")[0].removeprefix("test_").replace("_", "-")[:60]
+    return make_product(name)
+
+
+def at_once(count, call):
+    """`call` of each number, all at the same time; the answers in order."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(call, range(count)))
+
+
+def segment(user_id):
+    return quote(user_id, safe="")
+
+
+# -- paths -----------------------------------------------------------------------------------------------------------------
+
+
+def test_user_id_goes_through_every_path_as_it_is(server, acme, subtests):
+    for user_id in USER_IDS:
+        with subtests.test(user_id=user_id):
+            response = server.call("POST", "/engines/provision", acme.key, {"user_id": user_id}, Prefer="respond-async")
+            assert response.status_code == 202, response.text
+            path = f"/engines/{segment(user_id)}"
+            assert server.call("GET", path, acme.key).json()["user_id"] == user_id
+            assert server.call("POST", f"{path}/admit", acme.key).status_code == 200
+            rows = server.call("GET", f"{path}/audit", acme.key).json()["results"]
+            assert {row["user_id"] for row in rows} == {user_id}
+            assert_error(server.call("PUT", path, acme.key), 405, "METHOD_NOT_ALLOWED")
+            assert server.call("DELETE", path, acme.key, Prefer="respond-async").status_code == 202
+    waiting.until(lambda: not Operation.objects.filter(finished_at=None).exists(), 60, "all are destroyed")
+
+
+def test_slash_in_a_user_id_is_told_from_one_in_the_path(server, acme):
+    put_engine(acme, "alice")
+    put_engine(acme, "alice/audit")
+    assert server.call("GET", "/engines/alice%2Faudit", acme.key).json()["user_id"] == "alice/audit"
+    assert server.call("GET", "/engines/alice%2faudit", acme.key).json()["user_id"] == "alice/audit"
+    assert server.call("GET", "/engines/alice/audit", acme.key).json().keys() == {"results", "next", "previous"}
+    assert_error(server.call("GET", "/engines/alice%2Fnone", acme.key), 404, "ENGINE_NOT_FOUND")
+    assert_error(server.call("GET", "/engines/alice/none", acme.key), 404, "NOT_FOUND")
+
+
+def test_links_of_a_page_lead_to_the_same_user(server, acme):
+    for _ in range(3):
+        server.call("POST", "/engines/provision", acme.key, {"user_id": "a/b %2F?"}, Prefer="respond-async")
+        waiting.until(lambda: server.call("DELETE", f"/engines/{segment('a/b %2F?')}", acme.key).status_code == 200, 20)
+    total = AuditRow.objects.filter(product_id=acme.pk, user_id="a/b %2F?").count()
+    found, link = [], f"/engines/{segment('a/b %2F?')}/audit?limit=2"
+    while link:
+        page = server.call("GET", link.removeprefix(server.url), acme.key).json()
+        found += [row["id"] for row in page["results"]]
+        link = page["next"]
+    assert len(found) == len(set(found)) == total > 4
+
+
+def test_target_with_scheme_and_host_is_understood(server, acme):
+    put_engine(acme, "alice/audit")
+    assert get(server, f"{server.url}/engines/alice%2Faudit?x=/engines/", acme.key)["user_id"] == "alice/audit"
+
+
+def test_path_that_is_not_utf8_is_not_found(server, acme):
+    for target in ("/engines/%FF", "/engines/%ED%A0%80", "/engines/%C3"):
+        assert get(server, target, acme.key)["error"]["code"] == "NOT_FOUND"
+
+
+def get(server, target, key):
+    """The answer to a GET with this very target, which other clients would tidy up."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as connection:
+        connection.request("GET", target, headers={"X-Platform-Key": key})
+        return json.load(connection.getresponse())
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------------
+
+
+def test_provisions_at_once_of_one_user_give_one_engine(server, acme):
+    answers = at_once(50, lambda _: server.call("POST", "/engines/provision", acme.key, {"user_id": "alice"}))
+    made = [answer.json() for answer in answers if answer.status_code == 200]
+    late = [answer for answer in answers if answer.status_code != 200]
+    assert len(made) >= 1
+    for answer in late:  # it came when the engine was there already
+        assert_error(answer, 409, "ENGINE_ALREADY_EXISTS")
+    assert len({json.dumps(body, sort_keys=True) for body in made}) == 1
+    engine = Engine.objects.get(product=acme)
+    assert str(engine.pk) == made[0]["engine_id"]
+    assert Operation.objects.filter(engine=engine).count() == 1
+    rows = AuditRow.objects.filter(product_id=acme.pk, user_id="alice").order_by("id")
+    assert [row.action for row in rows] == ["provision_requested", "provision"]
+
+
+def test_admits_at_once_of_one_user_give_one_engine(server, acme):
+    answers = at_once(50, lambda _: server.call("POST", "/engines/alice/admit", acme.key, {"auto_provision": True}))
+    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers if answer.status_code != 200]
+    assert {answer.json()["admitted"] for answer in answers} == {True}
+    assert len({(body["engine"]["engine_id"], body["engine"]["api_key"]) for body in (answer.json() for answer in answers)}) == 1
+    assert Engine.objects.filter(product=acme).count() == Operation.objects.filter(engine__product=acme).count() == 1
+
+
+def test_provisions_at_once_at_the_limit_give_one_engine(server, acme):
+    acme.policy = {"max_engines": 4}
+    acme.save()
+    for user_id in "abc":
+        put_engine(acme, user_id, "stopped")
+    answers = at_once(200, lambda number: server.call("POST", "/engines/provision", acme.key, {"user_id": f"user-{number}"}))
+    assert sorted(answer.status_code for answer in answers) == [200] + [429] * 199
+    for answer in answers:
+        if answer.status_code == 429:
+            assert_error(answer, 429, "QUOTA_EXCEEDED")
+    assert Engine.objects.filter(product=acme).count() == 4
+    assert AuditRow.objects.filter(product_id=acme.pk, action="provision_denied").count() == 199
+
+
+def test_admits_at_once_share_one_limit_in_all_processes(server, acme):
+    acme.policy = {"rate_limit_rpm": 20}
+    acme.save()
+    answers = at_once(40, lambda _: server.call("POST", "/engines/alice/admit", acme.key))
+    assert sorted(answer.status_code for answer in answers) == [200] * 20 + [429] * 20
+    with pytest.raises(RateLimited):  # a third process, this one
+        limits.hit(str(acme.pk), acme.policy)
+
+
+def test_mixed_verbs_at_once_leave_one_story(server, acme):
+    """Anything may be refused, nothing may fail, and the engine is left with no open operation."""
+    verbs = [("POST", "/stop"), ("POST", "/start"), ("POST", "/rotate-key"), ("POST", "/admit"), ("GET", "")]
+    assert server.call("POST", "/engines/provision", acme.key, {"user_id": "alice"}).status_code == 200
+
+    def call(number):
+        method, suffix = verbs[number % len(verbs)]
+        return server.call(method, f"/engines/alice{suffix}", acme.key)
+
+    answers = at_once(30, call)
+    assert {answer.status_code for answer in answers} <= {200, 409}, [answer.text for answer in answers]
+    engine = Engine.objects.get(product=acme)
+    assert not Operation.objects.filter(engine=engine, finished_at=None).exists()
+    seqs = list(
+        AuditRow.objects.filter(engine_id=engine.pk, to_status__isnull=False).order_by("engine_seq").values_list("engine_seq")
+    )
+    assert seqs == [(number,) for number in range(1, engine.seq + 1)]
