@@ -12,7 +12,9 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(name))))
 
 # Production's settings with throwaway values: `check --deploy` looks at them, nothing connects.
-PRODUCTION = ORCH_ENVIRONMENT=production ORCH_DATABASE_URL=postgresql://none/none ORCH_REDIS_URL=redis://none ORCH_ADMIN_KEY=none \
+PRODUCTION = ORCH_ENVIRONMENT=production ORCH_REDIS_URL=redis://none \
+	ORCH_DATABASE_URL=postgresql://app@none/none ORCH_DATABASE_OWNER_URL=postgresql://owner@none/none \
+	ORCH_ADMIN_KEY="$$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(50))')" \
 	ORCH_SECRET_KEY="$$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(50))')" \
 	ORCH_MASTER_KEY="$$(.venv/bin/python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())')"
 

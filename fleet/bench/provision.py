@@ -1,0 +1,115 @@
+"""Provision, wake and destroy through the API, beside the raw Docker SDK doing the same to the same image."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import docker
+import requests
+from django.conf import settings
+from docker.models.containers import Container
+
+from fleet.bench.figures import percentile, table
+from fleet.bench.sut import Deployment
+
+POLL_S = 0.01
+Samples = dict[str, list[float]]
+
+
+class Raw:
+    """The least that gives a healthy container: create, start, ask for its health; no record, no limits, no network."""
+
+    def __init__(self) -> None:
+        self.client = docker.from_env(timeout=60)
+
+    def provision(self) -> Container:
+        """A healthy container with a volume."""
+        name = f"bench-{uuid4().hex[:12]}"
+        container = self.client.containers.create(
+            settings.ENV.engine_image,
+            name=name,
+            ports={"8000/tcp": ("127.0.0.1", 0)},
+            volumes={name: {"bind": "/data"}},
+            environment={"ENGINE_KEY_HASH": "0" * 64, "SQLITE_DB_PATH": "/data/brain.sqlite"},
+        )
+        return self.wake(container)
+
+    def wake(self, container: Container) -> Container:
+        """Start it and wait until it is healthy."""
+        container.start()
+        container.reload()
+        published = container.ports["8000/tcp"]
+        assert published is not None
+        port = published[0]["HostPort"]
+        while not _healthy(f"http://127.0.0.1:{port}/health"):
+            time.sleep(POLL_S)
+        return container
+
+    def destroy(self, container: Container) -> None:
+        """End it and remove it with its volume."""
+        container.stop(timeout=30)
+        container.remove()
+        self.client.volumes.get(str(container.name)).remove()
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def _time(call: Callable[[], object], into: list[float]) -> None:
+    began = time.perf_counter()
+    call()
+    into.append(time.perf_counter() - began)
+
+
+def one_at_a_time(fleet: Deployment, count: int) -> Samples:
+    """`count` lives of an engine through the API and `count` of a raw container, in turn; seconds of each step."""
+    raw, seconds = Raw(), defaultdict[str, list[float]](list)
+    for n in range(count):
+        user = f"user-{n}"
+        seconds["provision"].append(fleet.timed("POST", "/engines/provision", {"user_id": user}))
+        container = _timed_provision(raw, seconds["raw create + start + health"])
+        fleet.sleep(user)
+        container.stop(timeout=30)
+        seconds["wake"].append(fleet.timed("POST", f"/engines/{user}/admit", {"auto_wake": True}))
+        _time(lambda container=container: raw.wake(container), seconds["raw start + health"])  # type: ignore[misc]
+        seconds["destroy"].append(fleet.timed("DELETE", f"/engines/{user}"))
+        _time(lambda container=container: raw.destroy(container), seconds["raw stop + remove"])  # type: ignore[misc]
+    return seconds
+
+
+def _timed_provision(raw: Raw, into: list[float]) -> Container:
+    began = time.perf_counter()
+    container = raw.provision()
+    into.append(time.perf_counter() - began)
+    return container
+
+
+def in_bulk(fleet: Deployment, count: int, at_once: int) -> tuple[float, float]:
+    """Engines per second through the API and with the raw SDK, `at_once` at a time."""
+    with ThreadPoolExecutor(at_once) as pool:
+        began = time.perf_counter()
+        list(pool.map(lambda n: fleet.timed("POST", "/engines/provision", {"user_id": f"bulk-{n}"}), range(count)))
+        ours = count / (time.perf_counter() - began)
+        list(pool.map(lambda n: fleet.timed("DELETE", f"/engines/bulk-{n}"), range(count)))
+        raw = Raw()
+        began = time.perf_counter()
+        containers = list(pool.map(lambda _: raw.provision(), range(count)))
+        theirs = count / (time.perf_counter() - began)
+        list(pool.map(raw.destroy, containers))
+    return ours, theirs
+
+
+def report(seconds: Samples) -> str:
+    """The table, and what the API adds at the median."""
+    pairs = {"provision": "raw create + start + health", "wake": "raw start + health", "destroy": "raw stop + remove"}
+    added = [
+        f"{ours} adds {(percentile(seconds[ours], 0.5) - percentile(seconds[theirs], 0.5)) * 1000:.0f} ms at p50"
+        for ours, theirs in pairs.items()
+    ]
+    return "\n".join([table(seconds), *added])

@@ -1,0 +1,38 @@
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from fleet.bench.sut import deployment
+
+
+class Command(BaseCommand):
+    help = "Measure a running deployment; alternatives are measured in turn in the same run."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--url", default=f"http://127.0.0.1:{settings.ENV.port}", help="where the deployment answers")
+        kinds = parser.add_subparsers(dest="kind", required=True)
+        provision = kinds.add_parser("provision", help="provision, wake and destroy beside the raw Docker SDK")
+        provision.add_argument("--count", type=int, default=50, help="lives of an engine, one at a time")
+        provision.add_argument("--bulk", type=int, default=200, help="engines provisioned --at-once at a time; 0: none")
+        provision.add_argument("--at-once", type=int, default=8)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        getattr(self, options["kind"])(options)
+
+    def provision(self, options: dict[str, Any]) -> None:
+        """`bench provision`."""
+        from fleet.bench import provision
+
+        if settings.ENV.engine_backend != "docker":
+            raise CommandError(
+                "bench provision compares with Docker: run the deployment, and this, with ORCH_ENGINE_BACKEND=docker"
+            )
+        with deployment(options["url"]) as fleet:
+            self.stdout.write(provision.report(provision.one_at_a_time(fleet, options["count"])))
+            if options["bulk"]:
+                ours, raw = provision.in_bulk(fleet, options["bulk"], options["at_once"])
+                self.stdout.write(
+                    f"{options['bulk']} engines, {options['at_once']} at a time: {ours:.2f}/s, raw {raw:.2f}/s, ratio {ours / raw:.2f}"
+                )
