@@ -97,7 +97,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = reverse_lazy("admin:login")
 
 STATIC_URL = "/static/"
-STATIC_ROOT = Path(os.environ.get("ORCH_STATIC_ROOT", BASE_DIR / "staticfiles"))
+STATIC_ROOT = BASE_DIR / "staticfiles" if PRODUCTION else None  # locally the finders serve them
 WHITENOISE_USE_FINDERS = not PRODUCTION
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
@@ -133,7 +133,14 @@ def _database(url: str) -> dict[str, Any]:
         **entry.get("OPTIONS", {}),
         "connect_timeout": 5,
         "application_name": os.environ.get("ORCH_PROCESS", "roundhouse"),
-        "pool": {"min_size": 1, "max_size": max(ENV.web_threads, ENV.ops_concurrency) + 4, "timeout": 10, "max_idle": 60},
+        "pool": {
+            "min_size": 1,
+            "max_size": max(ENV.web_threads, ENV.ops_concurrency) + 4,
+            "timeout": 5,
+            # A pool that goes on trying by itself doubles its pauses: after an outage it would be away as long again.
+            "reconnect_timeout": 1,
+            "max_idle": 60,
+        },
     }
     return entry
 
@@ -184,7 +191,6 @@ CELERY_TASK_ROUTES = {
 }
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-CELERY_BEAT_SCHEDULE_FILENAME = str(embedded.home() / "celerybeat-schedule") if not PRODUCTION else "/tmp/celerybeat-schedule"  # noqa: S108
 
 
 def _every(task: str, seconds: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from policy import api as policy
 register_converter(engines.UserId, "user")
 
 urlpatterns = [
-    path("engines/provision", engines.provision),
+    path("engines/provision", engines.provision_or_engine),
     path("engines", engines.engines),
     path("engines/<user:user_id>", engines.engine),
     path("engines/<user:user_id>/start", engines.start),

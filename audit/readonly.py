@@ -1,0 +1,124 @@
+"""What every model of ours is in the admin: lists and pages to look at. Whatever changes one is a verb, called by a view."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from django.contrib.admin import ShowFacets, SimpleListFilter
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.template.response import TemplateResponse
+from unfold.admin import ModelAdmin
+from unfold.decorators import display
+
+from audit.keyset import KeysetChangeList
+
+
+class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
+    """A model that can be looked at. Its page is `page_template`, filled by `get_page`."""
+
+    page_template = ""
+    show_full_result_count = False
+    show_facets = ShowFacets.NEVER
+    list_per_page = 50
+    sortable_by = ()
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """Only what a filter of the list names: a lookup typed into the address could scan the whole table."""
+        return any(lookup == item.parameter_name for item in self.list_filter)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        found = self.find(request, object_id)
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        return self.render(request, self.page_template, found, **self.get_page(request, found), **(extra_context or {}))
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Django's own log holds nothing of ours: the history is the audit log."""
+        raise Http404
+
+    def find(self, request: HttpRequest, object_id: str) -> Any:
+        """The object that an address names. Raises PermissionDenied for who may not look at it, Http404."""
+        self.check_permission(request, self.has_view_permission(request))
+        found = self.get_object(request, unquote(object_id))
+        if found is None:
+            raise Http404(f"No {self.opts.verbose_name} has the id {object_id}.")
+        return found
+
+    def check_permission(self, request: HttpRequest, allowed: bool) -> None:
+        """Raise PermissionDenied unless `allowed`."""
+        if not allowed:
+            raise PermissionDenied
+
+    def get_page(self, request: HttpRequest, found: Any) -> dict[str, Any]:
+        """Context of the object's page."""
+        return {}
+
+    def render(
+        self, request: HttpRequest, template: str, original: Any = None, *, status: int = 200, **context: Any
+    ) -> HttpResponse:
+        """A page of the admin about `original`, or about none."""
+        request.current_app = self.admin_site.name  # as Django's own admin views do
+        about = {"opts": self.opts, "original": original, "title": str(original or "")}
+        return TemplateResponse(request, template, {**self.admin_site.each_context(request), **about, **context}, status=status)
+
+    def render_once(self, request: HttpRequest, original: Any, **secret: Any) -> HttpResponse:
+        """A page with a key in plaintext, shown this once: in this response and in nothing that is kept."""
+        response = self.render(request, "admin/shown_once.html", original, **secret)
+        response["Cache-Control"] = "no-store"
+        return response
+
+
+class KeysetAdmin(ReadOnlyAdmin):
+    """A model too large to count: paged by `keyset_field` and the id."""
+
+    keyset_field = "created_at"
+    change_list_template = "admin/keyset_change_list.html"
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
+        return KeysetChangeList
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        return (f"-{self.keyset_field}", "-pk")
+
+
+Column = TypeVar("Column", bound=Callable[..., Any])
+
+
+def labelled(description: str, variants: Mapping[str, str]) -> Callable[[Column], Column]:
+    """Decorator of a list's column whose values are shown as labels: value → variant of Unfold's label."""
+
+    def mark(column: Column) -> Column:
+        display(description=description, label=dict(variants))(column)
+        return column
+
+    return mark
+
+
+class StaticFilter(SimpleListFilter):
+    """A filter whose choices are written in the code: value → (words, condition). An unknown value is no filter."""
+
+    choices_of: Mapping[str, tuple[str, Q]] = {}
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(value, words) for value, (words, _) in self.choices_of.items()]
+
+    def value(self) -> str | None:
+        given = super().value()
+        return given if given in self.choices_of else None
+
+    def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
+        value = self.value()
+        return queryset if value is None else queryset.filter(self.choices_of[value][1])

@@ -1,0 +1,64 @@
+"""How the admin words times, durations and metadata. All times are UTC."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from audit.actions import Action
+
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_BAD = frozenset(
+    {action for action in Action if action.endswith("_failed")} | {Action.HEALTH_FAILED, Action.AUTO_RESTART_GAVE_UP}
+)
+_GOOD = frozenset({Action.PROVISION, Action.START, Action.WAKE, Action.RESTART, Action.ROTATE_KEY, Action.AUTO_RESTART_SUCCESS})
+_WARNING = frozenset(
+    {Action.PROVISION_DENIED, Action.ADMIT_DENIED, Action.OPERATION_SUPERSEDED, Action.KEY_REVEAL, Action.ORPHAN_REMOVED}
+)
+
+
+def moment(time: datetime | None) -> str:
+    """`2026-11-24 03:05:12.123`; a dash for None."""
+    return "-" if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def duration(milliseconds: float | None) -> str:
+    """The two largest units that say something: `340 ms`, `2.4 s`, `3 min 12 s`, `5 d 4 h`; a dash for None."""
+    if milliseconds is None:
+        return "-"
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.1f} s"
+    left = int(milliseconds / 1000)
+    parts: list[str] = []
+    for size, unit in _UNITS:
+        amount, left = divmod(left, size)
+        if amount or parts:
+            parts.append(f"{amount} {unit}")
+    return " ".join(part for part in parts[:2] if not part.startswith("0 "))
+
+
+def facts(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Metadata as pairs of words: a key that ends in `_s` says that its value is seconds."""
+    return [
+        (key.removesuffix("_s").replace("_", " "), value(worth) + (" s" if key.endswith("_s") else ""))
+        for key, worth in metadata.items()
+    ]
+
+
+def value(worth: Any) -> str:
+    """A value of metadata, or of a policy, in words."""
+    if isinstance(worth, bool):
+        return "yes" if worth else "no"
+    if isinstance(worth, list):
+        return ", ".join(value(item) for item in worth) or "none"
+    return str(worth)
+
+
+def badge(action: str) -> str:
+    """Variant of Unfold's label for an action: `danger`, `success`, `warning`, or `info` for the rest."""
+    if action in _BAD:
+        return "danger"
+    if action in _GOOD:
+        return "success"
+    return "warning" if action in _WARNING else "info"

@@ -1,0 +1,41 @@
+"""The admin's first page: the fleet at a glance, in three cheap queries."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+from engines.admin import STATUS_BADGES, describe
+from engines.models import OPEN, Engine, Operation, OperationState, Status
+
+SHOWN = 10
+RECENT = timedelta(days=1)
+
+
+def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Unfold's callback: adds to the index what the user may see."""
+    if request.user.has_perm("engines.view_engine"):
+        context["states"] = _states()
+    if request.user.has_perm("engines.view_operation"):
+        operations = Operation.objects.select_related("engine")
+        failed = operations.filter(state=OperationState.FAILED, created_at__gte=timezone.now() - RECENT)
+        context["open_operations"] = _newest(operations.filter(state__in=OPEN))
+        context["failed_operations"] = _newest(failed)
+    return context
+
+
+def _states() -> list[dict[str, Any]]:
+    """Every state of a living engine, with how many are in it."""
+    living = Engine.objects.filter(destroyed_at=None)
+    counts = dict(living.values_list("status").annotate(Count("pk")).order_by())
+    return [
+        {"status": status.value, "count": counts.get(status.value, 0), "badge": STATUS_BADGES.get(status.value)}
+        for status in Status
+        if status != Status.DESTROYED
+    ]
+
+
+def _newest(operations: "QuerySet[Operation]") -> list[dict[str, Any]]:
+    return [describe(operation) for operation in operations[:SHOWN]]

@@ -1,0 +1,82 @@
+"""The admin as a whole: its first page, who manages the staff, and what a browser may do with our answers."""
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from engines.models import Kind, OperationState, Status
+from tests.engines.registry import put_engine, put_operation
+from tests.staff import log_in
+
+
+def policy(response):
+    pairs = (part.strip().split(" ", 1) for part in response["Content-Security-Policy"].split(";"))
+    return {name: set(values.split()) for name, values in pairs}
+
+
+@pytest.mark.parametrize("path", ["/admin/login/", "/admin/", "/admin/engines/engine/", "/admin/no-such-page/"])
+def test_admin_pages_may_run_what_unfold_needs_and_load_only_from_us(db, path):
+    allowed = policy(log_in("rita").get(path))
+    assert allowed["script-src"] == {"'self'", "'unsafe-inline'", "'unsafe-eval'"}
+    assert allowed["default-src"] == allowed["frame-ancestors"] == allowed["base-uri"] == {"'none'"}
+    assert set().union(*allowed.values()) <= {"'none'", "'self'", "'unsafe-inline'", "'unsafe-eval'", "data:"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/engines", "/no-such-path", "/administrator", "/status"])
+def test_everything_else_may_do_nothing(db, path):
+    allowed = policy(Client().get(path))
+    assert allowed["default-src"] == {"'none'"}
+    assert not allowed.keys() & {"script-src", "style-src"}
+
+
+def test_overview_tells_states_and_operations_in_few_queries(product):
+    for n in range(3):
+        put_engine(product, f"user-{n}")
+    broken = put_engine(product, "broken", Status.FAILED)
+    put_engine(product, "gone", Status.DESTROYED, destroyed_at=timezone.now())
+    put_operation(broken, Kind.START, OperationState.FAILED, finished_at=timezone.now(), error_code="boot_timeout")
+    put_operation(broken, Kind.RESTART)
+    client = log_in("rita")
+    with CaptureQueriesContext(connection) as queries:
+        response = client.get("/admin/")
+    counts = {state["status"]: state["count"] for state in response.context["states"]}
+    assert counts == {"provisioning": 0, "running": 3, "sleeping": 0, "stopped": 0, "failed": 1, "destroying": 0}
+    assert "boot_timeout" in response.text
+    assert [row["it"].kind for row in response.context["open_operations"]] == ["restart"]
+    assert sum("engines_" in entry["sql"] for entry in queries) == 3
+
+
+def test_overview_hides_what_the_user_may_not_look_at(product):
+    client = Client()
+    client.force_login(User.objects.create_user("nobody", is_staff=True))
+    response = client.get("/admin/")
+    assert response.status_code == 200
+    assert "states" not in response.context
+    for path in ("engines/engine", "engines/operation", "policy/product", "audit/auditrow", "auth/user"):
+        assert f'href="/admin/{path}/' not in response.text
+        assert client.get(f"/admin/{path}/").status_code == 403
+
+
+def test_admin_is_for_staff_only(db):
+    client = Client()
+    assert client.get("/admin/")["Location"].startswith("/admin/login/")
+    client.force_login(User.objects.create_user("outsider"))
+    assert client.get("/admin/")["Location"].startswith("/admin/login/")
+
+
+def test_superuser_gives_staff_their_permissions(db):
+    client = log_in("root", superuser=True)
+    for path in ("user/", "user/add/", "group/", "group/add/"):
+        assert client.get(f"/admin/auth/{path}").status_code == 200, path
+    password = "correct horse battery staple"
+    client.post(
+        "/admin/auth/user/add/", {"username": "nina", "password1": password, "password2": password, "usable_password": "true"}
+    )
+    nina = User.objects.get(username="nina")
+    page = client.get(f"/admin/auth/user/{nina.pk}/change/").text
+    for name in ("Can destroy engines", "Can look at engine keys", "Can register products"):
+        assert name in page, name
+    assert client.get(f"/admin/auth/user/{nina.pk}/password/").status_code == 200
