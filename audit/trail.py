@@ -3,6 +3,9 @@
 `record` writes one row. `record_move` writes the row of a change of state *in the same statement* as the change: the UPDATE that
 the caller hands over becomes a CTE, and the row is selected from what it returned. No row changed, no row written; no row
 written, nothing changed.
+
+A wrong clock is no reason to refuse either: a time outside the partitions there are is moved to the nearest one that exists and
+kept in `metadata`, a duration is held between 0 and what its column can hold.
 """
 
 from collections.abc import Mapping
@@ -30,10 +33,11 @@ SELECT greatest(w.starts, least(s.started, w.ends - interval '1 microsecond')),
        %(action)s, %(actor)s,
        CASE WHEN s.started >= w.starts AND s.started < w.ends THEN %(metadata)s::jsonb
             ELSE %(metadata)s::jsonb || jsonb_build_object('{CLAMPED}', s.started) END,
-       CASE WHEN %(timed)s THEN (extract(epoch FROM clock_timestamp() - s.started) * 1000)::int END,
+       CASE WHEN %(timed)s
+            THEN greatest(0, least(extract(epoch FROM clock_timestamp() - s.started) * 1000, {2**31 - 1}))::int END,
        %(operation_id)s::uuid, %(request_id)s::text, %(retention)s
 FROM (SELECT *, coalesce(%(started)s::timestamptz, now()) AS started FROM subject) s
-JOIN audit_window w ON w.retention = %(retention)s
+LEFT JOIN audit_window w ON w.retention = %(retention)s
 RETURNING id
 """
 
@@ -73,15 +77,12 @@ def record(
     """Write one row, in the caller's transaction if there is one, and return its id.
 
     `started` is when the action began, by the database's clock (now, when None); given, the row has a `duration_ms`.
-    Raises ValueError or TypeError for metadata outside the catalogue, NotRecorded when nothing was inserted.
+    Raises ValueError or TypeError for metadata outside the catalogue.
     """
     params = {**_common(action, by, metadata, operation_id, started), **vars(subject)}
     with connections[using].cursor() as cursor:
         cursor.execute(_RECORD, params)
-        row = cursor.fetchone()
-    if row is None:
-        raise NotRecorded(action)
-    return int(row[0])
+        return int(cursor.fetchone()[0])
 
 
 def record_move(

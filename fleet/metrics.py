@@ -1,8 +1,9 @@
 """A product's figures: the last hour from the audit log, the lifetime totals from the engines' rows, which are never pruned."""
 
+from datetime import timedelta
+
 from django.db.models import Avg, Count, Q
 from django.db.models.functions import Now
-from datetime import timedelta
 
 from audit.actions import Action
 from audit.models import AuditRow
@@ -11,7 +12,8 @@ from policy.models import Product
 
 
 def of_product(product: Product) -> dict[str, int | None]:
-    """`provisions_1h`, `crashes_1h`, `restarts_1h`, `avg_boot_ms` (null without a provision in the hour), `total_provisions`, `total_destroys`."""
+    """Of the last hour: `provisions_1h`, `crashes_1h`, `restarts_1h` and `avg_boot_ms` (null without a provision in it); of all
+    time: `total_provisions`, `total_destroys`."""
     counted = (Action.PROVISION, Action.HEALTH_FAILED, Action.AUTO_RESTART_START)
     hour = AuditRow.objects.filter(product_id=product.pk, action__in=counted, timestamp__gte=Now() - timedelta(hours=1))
     figures = hour.aggregate(

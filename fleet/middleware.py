@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import structlog
 from django.http import HttpRequest, HttpResponse
@@ -37,7 +37,7 @@ def raw_path(get_response: Next) -> Next:
     def middleware(request: HttpRequest) -> HttpResponse:
         if request.path_info.startswith("/engines/"):
             target = request.META.get("RAW_URI")
-            request.path_info = target.split("?", 1)[0] if target else quote(request.path_info)
+            request.path_info = urlsplit(target).path if target else quote(request.path_info)
         return get_response(request)
 
     return middleware

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Count
 
+from audit import partitions
+from audit.times import iso
+from engines import hosts
 from engines.models import Engine, Status
 from policy.models import Product
 
@@ -41,13 +44,16 @@ def unavailable() -> str:
         if not _migrated:
             executor = MigrationExecutor(connection)
             _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
-    except DatabaseError:
+    except Error:
         return "database unreachable"
     return "" if _migrated else "migrations missing"
 
 
 def parts() -> Mapping[str, object]:
     """Further facts for `/health`; they never decide its code."""
-    from audit import partitions
-
-    return {"audit_partitions": "ok" if partitions.months_ahead() >= partitions.AHEAD else "low"}
+    away = [{"name": host.name, "unreachable_since": iso(host.unreachable_since)} for host in hosts.unreachable()]
+    return {
+        "audit_partitions": "ok" if partitions.months_ahead() >= partitions.AHEAD else "low",
+        "hosts": f"engines unknown on {len(away)} hosts" if away else "ok",
+        **({"unreachable_hosts": away} if away else {}),
+    }

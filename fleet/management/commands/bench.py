@@ -33,6 +33,5 @@ class Command(BaseCommand):
             self.stdout.write(provision.report(provision.one_at_a_time(fleet, options["count"])))
             if options["bulk"]:
                 ours, raw = provision.in_bulk(fleet, options["bulk"], options["at_once"])
-                self.stdout.write(
-                    f"{options['bulk']} engines, {options['at_once']} at a time: {ours:.2f}/s, raw {raw:.2f}/s, ratio {ours / raw:.2f}"
-                )
+                what = f"{options['bulk']} engines, {options['at_once']} at a time"
+                self.stdout.write(f"{what}: {ours:.2f}/s, raw {raw:.2f}/s, ratio {ours / raw:.2f}")

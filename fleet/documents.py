@@ -1,0 +1,157 @@
+"""Parts of the documentation that are written from code, between marks, and whether they still say what the code says.
+
+A block begins with `<!-- generated: NAME -->` and ends with `<!-- /generated -->`; what is around it is prose, and kept.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args
+
+from django.conf import settings
+
+from audit.actions import CATALOGUE, CLAMPED, Action, Retention
+from engines.models import Status
+from engines.transitions import TRANSITIONS
+
+Move = tuple[Status | None, Status, Action]
+
+_ALIVE = [status for status in Status if status not in (Status.DESTROYING, Status.DESTROYED)]
+_WITHOUT_OPERATION: frozenset[Move] = frozenset(
+    {
+        (None, Status.PROVISIONING, Action.PROVISION_REQUESTED),
+        *((status, Status.DESTROYING, Action.DESTROY_REQUESTED) for status in _ALIVE),
+        (Status.RUNNING, Status.FAILED, Action.HEALTH_FAILED),
+    }
+)
+_SPECIAL: frozenset[Move] = frozenset(
+    {
+        (Status.FAILED, Status.RUNNING, Action.AUTO_RESTART_SUCCESS),
+        (Status.FAILED, Status.FAILED, Action.AUTO_RESTART_FAILED),
+        (Status.RUNNING, Status.RUNNING, Action.ROTATE_KEY_FAILED),  # the old key holds
+    }
+)
+
+
+def moves() -> frozenset[Move]:
+    """Every move that an engine can make: (from, to, action of its row); from is None before its first."""
+    ends = {
+        move
+        for transition in TRANSITIONS.values()
+        for before in transition.before
+        for move in ((before, transition.after, transition.done), (before, Status.FAILED, transition.failed))
+    }
+    return frozenset(ends | _WITHOUT_OPERATION | _SPECIAL)
+
+
+# -- blocks ------------------------------------------------------------------------------------------------------------
+
+
+def draw_states() -> str:
+    """The state diagram in Mermaid: one arrow for each pair of states, with the actions that make that move."""
+    order = [None, *Status]
+    labels: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for before, after, action in sorted(moves(), key=lambda move: list(Action).index(move[2])):
+        labels[order.index(before), order.index(after)].append(action)
+    lines = [
+        f"    {order[before] or '[*]'} --> {order[after]}: {', '.join(names)}"
+        for (before, after), names in sorted(labels.items())
+    ]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *lines, f"    {Status.DESTROYED} --> [*]", "```"])
+
+
+def list_actions() -> str:
+    """A table of the catalogue."""
+    kept = {Retention.STANDARD: "`ORCH_AUDIT_RETENTION_DAYS`", Retention.PROBE: "`ORCH_AUDIT_PROBE_RETENTION_DAYS`"}
+    rows = [
+        (f"`{action}`", entry.meaning, entry.triggered_by, _metadata(entry.metadata), kept[entry.retention])
+        for action, entry in CATALOGUE.items()
+    ]
+    note = f"A row whose timestamp was outside the partitions there were keeps the original in `{CLAMPED}` (string, ISO 8601)."
+    return f"{_table(('action', 'meaning', 'triggered by', 'metadata', 'kept for'), rows)}\n\n{note}"
+
+
+_JSON = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array"}
+
+
+def _metadata(keys: Mapping[str, type | UnionType]) -> str:
+    return (
+        ", ".join(f"`{key}` {' or '.join(_JSON[part] for part in get_args(kind) or (kind,))}" for key, kind in keys.items())
+        or "–"
+    )
+
+
+def list_settings() -> str:
+    """A table of the `ORCH_*` variables."""
+    env = type(settings.ENV)
+    rows = [
+        (
+            f"`ORCH_{name.upper()}`",
+            _default(field.default, name in env.REQUIRED_IN_PRODUCTION),
+            _values(field.annotation),
+            field.description or "",
+        )
+        for name, field in env.model_fields.items()
+    ]
+    return _table(("variable", "default", "values", "what it is"), rows)
+
+
+def _default(value: Any, is_required: bool) -> str:
+    shown = "empty" if value in ("", None) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    return f"{shown}; **required in production**" if is_required else shown
+
+
+def _values(annotation: Any) -> str:
+    names = {str: "text", int: "whole number", float: "number"}
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    return names[annotation] if annotation in names else ", ".join(names.get(option) or f"`{option}`" for option in options)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    columns = list(head)
+    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+BLOCKS: Mapping[str, tuple[str, str, Callable[[], str]]] = {
+    "docs/audit-actions.md": ("actions", "The audit log's actions", list_actions),
+    "docs/operations.md": ("settings", "Operations", list_settings),
+    "docs/architecture.md": ("states", "Architecture", draw_states),
+}
+"""File → the block that it holds: its name, the title of a file that does not exist yet, and what writes the block."""
+
+
+def stale(root: Path) -> list[str]:
+    """Files, relative to `root`, whose block is missing or not what the code says."""
+    return [name for name in BLOCKS if _read(root / name) != _fresh(root, name)]
+
+
+def write(root: Path) -> list[str]:
+    """Bring every block up to date; returns the files that changed. A file or a block that does not exist is made."""
+    changed = stale(root)
+    for name in changed:
+        path = root / name
+        text = _fresh(root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return changed
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _fresh(root: Path, name: str) -> str:
+    """The file's text with its block as the code has it now."""
+    block, title, render = BLOCKS[name]
+    begin, end = f"<!-- generated: {block} -->", "<!-- /generated -->"
+    made = f"{begin}\n\n{render()}\n\n{end}"
+    text = _read(root / name) or f"# {title}\n"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if pattern.search(text):
+        return pattern.sub(lambda _: made, text, count=1)
+    return f"{text.rstrip()}\n\n{made}\n"

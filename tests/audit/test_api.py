@@ -1,0 +1,291 @@
+import re
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl, urlencode, urlsplit
+from uuid import uuid4
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from audit import actors, trail
+from audit.actions import Action
+from audit.models import AuditRow
+from tests.conftest import Api
+
+COLUMNS = {
+    "id", "timestamp", "product_id", "user_id", "engine_id", "action", "actor", "metadata", "duration_ms", "product_slug",
+    "from_status", "to_status", "engine_seq", "operation_id", "request_id",
+}  # fmt: skip
+
+
+def write(product, count=1, *, user_id="alice", action=Action.START, started=None, **more):
+    subject = trail.Subject(
+        product_id=product.pk, product_slug=product.slug, user_id=user_id, engine_id=more.pop("engine_id", None)
+    )
+    by = more.pop("by", actors.product(product.slug))
+    return [trail.record(action, subject, by=by, started=started, **more) for _ in range(count)]
+
+
+def write_bulk(superuser, product, count, *, spread="1 millisecond"):
+    """Many rows, `spread` apart and of a thousand users, by the superuser: quick, and these tests are not about the writer."""
+    superuser.execute(
+        "INSERT INTO audit_log (timestamp, product_id, product_slug, user_id, engine_id, action) SELECT now() - n * %s::interval,"
+        " %s, %s, 'user ' || n %% 1000, gen_random_uuid(), 'start' FROM generate_series(1, %s) n",
+        [spread, product.pk, product.slug, count],
+    )
+    superuser.execute("ANALYZE audit_log")
+
+
+def get(api, path="/audit", expect=200, **query):
+    response = api.get(path, query)
+    assert response.status_code == expect, response.content
+    return response.json()
+
+
+def ids(answer):
+    return [row["id"] for row in answer["results"]]
+
+
+def follow(api, link):
+    """GET a link as it stands in an answer."""
+    parts = urlsplit(link)
+    assert (parts.scheme, parts.netloc) == ("http", "testserver")
+    response = api.get(f"{parts.path}?{parts.query}")
+    assert response.status_code == 200, response.content
+    return response.json()
+
+
+def walk(api, answer, way):
+    pages = [answer]
+    while pages[-1][way]:
+        pages.append(follow(api, pages[-1][way]))
+        assert len(pages) < 100
+    return pages
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def test_audit_shows_a_row_with_every_column(api, product):
+    engine_id, operation_id = uuid4(), uuid4()
+    started = datetime.now(UTC) - timedelta(seconds=2)
+    [pk] = write(product, engine_id=engine_id, operation_id=operation_id, started=started, metadata={"port": 9001})
+    [row] = get(api, action="start")["results"]
+    assert set(row) == COLUMNS
+    assert row["id"] == pk
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row["timestamp"])
+    assert (row["product_id"], row["engine_id"], row["operation_id"]) == (str(product.pk), str(engine_id), str(operation_id))
+    assert (row["user_id"], row["action"], row["actor"], row["metadata"]) == ("alice", "start", "acme", {"port": 9001})
+    assert 2000 <= row["duration_ms"] < 10_000
+
+
+def test_audit_shows_the_newest_first(api, product):
+    written = write(product, 3)
+    assert ids(get(api))[:3] == written[::-1]
+
+
+def test_audit_shows_no_row_of_another_product_or_of_none(api, product, other_product):
+    [foreign] = write(other_product, engine_id=uuid4())
+    trail.record(Action.RETENTION_PRUNE, by=actors.SYSTEM)
+    row = AuditRow.objects.get(pk=foreign)
+    for answer in (get(api), get(api, user_id="alice"), get(api, "/engines/alice/audit"), get(api, engine_id=str(row.engine_id))):
+        assert {found["product_id"] for found in answer["results"]} <= {str(product.pk)}
+    assert ids(get(api, "/engines/alice/audit")) == []
+
+
+def test_audit_cursor_of_another_product_shows_no_row_of_it(api, product, other_product):
+    write(other_product, 5)
+    link = get(Api(other_product.key), limit=2)["next"]
+    stolen = dict(parse_qsl(urlsplit(link).query))["cursor"]
+    assert {row["product_id"] for row in get(api, cursor=stolen)["results"]} <= {str(product.pk)}
+
+
+def test_engine_audit_shows_one_users_rows(api, product):
+    [mine] = write(product, user_id="alice")
+    write(product, user_id="bob")
+    assert ids(get(api, "/engines/alice/audit")) == [mine]
+    assert ids(get(api, "/engines/nobody/audit")) == []
+
+
+def test_audit_refuses_a_caller_without_a_key(api, product):
+    response = api.get("/audit", headers={"X-Platform-Key": "pk-sept-none"})
+    assert (response.status_code, response.json()["error"]["code"]) == (401, "INVALID_PLATFORM_KEY")
+
+
+# -- filters -----------------------------------------------------------------------------------------------------------
+
+
+def test_audit_filters(api, product):
+    engine_id = uuid4()
+    at = datetime.now(UTC) - timedelta(hours=1)
+    [stop] = write(product, action=Action.STOP, user_id="bob", by=actors.SYSTEM, engine_id=engine_id, started=at)
+    [start] = write(product, user_id=" bob")
+    assert ids(get(api, action="stop")) == [stop]
+    assert ids(get(api, actor="system")) == [stop]
+    assert ids(get(api, user_id="bob")) == [stop]
+    assert ids(get(api, user_id=" bob")) == [start]
+    assert ids(get(api, engine_id=str(engine_id))) == [stop]
+    assert ids(get(api, action="stop", user_id=" bob")) == []
+    assert ids(get(api, user_id="bob", since=at.isoformat())) == [stop]
+    assert ids(get(api, user_id="bob", until=at.isoformat())) == []
+    assert stop not in ids(get(api, since=(at + timedelta(milliseconds=1)).isoformat()))
+    assert ids(get(api, until=(at + timedelta(milliseconds=1)).isoformat().replace("+00:00", "Z"))) == [stop]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("action", "reboot"),
+        ("action", ""),
+        ("actor", "\0"),
+        ("actor", ""),
+        ("user_id", "\0"),
+        ("user_id", ""),
+        ("engine_id", "alice"),
+        ("engine_id", ""),
+        ("since", "yesterday"),
+        ("since", "2026-02-30"),
+        ("since", "2026-01-01T00:00:00 00:00"),
+        ("until", "1764000000"),
+        ("limit", "0"),
+        ("limit", "1001"),
+        ("limit", "-1"),
+        ("limit", "ten"),
+        ("limit", "0000000100000"),
+        ("limit", "١٠"),
+        ("limit", ""),
+        ("colour", "blue"),
+    ],
+)
+def test_audit_names_a_bad_parameter(api, name, value):
+    for path in ("/audit", "/engines/alice/audit"):
+        error = get(api, path, expect=400, **{name: value})["error"]
+        assert error["code"] == "INVALID_REQUEST"
+        assert list(error["details"]["fields"]) == [name]
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01", "2026-01-01T00:00"])
+def test_audit_takes_any_moment(api, moment):
+    get(api, since=moment)
+    get(api, until=moment)
+
+
+def test_engine_audit_refuses_a_name_that_cannot_be(api):
+    assert list(get(api, "/engines/a%00b/audit", expect=400)["error"]["details"]["fields"]) == ["user_id"]
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 7, 10, 21, 24, 100])
+def test_audit_pages_show_every_row_once_both_ways(api, product, limit):
+    same = datetime.now(UTC) - timedelta(minutes=1)
+    for started in (same, None, same):
+        write(product, 7, started=started)
+    everything = ids(get(api, limit=1000))
+    assert len(everything) == len(set(everything)) >= 21
+    forth = walk(api, get(api, limit=limit), "next")
+    assert [pk for page in forth for pk in ids(page)] == everything
+    assert forth[0]["previous"] is None
+    assert [len(ids(page)) for page in forth[:-1]] == [limit] * (len(forth) - 1)
+    back = walk(api, forth[-1], "previous")
+    assert [pk for page in reversed(back) for pk in ids(page)] == everything
+    assert forth[-1]["next"] is None
+    for page in back[1:]:
+        assert ids(follow(api, page["next"])) != ids(page)
+
+
+def test_audit_pages_pass_thousands_of_rows_of_one_moment(api, product, superuser):
+    write_bulk(superuser, product, 3500, spread="0")
+    pages = walk(api, get(api, limit=1000), "next")
+    seen = [pk for page in pages for pk in ids(page)]
+    assert len(seen) == len(set(seen)) == AuditRow.objects.count()
+
+
+def test_audit_pages_keep_the_filters(api, product):
+    write(product, 5, user_id="bob & alice/+?=é")
+    write(product, 5, user_id="carol")
+    pages = walk(api, get(api, user_id="bob & alice/+?=é", limit=2, since="2020-01-01T00:00:00+00:00"), "next")
+    assert [len(ids(page)) for page in pages] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("user_id", ["bob", "bob/audit", "b ü?#%", "..bob"])
+def test_engine_audit_pages_lead_to_the_same_user(stack_free_api, product, user_id):
+    write(product, 3, user_id=user_id)
+    answer = stack_free_api(f"/engines/{urlencode({'': user_id})[1:].replace('+', '%20')}/audit", limit=1)
+    for _ in range(2):
+        parts = urlsplit(answer["next"])
+        answer = stack_free_api(parts.path, **dict(parse_qsl(parts.query)))
+        assert [row["user_id"] for row in answer["results"]] == [user_id]
+    assert answer["next"] is None
+
+
+@pytest.fixture
+def stack_free_api(api):
+    """GET with the target that a real server hands on undecoded."""
+
+    def call(path, **query):
+        response = api.get(path, query, RAW_URI=f"{path}?{urlencode(query)}")
+        assert response.status_code == 200, response.content
+        return response.json()
+
+    return call
+
+
+def test_audit_page_does_not_move_when_rows_are_written(api, product):
+    write(product, 4)
+    first = get(api, limit=2)
+    expected = ids(follow(api, first["next"]))
+    write(product, 3)
+    assert ids(follow(api, first["next"])) == expected
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "x", "older", "older.1", "older.1.", "older.1.2.3", "newest.1.2", "older.-1.2", "older.1.-2",
+     "older.999999999999999999.1", "older.1.9999999999999999999", "older.١.2", "b2xkZXIuMS4y", "older.1.2\0", "older.1.2 "],
+)  # fmt: skip
+def test_audit_refuses_a_cursor_that_is_none(api, cursor):
+    assert list(get(api, expect=400, cursor=cursor)["error"]["details"]["fields"]) == ["cursor"]
+
+
+@pytest.mark.parametrize("cursor", ["older.0.0", "newer.99999999999999999.1", "older.1.999999999999999999"])
+def test_audit_page_beyond_the_last_row_is_empty(api, product, cursor):
+    assert get(api, cursor=cursor) == {"results": [], "next": None, "previous": None}
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+
+def explain(superuser, api, **query):
+    """PostgreSQL's plan of the rows' query, as the API sends it."""
+    with CaptureQueriesContext(connection) as captured:
+        get(api, **query)
+    [sql] = [found["sql"] for found in captured if 'FROM "audit_log"' in found["sql"]]
+    return "\n".join(line for (line,) in superuser.execute(f"EXPLAIN (COSTS OFF) {sql}").fetchall())
+
+
+@pytest.mark.parametrize("query", [{}, {"user_id": "user 77"}, {"action": "start"}, {"engine_id": str(uuid4())}])
+def test_audit_page_is_read_by_an_index(months, api, product, superuser, query):
+    write_bulk(superuser, product, 20_000)
+    plan = explain(superuser, api, **query)
+    assert re.search(rf"Index .*Scan (using|on) {months.name(0)}", plan), plan
+    assert f"Seq Scan on {months.name(0)}" not in plan  # months that are empty are another matter
+
+
+def test_audit_page_by_cursor_is_read_by_an_index(months, api, product, superuser):
+    write_bulk(superuser, product, 20_000)
+    cursor = dict(parse_qsl(urlsplit(get(api, limit=1000)["next"]).query))["cursor"]
+    plan = explain(superuser, api, cursor=cursor)
+    assert re.search(r"Index Cond: .*ROW", plan), plan
+    assert f"Seq Scan on {months.name(0)}" not in plan
+
+
+def test_audit_page_reads_no_month_before_since(months, api, product, superuser):
+    months.lay_out(-4, 3)
+    plan = explain(superuser, api, since=months.at(0, 0).isoformat())
+    assert months.name(0) in plan
+    assert months.name(-1) not in plan
+    assert months.name(-4) not in plan
+    plan = explain(superuser, api, since=months.at(-2, 0).isoformat(), until=months.at(-1, 0).isoformat())
+    assert set(re.findall(r"audit_log_standard_\d{4}_\d\d\b(?!_)", plan)) == {months.name(-2)}

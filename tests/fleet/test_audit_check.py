@@ -1,0 +1,312 @@
+import io
+import threading
+from uuid import uuid4
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from audit.models import AuditRow
+from engines import lifecycle
+from engines.models import Engine, Operation, Status
+from fleet import consistency
+from tests import waiting
+from tests.audit.lives import ERROR, STAFF, do, fresh, put
+
+
+@pytest.fixture
+def tamper(superuser):
+    """Change tables behind every guard; returns how many rows that hit."""
+
+    def run(statement, *params):
+        with superuser.transaction():
+            superuser.execute("SET LOCAL session_replication_role = replica")
+            return superuser.execute(statement, params).rowcount
+
+    return run
+
+
+@pytest.fixture
+def lived(product):
+    """An engine with six moves: provisioned, stopped, started, destroyed. Another one, that no complaint may name."""
+    put(product, user_id="bystander")
+    engine = put(product, Status.STOPPED)
+    for verb in (lifecycle.start, lifecycle.destroy):
+        do(verb, engine)
+    return fresh(engine)
+
+
+def check():
+    found = []
+    checked = consistency.check(found.append)
+    assert checked.disagreeing == len(found)
+    return found
+
+
+def complaint(engine):
+    """What is said about the engine, and about no other."""
+    [found] = check()
+    assert found.engine_id == engine.pk
+    return "; ".join(found.sentences)
+
+
+def operation_of(engine, kind):
+    return Operation.objects.get(engine=engine, kind=kind)
+
+
+# -- agreement ---------------------------------------------------------------------------------------------------------
+
+
+def test_check_finds_nothing_in_an_empty_registry(db):
+    assert consistency.check(pytest.fail) == consistency.Checked(0, 0, 0)
+
+
+def test_check_finds_nothing_after_every_kind_of_life(product, lived):
+    failed = put(product, Status.FAILED, "bob")
+    do(lifecycle.stop, failed)
+    do(lifecycle.start, failed, ERROR)
+    do(lifecycle.restart, failed)
+    do(lifecycle.rotate_key, failed)
+    lifecycle.stop(failed, by=STAFF)
+    lifecycle.destroy(failed, by=STAFF)
+    lifecycle.provision(product, "carol", by=STAFF)
+    again = lifecycle.provision(product, lived.user_id, by=STAFF).engine
+    assert again.pk != lived.pk
+    checked = consistency.check(pytest.fail)
+    assert (checked.engines, checked.rows) == (5, AuditRow.objects.count())
+
+
+def test_command_says_that_all_agrees(lived):
+    out = io.StringIO()
+    call_command("audit_check", stdout=out)
+    assert out.getvalue() == f"Log and registry agree: 2 engines, {AuditRow.objects.count()} audit rows.\n"
+
+
+def test_command_names_the_engine_and_exits_with_1(lived, tamper):
+    tamper("DELETE FROM audit_log WHERE engine_id = %s AND engine_seq = 3", lived.pk)
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="1 of 2 engines disagree") as raised:
+        call_command("audit_check", stdout=out)
+    assert raised.value.returncode == 1
+    [line] = out.getvalue().splitlines()
+    assert line.startswith(f"engine {lived.pk} (product acme, user alice): moves 3 to 3 are missing; operation ")
+
+
+# -- moves -------------------------------------------------------------------------------------------------------------
+
+OF = "WHERE engine_id = %s AND to_status IS NOT NULL AND engine_seq"
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        (f"DELETE FROM audit_log {OF} = 1", "moves 1 to 1 are missing"),
+        (f"DELETE FROM audit_log {OF} < 4", "moves 1 to 3 are missing"),
+        (f"DELETE FROM audit_log {OF} IN (3, 4)", "moves 3 to 4 are missing"),
+        (f"DELETE FROM audit_log {OF} = 6", "the log ends with move 5, the registry with 6"),
+        (f"DELETE FROM audit_log {OF} > 0", "no move is recorded, the registry has 6"),
+        (f"UPDATE audit_log SET engine_seq = 4 {OF} = 3", "move 4 is recorded twice"),
+        (f"UPDATE audit_log SET engine_seq = NULL {OF} = 3", "is a move without a number"),
+        (f"UPDATE audit_log SET engine_seq = 0 {OF} = 3", "is a move without a number"),
+        (f"UPDATE audit_log SET engine_seq = 7 {OF} = 6", "says move 7, the registry has 6"),
+        (f"UPDATE audit_log SET from_status = 'sleeping' {OF} = 4", "move 4 leaves sleeping, after stopped"),
+        (f"UPDATE audit_log SET from_status = NULL {OF} = 4", "move 4 leaves nothing, after stopped"),
+        (f"UPDATE audit_log SET from_status = 'failed' {OF} = 1", "move 1 leaves failed, after nothing"),
+        (f"UPDATE audit_log SET to_status = 'failed' {OF} = 2", "move 3 leaves running, after failed"),
+        (f"UPDATE audit_log SET to_status = 'failed' {OF} = 6", "the log ends as failed, the registry says destroyed"),
+        (f"UPDATE audit_log SET to_status = NULL {OF} = 3", "moves 3 to 3 are missing"),
+        (f"UPDATE audit_log SET to_status = 'destroyed' {OF} = 3", "move 4 comes after its end"),
+    ],
+)
+def test_check_names_a_move_that_was_tampered_with(lived, tamper, statement, said):
+    assert tamper(statement, lived.pk)
+    assert said in complaint(lived)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("seq = 5", "the log ends with move 6, the registry with 5"),
+        ("seq = 9", "the log ends with move 6, the registry with 9"),
+        (
+            "status = 'stopped', destroyed_at = NULL, key_hash = 'x', port = 1",
+            "the log ends as destroyed, the registry says stopped",
+        ),
+        ("user_id = 'mallory'", "names another user than the registry"),
+    ],
+)
+def test_check_names_an_engine_whose_registry_was_tampered_with(lived, tamper, change, said):
+    assert tamper(f"UPDATE engines_engine SET {change} WHERE id = %s", lived.pk) == 1
+    assert said in complaint(lived)
+
+
+def test_check_names_an_engine_that_is_not_in_the_registry(lived, tamper):
+    tamper("DELETE FROM engines_engine WHERE id = %s", lived.pk)
+    tamper("DELETE FROM engines_operation WHERE engine_id = %s", lived.pk)
+    assert "is of an engine that is not in the registry" in complaint(lived)
+
+
+def test_check_names_an_engine_without_a_row(lived, tamper):
+    tamper("DELETE FROM audit_log WHERE engine_id = %s", lived.pk)
+    assert complaint(lived).startswith("no move is recorded, the registry has 6")
+
+
+def test_check_names_rows_of_another_engine_under_this_one(product, lived, tamper):
+    other = Engine.objects.get(user_id="bystander")
+    tamper("UPDATE audit_log SET engine_id = %s WHERE engine_id = %s AND engine_seq = 4", other.pk, lived.pk)
+    said = {found.engine_id: "; ".join(found.sentences) for found in check()}
+    assert "moves 4 to 4 are missing" in said[lived.pk]
+    assert "the log ends with move 4, the registry with 2" in said[other.pk]
+    assert "names another user than the registry" in said[other.pk]
+
+
+def test_check_names_a_row_of_another_product(lived, tamper):
+    tamper("UPDATE audit_log SET product_id = %s WHERE engine_id = %s AND engine_seq = 4", uuid4(), lived.pk)
+    assert "names another product than the registry" in complaint(lived)
+
+
+def test_check_names_a_row_that_moves_nothing_and_is_ahead(lived, tamper):
+    bystander = Engine.objects.get(user_id="bystander")
+    lifecycle.reveal_key(bystander, by=STAFF)
+    tamper("UPDATE audit_log SET engine_seq = 3 WHERE action = 'key_reveal'")
+    assert "(key_reveal) says move 3, the registry has 2" in complaint(bystander)
+
+
+def test_check_tells_of_rows_without_an_engine(lived, tamper):
+    tamper("UPDATE audit_log SET engine_id = NULL WHERE engine_id = %s AND engine_seq = 4", lived.pk)
+    nobody = next(found for found in check() if found.engine_id is None)
+    assert str(nobody).startswith("no engine: row ")
+    assert "(start) names no engine" in str(nobody)
+
+
+def test_check_spells_out_a_few_and_counts_the_rest(lived, tamper):
+    tamper("UPDATE audit_log SET user_id = 'mallory' WHERE engine_id = %s", lived.pk)
+    [found] = check()
+    assert (found.count, len(found.sentences)) == (6, consistency.SHOWN)
+    assert str(found).endswith("; and 1 more")
+
+
+# -- operations --------------------------------------------------------------------------------------------------------
+
+
+def test_check_names_an_operation_without_its_outcome(lived, tamper):
+    tamper("UPDATE audit_log SET operation_id = NULL WHERE engine_id = %s AND engine_seq = 3", lived.pk)
+    stop = operation_of(lived, "stop")
+    assert complaint(lived) == f"operation {stop.pk} (stop, succeeded) has 0 rows of an outcome and 0 of being superseded"
+
+
+def test_check_names_an_operation_with_two_outcomes(lived, tamper):
+    stop = operation_of(lived, "stop")
+    tamper("UPDATE audit_log SET operation_id = %s WHERE engine_id = %s AND engine_seq = 4", stop.pk, lived.pk)
+    assert f"operation {stop.pk} (stop, succeeded) has 2 rows of an outcome" in complaint(lived)
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "superseded"])
+def test_check_names_an_operation_that_is_not_done_and_has_an_outcome(lived, tamper, state):
+    finished_at = "now()" if state == "superseded" else "NULL"
+    stop = operation_of(lived, "stop")
+    tamper(f"UPDATE engines_operation SET state = %s, finished_at = {finished_at} WHERE id = %s", state, stop.pk)
+    assert f"(stop, {state}) has 1 rows of an outcome and 0 of being superseded" in complaint(lived)
+
+
+def test_check_names_a_superseded_operation_without_its_row(product, tamper):
+    engine = put(product)
+    lifecycle.stop(engine, by=STAFF)
+    lifecycle.destroy(engine, by=STAFF)
+    assert check() == []
+    tamper("DELETE FROM audit_log WHERE action = 'operation_superseded'")
+    assert "(stop, superseded) has 0 rows of an outcome and 0 of being superseded" in complaint(engine)
+
+
+def test_check_names_a_row_of_an_operation_that_is_not_in_the_registry(lived, tamper):
+    tamper("DELETE FROM engines_operation WHERE engine_id = %s AND kind = 'stop'", lived.pk)
+    assert "which is not in the registry" in complaint(lived)
+
+
+def test_check_names_a_row_of_an_operation_of_another_engine(lived, tamper):
+    bystander = Engine.objects.get(user_id="bystander")
+    tamper("UPDATE engines_operation SET engine_id = %s WHERE engine_id = %s AND kind = 'stop'", bystander.pk, lived.pk)
+    assert f"which is of engine {bystander.pk}" in complaint(lived)
+
+
+# -- retention ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def aged(lived, tamper):
+    """The same engine, a year older; its first moves were lost to retention."""
+    tamper("UPDATE engines_engine SET created_at = created_at - interval '1 year' WHERE id = %s", lived.pk)
+    tamper(
+        "UPDATE engines_operation SET attempt_started_at = attempt_started_at - interval '1 year',"
+        " finished_at = finished_at - interval '1 year' WHERE engine_id = %s AND kind IN ('provision', 'stop')",
+        lived.pk,
+    )
+    tamper("DELETE FROM audit_log WHERE engine_id = %s AND engine_seq <= 3", lived.pk)
+    return lived
+
+
+def test_check_accepts_that_retention_took_the_oldest_moves(aged):
+    assert check() == []
+
+
+def test_check_accepts_that_retention_took_every_move(aged, tamper):
+    tamper(
+        "UPDATE engines_operation SET attempt_started_at = attempt_started_at - interval '1 year' WHERE engine_id = %s", aged.pk
+    )
+    tamper("DELETE FROM audit_log WHERE engine_id = %s", aged.pk)
+    assert check() == []
+
+
+def test_check_names_a_gap_after_what_retention_took(aged, tamper):
+    tamper("DELETE FROM audit_log WHERE engine_id = %s AND engine_seq = 5", aged.pk)
+    assert "moves 5 to 5 are missing" in complaint(aged)
+
+
+def test_check_names_an_outcome_that_retention_cannot_have_taken(aged, tamper):
+    tamper("DELETE FROM audit_log WHERE engine_id = %s AND engine_seq = 4", aged.pk)
+    assert "(start, succeeded) has 0 rows of an outcome" in complaint(aged)
+
+
+# -- a fleet at work ---------------------------------------------------------------------------------------------------
+
+
+def test_check_raises_no_false_alarm_while_engines_move(product):
+    stopped = threading.Event()
+
+    def live(number):
+        while not stopped.is_set():
+            engine = put(product, user_id=f"user {number}")
+            for verb in (lifecycle.stop, lifecycle.start, lifecycle.destroy):
+                do(verb, engine)
+        connection.close()
+
+    lives = [threading.Thread(target=live, args=[number]) for number in range(3)]
+    for life in lives:
+        life.start()
+    try:
+        waiting.until(lambda: Engine.objects.filter(status="destroyed").exists(), what="engines live")
+        for _ in range(15):
+            assert check() == []
+    finally:
+        stopped.set()
+        for life in lives:
+            life.join()
+    assert check() == []
+
+
+def test_check_holds_no_writer_up(product, tamper):
+    tamper("UPDATE engines_engine SET seq = 5 WHERE id = %s", put(product).pk)
+    written = []
+
+    def write():
+        written.append(put(product, user_id="bob"))
+        connection.close()
+
+    def report(disagreement):
+        """Called in the middle of the check's transaction."""
+        writer = threading.Thread(target=write)
+        writer.start()
+        writer.join(10)
+        assert len(written) == 1
+
+    assert consistency.check(report).disagreeing == 1

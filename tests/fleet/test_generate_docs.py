@@ -1,0 +1,104 @@
+import io
+import re
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+
+from audit.actions import CATALOGUE, Action
+from engines.models import Status
+from engines.transitions import TRANSITIONS
+from fleet import documents
+
+
+def generate(root, *, check=False):
+    out = io.StringIO()
+    call_command("generate_docs", root=root, check=check, stdout=out)
+    return out.getvalue().splitlines()
+
+
+def test_documents_of_the_checkout_are_up_to_date():
+    assert documents.stale(settings.BASE_DIR) == []
+
+
+def test_generate_makes_what_is_missing(tmp_path):
+    assert generate(tmp_path) == [f"wrote {name}" for name in documents.BLOCKS]
+    for name, (block, title, _) in documents.BLOCKS.items():
+        text = (tmp_path / name).read_text()
+        assert text.startswith(f"# {title}\n\n<!-- generated: {block} -->\n")
+        assert text.endswith("\n<!-- /generated -->\n")
+    assert generate(tmp_path) == []
+    assert generate(tmp_path, check=True) == []
+
+
+def test_generate_keeps_the_prose_around_a_block(tmp_path):
+    generate(tmp_path)
+    path = tmp_path / "docs/operations.md"
+    block = path.read_text().split("\n", 2)[2]
+    path.write_text(
+        "# Running it\n\nBefore, with \\1 in it.\n\n<!-- generated: settings -->\nold\n<!-- /generated -->\n\nAfter.\n"
+    )
+    assert generate(tmp_path) == ["wrote docs/operations.md"]
+    assert path.read_text() == f"# Running it\n\nBefore, with \\1 in it.\n\n{block}\nAfter.\n"
+
+
+def test_generate_adds_a_block_to_a_file_without_one(tmp_path):
+    path = tmp_path / "docs/architecture.md"
+    path.parent.mkdir()
+    path.write_text("# Floors\n\nProse.\n")
+    generate(tmp_path)
+    assert path.read_text().startswith("# Floors\n\nProse.\n\n<!-- generated: states -->\n")
+
+
+@pytest.mark.parametrize("name", documents.BLOCKS)
+def test_check_names_the_file_that_is_out_of_date_and_changes_nothing(tmp_path, name):
+    generate(tmp_path)
+    path = tmp_path / name
+    path.write_text(path.read_text().replace("running", "walking").replace("ORCH_", "ARCH_"))
+    before = path.read_text()
+    with pytest.raises(CommandError, match=f"out of date: {name}\\.") as raised:
+        generate(tmp_path, check=True)
+    assert raised.value.returncode == 1
+    assert path.read_text() == before
+
+
+def test_actions_has_every_action_and_key():
+    lines = documents.list_actions().splitlines()
+    for action, entry in CATALOGUE.items():
+        [line] = [line for line in lines if line.startswith(f"| `{action}` |")]
+        assert all(f"`{key}` " in line for key in entry.metadata)
+    assert "`ORCH_AUDIT_PROBE_RETENTION_DAYS`" in next(line for line in lines if "`health_check`" in line)
+
+
+def test_settings_has_every_variable_and_says_what_production_needs():
+    text = documents.list_settings()
+    env = type(settings.ENV)
+    assert re.findall(r"^\| `(ORCH_\w+)`", text, re.MULTILINE) == [f"ORCH_{name.upper()}" for name in env.model_fields]
+    for line in text.splitlines()[2:]:
+        name = re.match(r"\| `ORCH_(\w+)`", line)[1].lower()
+        assert ("**required in production**" in line) == (name in env.REQUIRED_IN_PRODUCTION)
+    assert "| `ORCH_BOOT_TIMEOUT_S` | `60` | number |" in text
+    assert "| `ORCH_ENGINE_BACKEND` | `subprocess` | `docker`, `subprocess`, `memory` |" in text
+
+
+def test_settings_shows_no_value_of_this_machine():
+    for secret in (settings.ENV.admin_key, settings.ENV.master_key, settings.ENV.database_url, settings.ENV.home):
+        assert secret
+        assert secret not in documents.list_settings()
+
+
+def test_states_shows_every_transition():
+    text = documents.draw_states()
+    for transition in TRANSITIONS.values():
+        for before in transition.before:
+            assert re.search(rf"{before} --> {transition.after}: .*\b{transition.done}\b", text)
+            assert re.search(rf"{before} --> failed: .*\b{transition.failed}\b", text)
+    assert "[*] --> provisioning: provision_requested" in text
+    assert "destroyed --> [*]" in text
+
+
+def test_moves_lead_everywhere_and_leave_nothing_that_is_destroyed():
+    moves = documents.moves()
+    assert {after for _, after, _ in moves} == set(Status)
+    assert {before for before, _, _ in moves} == {None, *Status} - {Status.DESTROYED}
+    assert all(action in Action for _, _, action in moves)

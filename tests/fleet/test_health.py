@@ -1,0 +1,104 @@
+"""/health: whether this process can serve. And what callers are told while the database cannot be reached."""
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+from django.db import connection
+
+from engines.models import Operation
+from policy import valkey
+from tests import waiting
+from tests.conftest import make_product
+from tests.engines import crew
+from tests.engines.registry import put_engine
+from tests.envelopes import assert_error
+from tests.stack import Stack
+
+ROLE = "roundhouse_app"
+BEYOND = [
+    ("/engines/provision", {"user_id": "bob"}, (504, "BOOT_TIMEOUT")),
+    ("/engines/dave/admit", {"auto_provision": True}, (504, "BOOT_TIMEOUT")),
+    ("/engines/erin/admit", {"auto_wake": True}, (503, "UNAVAILABLE")),
+    ("/engines/carol/start", None, (503, "UNAVAILABLE")),
+]
+
+
+@pytest.fixture
+def web(db):
+    """A web process, not yet ready, in which one request may wait at a time."""
+    with contextlib.closing(Stack(ORCH_WEB_WAITERS="1")) as stack:
+        yield stack
+
+
+def health(web):
+    try:
+        return requests.get(f"{web.url}/health", timeout=30)
+    except requests.ConnectionError:
+        return None
+
+
+def test_health_needs_no_key_and_says_ok(client, db):
+    response = client.get("/health")
+    assert response.status_code == 200
+    assert response.json()["status"] == "ok"
+    assert client.head("/health").status_code == 200
+    assert client.get("/health", headers={"X-Platform-Key": "wrong"}).status_code == 200
+
+
+def test_health_is_told_until_every_migration_is_applied(web, superuser):
+    removed = superuser.execute("DELETE FROM django_migrations WHERE app = 'engines' RETURNING id, app, name, applied").fetchall()
+    try:
+        web.start("web")
+        waiting.until(lambda: health(web) is not None, 30, "the web server answers")
+        error = assert_error(health(web), 503, "UNAVAILABLE")
+        assert error["message"] == "Not able to serve: migrations missing."
+    finally:
+        with superuser.cursor() as cursor:
+            cursor.executemany("INSERT INTO django_migrations (id, app, name, applied) VALUES (%s, %s, %s, %s)", removed)
+    assert health(web).json()["status"] == "ok"
+
+
+def test_database_that_is_away_is_told_and_its_return_noticed(web, superuser):
+    product = make_product()
+    web.start("web")
+    waiting.until(web.serves, 30, "the web server answers")
+    superuser.execute(f"ALTER ROLE {ROLE} NOLOGIN")
+    try:
+        superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [ROLE])
+        with ThreadPoolExecutor() as pool:  # each takes as long as the pool waits for a connection
+            unhealthy = pool.submit(health, web)
+            others = [
+                pool.submit(web.call, method, path, product.key)
+                for method, path in (("GET", "/status"), ("POST", "/engines/alice/admit"))
+            ]
+        assert assert_error(unhealthy.result(), 503, "UNAVAILABLE")["message"] == "Not able to serve: database unreachable."
+        for other in others:
+            assert_error(other.result(), 503, "UNAVAILABLE")
+    finally:
+        superuser.execute(f"ALTER ROLE {ROLE} LOGIN")
+        connection.pool.drain()  # of this process: its connections are gone too
+    waiting.until(web.serves, 3, "it serves again")
+    assert web.call("GET", "/status", product.key).status_code == 200
+
+
+def test_request_beyond_those_that_may_wait_is_answered_at_once(web, subtests):
+    """The one that may wait does: the others are told what they would be told past the deadline."""
+    product = make_product()
+    put_engine(product, "erin", "sleeping")
+    put_engine(product, "carol", "stopped")
+    web.start("web")
+    waiting.until(web.serves, 30, "the web server answers")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(web.call, "POST", "/engines/provision", product.key, {"user_id": "first"})
+        waiting.until(lambda: valkey.client().pubsub_channels("operation:*"), what="the first request waits")
+        for path, body, told in BEYOND:
+            with subtests.test(path=path):
+                error = assert_error(web.call("POST", path, product.key, body, timeout=3), *told)
+                shown = web.call("GET", f"/operations/{error['details']['operation_id']}", product.key)
+                assert shown.json()["state"] == "pending"
+                assert web.call("POST", path, product.key, body, timeout=3, Prefer="wait=9").status_code == 202
+        Operation.objects.exclude(engine__user_id="first").delete()
+        with crew.at_work(1):
+            assert first.result().status_code == 200
