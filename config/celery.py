@@ -19,9 +19,13 @@ def keep_our_logging(**_: Any) -> None:
 
 
 @worker_ready.connect
-def watch_for_stalls(sender: Any, **_: Any) -> None:
-    """The `ops` worker ends itself when it stops consuming; see engines.leases."""
-    if os.environ.get("ORCH_PROCESS") == "ops":
+def begin(sender: Any, **_: Any) -> None:
+    """`ops` ends itself when it stops consuming (see engines.leases); `keeper` catches up with what it missed."""
+    process = os.environ.get("ORCH_PROCESS")
+    if process == "ops":
         from engines import leases
 
         leases.watch()
+    elif process == "keeper":
+        for task in ("audit.tasks.make_partitions", "audit.tasks.prune"):
+            app.send_task(task)

@@ -122,12 +122,10 @@ class Servers:
         self._children.clear()
 
     def remove(self) -> None:
-        """Stop the servers and delete the home, and PostgreSQL's data with it where they lie elsewhere."""
+        """Stop the servers and delete the home, and with it what lies elsewhere: PostgreSQL's data, short socket folders."""
         self.stop()
-        data = self.home / "postgres"
-        if data.is_symlink():
-            shutil.rmtree(data.resolve(), ignore_errors=True)
-        shutil.rmtree(self.home, ignore_errors=True)
+        for folder in (postgres.sockets(self.home), postgres.folder(self.home), runtime_folder(self.home), self.home):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def runs(self, name: str) -> bool:
         """Whether the process of that server lives; it may not answer yet."""

@@ -3,11 +3,10 @@
 The table in docs/operations.md is generated from this class (`manage.py generate_docs`).
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from typing_extensions import Annotated
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -22,7 +21,9 @@ class Env(BaseSettings):
     environment: Literal["local", "production"] = Field(
         "local", description="`local` generates secrets and embedded servers under `ORCH_HOME`; `production` does not."
     )
-    home: str = Field(".local", description="Folder of a local run: secrets, servers, engines, logs.")
+    home: str = Field(
+        ".local", description="Folder for state: beat's schedule, subprocess engines; locally also secrets, servers, logs."
+    )
     port: int = Field(8000, ge=1, le=65535, description="Port of the web server.")
     bind: str = Field("127.0.0.1", description="Address the web server listens on.")
     secret_key: str = Field("", description="Django's secret key. Required in production.")
@@ -60,6 +61,34 @@ class Env(BaseSettings):
     host_max_engines: int = Field(0, ge=0, description="Running engines of the host, starts in flight included; 0: no ceiling.")
     host_memory_mb: int = Field(0, ge=0, description="Memory of the host for running engines, in MB; 0: no ceiling.")
     host_disk_mb: int = Field(0, ge=0, description="Disk of the host for engines' volumes, in MB; 0: no ceiling.")
+
+    # docker
+    docker_url: str = Field("", description="The Docker daemon; empty: `DOCKER_HOST`, else `unix:///var/run/docker.sock`.")
+    deployment: str = Field(
+        "roundhouse",
+        pattern="^[a-z0-9][a-z0-9-]{0,30}$",
+        description="Label of everything made on a Docker daemon; deployments that share a daemon do not see each other.",
+    )
+    engine_user: str = Field(
+        "10001:10001",
+        pattern="^[1-9][0-9]*:[0-9]+$",
+        description="Numeric user and group of an engine's processes; `/data` in its image has to belong to them.",
+    )
+    engine_tmp_mb: int = Field(64, ge=1, description="Size of an engine's `/tmp`, in MB, a part of its memory.")
+    engine_log_mb: int = Field(10, ge=1, description="Size of an engine's log, in MB; it and the one before are kept.")
+    engine_network_size: int = Field(
+        900, ge=1, le=1000, description="Engines on one network of a product before it gets another; a Linux bridge takes 1,023."
+    )
+    engine_internet: bool = Field(True, description="Whether engines may open connections to the world outside their host.")
+    engine_egress_deny: str = Field(
+        "169.254.0.0/16",
+        pattern=r"^[0-9./, ]*$",
+        description="Comma-separated IPv4 ranges that engines cannot reach: metadata services, networks of the operator's own.",
+    )
+    guard_image: str = Field(
+        "roundhouse-guard:latest", description="Image with `sh` and `nft` that keeps the rules between engines in force."
+    )
+
     boot_timeout_s: float = Field(60, gt=0, description="How long an engine may take to become healthy.")
     stop_grace_s: float = Field(30, ge=0, description="Between SIGTERM and SIGKILL of an engine.")
     backend_timeout_s: float = Field(30, gt=0, description="Deadline of one call to a backend, beyond the stop grace.")
@@ -78,7 +107,9 @@ class Env(BaseSettings):
     lease_s: float = Field(15, gt=0, description="Lease of a worker on an operation, by the database's clock.")
     lease_renew_s: float = Field(5, gt=0, description="Between two renewals of the leases a worker holds.")
     resend_after_s: float = Field(10, gt=0, description="A due operation that nobody claimed is sent again after this.")
-    operation_max_attempts: int = Field(5, ge=1, description="Attempts at an operation that may die in the middle before it fails for good.")
+    operation_max_attempts: int = Field(
+        5, ge=1, description="Attempts at an operation that may die in the middle before it fails for good."
+    )
     operation_give_up_s: float = Field(900, gt=0, description="How long an operation tries a backend that does not answer.")
     ops_concurrency: int = Field(16, ge=1, description="Operations that one `ops` process carries out at a time.")
 
@@ -88,7 +119,9 @@ class Env(BaseSettings):
         None, ge=0, description="Requests per web process that may wait for an operation; half the threads when unset."
     )
     wait_s: float = Field(
-        30, gt=0, description="How long a request waits for an operation other than a provision (that: the boot time-out)."
+        30,
+        gt=0,
+        description="How long a stop or destroy is waited for beyond the stop grace, and an admit beyond the boot time-out.",
     )
 
     audit_retention_days: int = Field(365, ge=1, description="Months older than this leave `audit_log`.")

@@ -5,6 +5,7 @@ python -m config.launch        PORT (or ORCH_PORT) and ORCH_HOME choose where
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from config.home import BASE_DIR
 from config.processes import Process, die_with_parent, of_kind
 
 HEALTHY_S = 60.0
+DRAIN_S = 35.0  # for the web server of a run whose supervisor was killed
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -116,8 +118,8 @@ def _start_servers(cleanup: ExitStack, servers: Servers, port: int, processes: l
     """Bring up the supervisor and the servers, taking over from whatever ran before; `manage.py` waits meanwhile."""
     home = servers.home
     with locked(home / "servers.lock", fcntl.LOCK_EX):
-        supervision.wait_until_gone(home)
-        _check_port(port)
+        was_killed = supervision.wait_until_gone(home)
+        _check_port(port, patience_s=DRAIN_S if was_killed else 0)
         Servers(home).stop()
         (home / embedded.MARKER).unlink(missing_ok=True)
         servers.prepare()
@@ -129,13 +131,24 @@ def _start_servers(cleanup: ExitStack, servers: Servers, port: int, processes: l
     return child
 
 
-def _check_port(port: int) -> None:
+def _check_port(port: int, patience_s: float) -> None:
+    """Raise Refused unless `port` is free, or becomes free within `patience_s`."""
+    deadline = time.monotonic() + patience_s
+    while error := _try_port(port):
+        if time.monotonic() > deadline:
+            raise Refused(f"port {port} is taken ({error}); choose another one: make run PORT=...")
+        time.sleep(0.2)
+
+
+def _try_port(port: int) -> str:
+    """Why nobody can listen on `port`, or an empty string."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((os.environ.get("ORCH_BIND", "127.0.0.1"), port))
+            probe.bind((os.environ.get("ORCH_BIND") or "127.0.0.1", port))
         except OSError as error:
-            raise Refused(f"port {port} is taken ({error.strerror}); choose another one: make run PORT=...") from error
+            return error.strerror or str(error)
+    return ""
 
 
 def _run_python(arguments: list[str], log: Path, name: str) -> None:
@@ -147,15 +160,21 @@ def _run_python(arguments: list[str], log: Path, name: str) -> None:
             start_new_session=True, preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )  # fmt: skip
     if done.returncode:
-        last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
-        raise Refused(f"{name} failed: {last} (see {log})")
+        raise Refused(f"{name} failed: {_gist(log.read_text(errors='replace'))} (see {log})")
+
+
+def _gist(text: str) -> str:
+    """The line of a command's output that says what went wrong: its last error, else its last line."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["it printed nothing"]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)\b", line)]
+    return (errors or lines)[-1]
 
 
 def _wait_until_healthy(home: Path, port: int) -> None:
     """Return when the web server says it is healthy and every process has stayed up for a moment. Raises Refused."""
     deadline = time.monotonic() + HEALTHY_S
     while True:
-        waiting = [name for name, state in supervision.states(home).items() if state != "RUNNING"]
+        waiting = [name for name, process in supervision.inspect(home).items() if process["statename"] != "RUNNING"]
         if not waiting and _is_healthy(port):
             return
         if time.monotonic() > deadline:

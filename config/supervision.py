@@ -95,13 +95,17 @@ def start(home: Path, processes: list[Process]) -> subprocess.Popen[bytes]:
     return child
 
 
-def wait_until_gone(home: Path) -> None:
-    """Return when the supervisor of a launcher that was killed has stopped its processes. Raises Refused."""
+def wait_until_gone(home: Path) -> bool:
+    """Return when the supervisor of a launcher that was killed has stopped its processes; whether it was killed itself.
+
+    In that case its processes have got their stop signal, and may still be at it. Raises Refused.
+    """
     deadline = time.monotonic() + STOP_S
     while supervised(home):
         if time.monotonic() > deadline:
             raise Refused(f"the processes of an earlier run do not stop: see {home / 'log'}")
         time.sleep(0.2)
+    return (home / "run" / "supervisor.pid").exists()
 
 
 def _call(home: Path, method: str, *arguments: Any) -> Any:
@@ -123,10 +127,10 @@ def stop_group(home: Path, kind: str) -> None:
         raise Refused(f"the supervisor did not stop the {kind} processes: {fault.faultString}") from fault
 
 
-def states(home: Path) -> dict[str, str]:
-    """State of each process in supervisord's words: RUNNING, STARTING, BACKOFF, STOPPED..."""
-    found = cast(list[dict[str, str]], _call(home, "getAllProcessInfo"))
-    return {process["name"]: process["statename"] for process in found}
+def inspect(home: Path) -> dict[str, dict[str, Any]]:
+    """What supervisord knows of each process, by name: among others `statename` (RUNNING, STARTING, BACKOFF...) and `pid`."""
+    found = cast(list[dict[str, Any]], _call(home, "getAllProcessInfo"))
+    return {process["name"]: process for process in found}
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:

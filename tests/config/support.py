@@ -1,29 +1,19 @@
-"""What the tests of this folder share: waiting, finding a home's processes, running commands in a home."""
+"""What the tests of this folder share: finding a home's processes, running commands in a home."""
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
+from config import supervision
 from config.home import BASE_DIR
-
-
-def wait_until(condition: Callable[[], object], timeout: float = 30) -> object:
-    """The first true value of `condition()`; fails after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not true within {timeout} s: {condition}"
-        time.sleep(0.05)
-    return value
+from tests import waiting
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:
@@ -53,12 +43,6 @@ def living(home: Path) -> list[str]:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def healthy(port: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
@@ -70,14 +54,14 @@ def healthy(port: int) -> bool:
 class Run:
     """A `make run` in a process group of its own, as in a terminal. Its output goes to a file."""
 
-    def __init__(self, home: Path, port: int) -> None:
+    def __init__(self, home: Path, port: int, **changes: str) -> None:
         self.home, self.port = home, port
         self._file = home.parent / f"{home.name}.out"
         make = shutil.which("make") or "make"
         with self._file.open("w") as output:
             self.make = subprocess.Popen(
                 [make, "--no-print-directory", "run", f"PORT={port}", f"ORCH_HOME={home}"],
-                cwd=BASE_DIR, env=environment(home), stdout=output, stderr=output, start_new_session=True,
+                cwd=BASE_DIR, env=environment(home, **changes), stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
 
     @property
@@ -94,23 +78,15 @@ class Run:
             assert self.make.poll() is None, self.output
             return "-X DELETE" in self.output
 
-        wait_until(printed, timeout)
+        waiting.until(printed, timeout, "the banner is printed")
 
     def tour(self) -> str:
         """The curl lines of the banner."""
         return "\n".join(line for line in self.output.split("destroy the engine:")[1].splitlines() if line.startswith("  "))
 
-    def find(self, name: str) -> psutil.Process:
-        """The process that the supervisor calls `name`; its children are its own affair."""
-        for process in psutil.process_iter():
-            try:
-                environ, parent = process.environ(), process.parent()
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            ours = environ.get("ORCH_HOME") == str(self.home) and environ.get("SUPERVISOR_PROCESS_NAME") == name
-            if ours and parent and "supervisor.supervisord" in parent.cmdline():
-                return process
-        raise AssertionError(f"{name} does not run")
+    def pid(self, name: str) -> int:
+        """Process id of what the supervisor calls `name`; 0 while it is down."""
+        return int(supervision.inspect(self.home)[name]["pid"])
 
     def signal_group(self, number: signal.Signals) -> None:
         os.killpg(self.make.pid, number)

@@ -12,7 +12,8 @@ import redis
 from config import embedded, postgres, valkey
 from config.embedded import Refused, Servers
 from config.home import BASE_DIR, LONGEST_SOCKET
-from tests.config.support import environment, living, wait_until
+from tests import waiting
+from tests.config.support import environment, living
 
 
 def mode(path: Path) -> int:
@@ -245,7 +246,7 @@ def test_manage_stops_servers_on_sigterm(home: Path) -> None:
     process = hold(home)
     process.terminate()
     process.communicate(timeout=60)
-    wait_until(lambda: living(home) == [])
+    waiting.until(lambda: living(home) == [], 20, "nothing is left running")
 
 
 def test_manage_leaves_servers_of_others_alone(home: Path) -> None:
