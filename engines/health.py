@@ -40,8 +40,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Result:
-    """What a probe found. `text` is "ok", or one of "timeout", "connect_error", "status_<code>", "too_large", "not_json", "not_ok",
-    "error"."""
+    """What a probe found.
+
+    `text` is "ok", "timeout", "connect_error", "status_<code>", "too_large", "not_json", "not_ok" or "error".
+    """
 
     ok: bool
     text: str

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models.functions import Now
 
 from audit import trail
 from audit.actions import Action
@@ -34,7 +35,6 @@ from engines.transitions import TRANSITIONS
 from policy import products, rules, secrets
 from policy.errors import Denied
 from policy.models import Product
-
 
 SUBJECT = (
     " RETURNING e.product_id, (SELECT slug FROM policy_product p WHERE p.id = e.product_id) AS product_slug,"
@@ -96,8 +96,8 @@ def _either(statuses: frozenset[Status]) -> str:
 def provision(product: Product, user_id: str, *, by: Actor, engine_version: str = "", auto: bool = False) -> Operation:
     """Promise a new engine for the user; `auto` when an admit asks for it.
 
-    A call for a user whose engine is being provisioned joins that. Raises InvalidUserId, ImageUnknown, ImageDenied, EngineAlreadyExists,
-    QuotaExceeded (each refusal with a `provision_denied` row, or `admit_denied`), PortExhaustion.
+    A call for a user whose engine is being provisioned joins that. Raises InvalidUserId, ImageUnknown, EngineAlreadyExists,
+    PortExhaustion, and with a row of the refusal ImageDenied, QuotaExceeded, CapacityExhausted.
     """
     user_id = check_user_id(user_id)
     outcome = _provision(product, user_id, check_image(engine_version), by=by, auto=auto)
@@ -270,8 +270,9 @@ def reveal_key(engine: Engine, *, by: Actor) -> str:
 @transaction.atomic
 def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
     """Start the restart that was scheduled for a failed engine; None when it is not due any more."""
-    engine = Engine.objects.select_for_update(no_key=True, skip_locked=True).filter(pk=engine_id, status=Status.FAILED).first()
-    if engine is None or engine.next_restart_at is None or operations.find_open(engine) is not None:
+    due = Engine.objects.filter(pk=engine_id, status=Status.FAILED, next_restart_at__lte=Now())
+    engine = due.select_for_update(no_key=True, skip_locked=True).first()
+    if engine is None or operations.find_open(engine) is not None:
         return None
     number = engine.restart_attempts + 1
     Engine.objects.filter(pk=engine.pk).update(next_restart_at=None, restart_attempts=number)

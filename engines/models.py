@@ -54,7 +54,9 @@ class Host(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.TextField(unique=True)
     created_at = models.DateTimeField(db_default=Now())
-    identity = models.TextField(db_default="", blank=True, help_text="Changes when the host or its runtime has been started again.")
+    identity = models.TextField(
+        db_default="", blank=True, help_text="Changes when the host or its runtime has been started again."
+    )
     unreachable_since = models.DateTimeField(null=True, help_text="The runtime does not answer: its engines are unknown.")
 
     class Meta:
@@ -74,7 +76,9 @@ class Engine(models.Model):
     status = models.TextField(choices=Status.choices)
     seq = models.BigIntegerField(default=1, help_text="Moves of this engine so far; every move's audit row carries it.")
     engine_version = models.TextField(help_text="Image.")
-    image_digest = models.TextField(db_default="", blank=True, help_text="What `engine_version` stood for when it was last created.")
+    image_digest = models.TextField(
+        db_default="", blank=True, help_text="What `engine_version` stood for when it was last created."
+    )
     port = models.IntegerField(null=True)
     memory_mb = models.IntegerField(db_default=0, help_text="Counts for this much in its host's ceiling.")
     disk_mb = models.IntegerField(db_default=0, help_text="The same, of its volume.")

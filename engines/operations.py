@@ -244,7 +244,7 @@ def wait(operation_id: UUID, timeout_s: float) -> Operation:
     Gives the database connection back between looks; must not be called inside a transaction.
     """
     operation = Operation.objects.get(pk=operation_id)
-    if not operation.is_open or _waiters is None or not _waiters.acquire(blocking=False):
+    if not operation.is_open or timeout_s <= 0 or _waiters is None or not _waiters.acquire(blocking=False):
         return operation
     try:
         return _wait(operation, time.monotonic() + timeout_s)

@@ -31,5 +31,5 @@ TRANSITIONS: Mapping[Kind, Transition] = {
     Kind.ROTATE_KEY: _transition((Status.RUNNING,), Status.RUNNING, Action.ROTATE_KEY, Action.ROTATE_KEY_FAILED),
     Kind.DESTROY: _transition((Status.DESTROYING,), Status.DESTROYED, Action.DESTROY, Action.DESTROY_FAILED),
 }
-"""Every operation's move. Three more have none: (none) → provisioning and any → destroying, when a provision or a destroy is asked
-for, and running → failed, when probes fail."""
+"""Every operation's move. Three more have none: (none) → provisioning and any → destroying, when a provision or a destroy is
+asked for, and running → failed, when probes fail."""

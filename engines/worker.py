@@ -22,6 +22,7 @@ from engines.outcomes import Outcome
 log = structlog.get_logger(__name__)
 
 MAX_PORTS = 20  # tries of another port before a boot fails
+QUICK_S, QUICK_FOR_S, SLOW_S = 0.03, 3.0, 0.3  # between two looks at a booting engine: most are up within a second
 EXHAUSTED = "attempts_exhausted"
 RETRY_MAX_S = 10.0  # cap of the pause before the next attempt at a backend that did not answer
 
@@ -219,17 +220,17 @@ def _spec(engine: Engine, ref: Ref, key_hash: str) -> Spec:
 
 def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
     """Until the instance answers its health check. Raises Failed when it ends, or, stopped by us, when the time is over."""
-    pause = 0.05
-    while time.monotonic() < deadline:
+    began = time.monotonic()
+    while (now := time.monotonic()) < deadline:
         operations.check(attempt.lease)
         connection.close()  # not held while we wait
-        state = attempt.backend.observe(ref)
+        healthy = health.probe_once(attempt.engine).ok
+        state = attempt.backend.observe(ref)  # asked after the probe: something else may have answered on the port
         if state in (State.EXITED, State.ABSENT):
             raise Failed("engine_exited", "The engine ended while it was booting; its log says why.")
-        if state == State.RUNNING and health.probe_once(attempt.engine).ok:
+        if healthy and state == State.RUNNING:
             return
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.5)
+        time.sleep(QUICK_S if now - began < QUICK_FOR_S else SLOW_S)
     attempt.step("stopping")
     attempt.backend.stop(ref, grace_s=min(settings.ENV.stop_grace_s, 5.0))
     raise Failed("boot_timeout", f"The engine was not healthy within {settings.ENV.boot_timeout_s:g} s.")

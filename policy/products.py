@@ -78,9 +78,7 @@ def revoke_key(key_id: UUID, *, by: Actor) -> PlatformKey:
     if key is None:
         raise PlatformKeyNotFound("No such platform key, or it is revoked already.")
     PlatformKey.objects.filter(pk=key_id).update(revoked_at=Now())
-    trail.record(
-        Action.PLATFORM_KEY_REVOKE, _subject(key.product), by=by, metadata={"key_id": str(key.pk), "prefix": key.prefix}
-    )
+    trail.record(Action.PLATFORM_KEY_REVOKE, _subject(key.product), by=by, metadata={"key_id": str(key.pk), "prefix": key.prefix})
     return key
 
 

@@ -54,7 +54,8 @@ RULES: Mapping[str, Rule] = {
     "max_engines": Rule("Engines of the product in all states but destroyed.", *_COUNT),
     "rate_limit_rpm": Rule("Admits per minute of the product, all users together.", *_COUNT),
     "images": Rule(
-        "Images that engines may run: names, globs (`registry/agents:*`) or digests (`sha256:...`). Only ORCH_ENGINE_IMAGE when left out.",
+        "Images that engines may run: names, globs (`registry/agents:*`) or digests (`sha256:...`). When left out, only"
+        " ORCH_ENGINE_IMAGE.",
         is_image_list,
         f"a list of 1 to {MAX_IMAGES} image names, globs or digests",
     ),

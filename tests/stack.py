@@ -89,5 +89,3 @@ class Stack:
 
     def log(self, name: str) -> str:
         return (servers.HOME / "log" / f"test-{name}.log").read_text()
-
-

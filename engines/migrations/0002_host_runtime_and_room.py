@@ -4,35 +4,38 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('engines', '0001_initial'),
+        ("engines", "0001_initial"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='engine',
-            name='disk_mb',
-            field=models.IntegerField(db_default=0, help_text='The same, of its volume.'),
+            model_name="engine",
+            name="disk_mb",
+            field=models.IntegerField(db_default=0, help_text="The same, of its volume."),
         ),
         migrations.AddField(
-            model_name='engine',
-            name='image_digest',
-            field=models.TextField(blank=True, db_default='', help_text='What `engine_version` stood for when it was last created.'),
+            model_name="engine",
+            name="image_digest",
+            field=models.TextField(
+                blank=True, db_default="", help_text="What `engine_version` stood for when it was last created."
+            ),
         ),
         migrations.AddField(
-            model_name='engine',
-            name='memory_mb',
+            model_name="engine",
+            name="memory_mb",
             field=models.IntegerField(db_default=0, help_text="Counts for this much in its host's ceiling."),
         ),
         migrations.AddField(
-            model_name='host',
-            name='identity',
-            field=models.TextField(blank=True, db_default='', help_text='Changes when the host or its runtime has been started again.'),
+            model_name="host",
+            name="identity",
+            field=models.TextField(
+                blank=True, db_default="", help_text="Changes when the host or its runtime has been started again."
+            ),
         ),
         migrations.AddField(
-            model_name='host',
-            name='unreachable_since',
-            field=models.DateTimeField(help_text='The runtime does not answer: its engines are unknown.', null=True),
+            model_name="host",
+            name="unreachable_since",
+            field=models.DateTimeField(help_text="The runtime does not answer: its engines are unknown.", null=True),
         ),
     ]

@@ -7,44 +7,56 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Product',
+            name="Product",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('slug', models.TextField(unique=True)),
-                ('display_name', models.TextField()),
-                ('policy', models.JSONField(blank=True, default=dict, help_text='An object of rules; `{}` is no limits.')),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("slug", models.TextField(unique=True)),
+                ("display_name", models.TextField()),
+                ("policy", models.JSONField(blank=True, default=dict, help_text="An object of rules; `{}` is no limits.")),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
             ],
             options={
-                'ordering': ('slug',),
-                'permissions': [('operate_product', 'Can register products, edit policies, issue and revoke keys')],
-                'default_permissions': ('view',),
-                'constraints': [models.CheckConstraint(condition=models.Q(('slug__regex', '^[a-z0-9][a-z0-9-]{1,62}$')), name='product_slug_form'), models.CheckConstraint(condition=models.Q(('slug__in', ['system', 'admin']), _negated=True), name='product_slug_not_reserved')],
+                "ordering": ("slug",),
+                "permissions": [("operate_product", "Can register products, edit policies, issue and revoke keys")],
+                "default_permissions": ("view",),
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("slug__regex", "^[a-z0-9][a-z0-9-]{1,62}$")), name="product_slug_form"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("slug__in", ["system", "admin"]), _negated=True), name="product_slug_not_reserved"
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='PlatformKey',
+            name="PlatformKey",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('prefix', models.TextField()),
-                ('key_hash', models.TextField(unique=True)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('last_used_at', models.DateTimeField(null=True)),
-                ('revoked_at', models.DateTimeField(null=True)),
-                ('product', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='keys', to='policy.product')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("prefix", models.TextField()),
+                ("key_hash", models.TextField(unique=True)),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("last_used_at", models.DateTimeField(null=True)),
+                ("revoked_at", models.DateTimeField(null=True)),
+                (
+                    "product",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name="keys", to="policy.product"),
+                ),
             ],
             options={
-                'ordering': ('-created_at',),
-                'default_permissions': ('view',),
-                'constraints': [models.CheckConstraint(condition=models.Q(('key_hash__regex', '^[0-9a-f]{64}$')), name='platform_key_hash_form')],
+                "ordering": ("-created_at",),
+                "default_permissions": ("view",),
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("key_hash__regex", "^[0-9a-f]{64}$")), name="platform_key_hash_form"
+                    )
+                ],
             },
         ),
     ]

@@ -2,6 +2,8 @@
 
 import itertools
 
+from django.db.models.functions import Now
+
 from engines.models import Engine, Host, Kind, Operation, OperationState, Status
 from policy import secrets
 
@@ -12,7 +14,12 @@ def put_engine(product, user_id="alice", status=Status.RUNNING, **columns):
     """An engine of the product in that state, with a key; no process belongs to it, and no audit row."""
     host, _ = Host.objects.get_or_create(name="local")
     key = secrets.make_key(secrets.ENGINE_PREFIX)
-    given = {"engine_version": "image:1", "port": next(_ports), "key_hash": secrets.hash_key(key), "key_ciphertext": secrets.encrypt(key)}
+    given = {
+        "engine_version": "image:1",
+        "port": next(_ports),
+        "key_hash": secrets.hash_key(key),
+        "key_ciphertext": secrets.encrypt(key),
+    }
     engine = Engine.objects.create(product=product, host=host, user_id=user_id, status=status, **{**given, **columns})
     engine.refresh_from_db()
     return engine
@@ -20,4 +27,21 @@ def put_engine(product, user_id="alice", status=Status.RUNNING, **columns):
 
 def put_operation(engine, kind=Kind.STOP, state=OperationState.PENDING, **columns):
     """An operation on the engine; nobody was told of it."""
-    return Operation.objects.create(engine=engine, kind=kind, state=state, actor="system", incarnation=engine.incarnation, **columns)
+    return Operation.objects.create(
+        engine=engine, kind=kind, state=state, actor="system", incarnation=engine.incarnation, **columns
+    )
+
+
+def put_engines(product, ports, **columns):
+    """A running engine on each of the ports, due for a probe."""
+    host, _ = Host.objects.get_or_create(name="local")
+    given = {
+        "status": Status.RUNNING,
+        "engine_version": "image:1",
+        "key_hash": "0" * 64,
+        "key_ciphertext": "x",
+        "next_probe_at": Now(),
+    }
+    engines = [Engine(product=product, host=host, user_id=f"user-{port}", port=port, **{**given, **columns}) for port in ports]
+    Engine.objects.bulk_create(engines)
+    return engines

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from audit.models import AuditRow
 from engines.models import Engine, Kind, Operation, Status
 from policy import secrets
 from tests.conftest import make_product
@@ -59,6 +60,19 @@ def test_life_of_an_engine_is_answered_to_the_letter(api, product):
         assert api.call("GET", "/engines").json() == {"engines": [], "total": 0}
 
 
+def test_rows_of_a_request_and_of_the_work_it_queued_carry_its_id(api, product):
+    with crew.at_work():
+        api.call("POST", "/engines/provision", {"user_id": "alice"}, **{"X-Request-ID": "ask-1"})
+        api.call("DELETE", "/engines/alice", **{"X-Request-ID": "ask-2"})
+    rows = AuditRow.objects.filter(user_id="alice").order_by("engine_seq")
+    assert [(row.action, row.request_id) for row in rows] == [
+        ("provision_requested", "ask-1"),
+        ("provision", "ask-1"),
+        ("destroy_requested", "ask-2"),
+        ("destroy", "ask-2"),
+    ]
+
+
 def test_get_gives_times_with_milliseconds_and_null_before_the_first_probe(api, product):
     engine = put_engine(product)
     shown = answer(api.call("GET", "/engines/alice"), SHOWN)
@@ -79,7 +93,9 @@ def test_list_shows_living_engines_without_keys(api, product):
 
 
 def test_list_filters_and_pages(api, product):
-    users = [put_engine(product, f"user-{number}", Status.RUNNING if number % 2 else Status.STOPPED).user_id for number in range(6)]
+    users = [
+        put_engine(product, f"user-{number}", Status.RUNNING if number % 2 else Status.STOPPED).user_id for number in range(6)
+    ]
     newest = list(reversed(users))
 
     def page(query):
@@ -144,12 +160,27 @@ def test_provision_refuses_when_no_port_is_free(api, product, settings):
     assert not Engine.objects.filter(user_id="alice").exists()
 
 
-def test_provision_takes_the_image_it_is_given(api, product):
+@pytest.fixture
+def any_image(product):
+    """The product may run any image."""
+    product.policy = {"images": ["*"]}
+    product.save()
+
+
+def test_provision_refuses_an_image_that_the_policy_does_not_name(api, product):
+    error = assert_error(
+        api.call("POST", "/engines/provision", {"user_id": "alice", "engine_version": "x:1"}), 403, "POLICY_DENIED"
+    )
+    assert error["details"]["rule"] == "images"
+    assert not Engine.objects.exists()
+
+
+def test_provision_takes_the_image_it_is_given(api, any_image):
     api.call("POST", "/engines/provision", {"user_id": "alice", "engine_version": "acme/engine:3"}, Prefer="respond-async")
     assert api.call("GET", "/engines/alice").json()["engine_version"] == "acme/engine:3"
 
 
-def test_provision_of_an_image_that_is_not_there_is_a_backend_error(api, product):
+def test_provision_of_an_image_that_is_not_there_is_a_backend_error(api, any_image):
     with crew.at_work():
         response = api.call("POST", "/engines/provision", {"user_id": "alice", "engine_version": "nobody/has-it:1"})
     error = assert_error(response, 502, "BACKEND_ERROR")

@@ -1,0 +1,74 @@
+"""Engines as they must be expected: servers that answer a probe with whatever bytes a test gives them, or in their own time."""
+
+import asyncio
+import socket
+import threading
+from contextlib import contextmanager
+
+OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
+
+
+@contextmanager
+def listening(answer, count=1):
+    """`count` ports on which `answer(reader, writer)`, a coroutine function, serves each connection; yields the ports."""
+    sockets = [_listen() for _ in range(count)]
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(_serve(sockets, answer), loop).result(30)
+        yield [listener.getsockname()[1] for listener in sockets]
+    finally:
+        asyncio.run_coroutine_threadsafe(_end(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        for listener in sockets:
+            listener.close()
+        loop.close()
+
+
+def _listen():
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(128)
+    return listener
+
+
+async def _serve(sockets, answer):
+    async def once(reader, writer):
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            await answer(reader, writer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the probe has seen enough
+        finally:
+            writer.close()
+
+    for listener in sockets:
+        await asyncio.start_server(once, sock=listener)
+
+
+async def _end():
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def saying(*parts, pause_s=0.0):
+    """An answer in these parts, `pause_s` apart."""
+
+    async def answer(reader, writer):
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+
+    return answer
+
+
+def body(content, status="200 OK", *headers):
+    """The bytes of an answer with that body."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + content

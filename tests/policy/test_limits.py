@@ -1,0 +1,188 @@
+"""The rate limit of admits: one sliding minute per product, shared through Valkey, and no limit while Valkey is away."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from audit.models import AuditRow
+from policy import limits, valkey
+from policy.errors import RateLimited
+from tests import waiting
+from tests.conftest import Api, make_product
+from tests.engines.crew import in_parallel
+from tests.engines.registry import put_engine
+from tests.envelopes import assert_error
+from tests.freezing import frozen_valkey
+
+USE_UP_TEN = """
+import django; django.setup()
+from policy import errors, limits
+for fitted in range(100):
+    try:
+        limits.hit("p", {"rate_limit_rpm": 10})
+    except errors.RateLimited:
+        print(fitted)
+        break
+"""
+
+
+def hit(limit, product_id="p"):
+    """Whether an admit fits; in seconds, how long it has to wait when not (then the answer is not True)."""
+    try:
+        limits.hit(product_id, {"rate_limit_rpm": limit})
+    except RateLimited as refused:
+        return refused.retry_after_s
+    return True
+
+
+def use_up(limit, product_id="p"):
+    """Admits until one does not fit; how many fitted."""
+    fitted = 0
+    while hit(limit, product_id) is True:
+        fitted += 1
+    return fitted
+
+
+def let_pass(seconds):
+    """Age what Valkey has counted: all that a window depends on is how long its keys have left."""
+    client = valkey.client()
+    for key in client.keys("*admits*"):
+        client.pexpire(key, max(1, client.pttl(key) - int(seconds * 1000)))
+    waiting.until(lambda: all(client.pttl(key) > 1 for key in client.keys("*admits*")), what="what expires has expired")
+
+
+def test_hit_refuses_above_the_limit(db):
+    assert use_up(5) == 5
+    assert use_up(5, "another product") == 5
+
+
+def test_hit_without_a_limit_counts_nothing(db):
+    for _ in range(3):
+        limits.hit("p", {})
+    assert valkey.client().keys("*") == []
+
+
+def test_limit_of_none_refuses_all(db):
+    assert hit(0) == 60
+
+
+def test_window_slides(db):
+    """A minute after a burst nothing is free at once: what was used fades out over the next minute, bit by bit."""
+    assert use_up(60) == 60
+    let_pass(59)
+    assert use_up(60) == 0
+    let_pass(11)
+    assert 9 <= use_up(60) <= 11
+    let_pass(30)
+    assert 29 <= use_up(60) <= 31
+    let_pass(130)
+    assert use_up(60) == 60
+
+
+def test_lowered_limit_keeps_the_count(db):
+    for _ in range(6):
+        assert hit(10) is True
+    assert use_up(5) == 0
+    assert use_up(6) == 0
+    assert use_up(8) == 2
+    assert use_up(10) == 2
+
+
+@pytest.mark.parametrize(
+    ("used", "aged_s", "limit"), [(10, 0, 10), (10, 70, 10), (600, 75, 600), (600, 20, 30), (7, 100, 1), (1, 0, 1)]
+)
+def test_retry_after_is_when_one_more_fits(db, used, aged_s, limit):
+    assert use_up(used) == used
+    let_pass(aged_s)
+    use_up(limit)
+    retry_after = hit(limit)
+    assert 1 <= retry_after <= 121
+    let_pass(max(0, retry_after - 2.5))  # up to a second is rounded up, up to one more is jitter
+    if retry_after > 3:
+        assert hit(limit) is not True
+    let_pass(2.6)
+    assert hit(limit) is True
+
+
+def test_limit_is_shared_by_threads(db):
+    results = in_parallel(lambda _: sum(hit(50) is True for _ in range(20)), range(8))
+    assert sum(results) == 50
+
+
+def test_limit_is_shared_by_processes(db):
+    assert sum(hit(10) is True for _ in range(4)) == 4
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"}
+    other = subprocess.run(
+        [sys.executable, "-c", USE_UP_TEN], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert other.stdout.strip() == "6"
+    assert use_up(10) == 0
+
+
+# -- over the API ----------------------------------------------------------------------------------------------------------
+
+
+def admit(api, user_id="alice"):
+    return api.call("POST", f"/engines/{user_id}/admit")
+
+
+def test_admit_above_the_limit_is_refused_with_when_to_come_back(db):
+    product = make_product(policy={"rate_limit_rpm": 3})
+    api = Api(product.key)
+    put_engine(product, "alice")
+    assert [admit(api, user).json()["admitted"] for user in ("alice", "bob", "alice")] == [
+        True,
+        False,
+        True,
+    ]  # all users together
+    response = admit(api, "carol")
+    error = assert_error(response, 429, "RATE_LIMITED")
+    seconds = int(response.headers["Retry-After"])
+    assert 55 <= seconds <= 62
+    assert error["message"] == f"Rate limit exceeded. Retry in {seconds} seconds."
+    assert error["details"] == {"rule": "rate_limit_rpm", "limit": 3, "value": 3}
+
+
+def test_refusal_by_rate_is_a_row(db):
+    product = make_product(policy={"rate_limit_rpm": 1})
+    api = Api(product.key)
+    admit(api)
+    response = admit(api)
+    row = AuditRow.objects.get(action="admit_denied")
+    assert (row.actor, row.product_id, row.user_id, row.engine_id) == ("acme", product.pk, "alice", None)
+    assert row.metadata == {"rule": "rate_limit_rpm", "limit": 1, "value": 1}
+    assert row.request_id == response.headers["X-Request-ID"]
+
+
+def test_rate_limit_counts_admits_only(db):
+    api = Api(make_product(policy={"rate_limit_rpm": 1}).key)
+    admit(api)
+    for path in ("/engines", "/status", "/metrics", "/audit"):
+        assert api.call("GET", path).status_code == 200
+    assert_error(api.call("POST", "/engines/alice/stop"), 404, "ENGINE_NOT_FOUND")
+
+
+def test_rate_limit_is_each_products_own(db):
+    one, two = (Api(make_product(slug, {"rate_limit_rpm": 1}).key) for slug in ("one", "two"))
+    assert [admit(api).status_code for api in (one, one, two, two)] == [200, 429, 200, 429]
+
+
+def test_admits_go_on_while_valkey_is_frozen_and_the_limit_returns_after(db):
+    product = make_product(policy={"rate_limit_rpm": 2})
+    api = Api(product.key)
+    put_engine(product, "alice")
+    assert [admit(api).status_code for _ in range(3)] == [200, 200, 429]
+    with frozen_valkey():
+        took = []
+        for _ in range(10):
+            began = time.monotonic()
+            assert admit(api).json()["admitted"] is True
+            took.append(time.monotonic() - began)
+        assert max(took) < 0.5, took
+        assert sum(took) - max(took) < 0.5, took  # the breaker is open: one admit paid for all
+    began = time.monotonic()
+    waiting.until(lambda: admit(api).status_code == 429, 6, "the limiter is back")
+    assert time.monotonic() - began < 5.2
