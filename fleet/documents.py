@@ -31,6 +31,14 @@ _SPECIAL: frozenset[Move] = frozenset(
         (Status.FAILED, Status.RUNNING, Action.AUTO_RESTART_SUCCESS),
         (Status.FAILED, Status.FAILED, Action.AUTO_RESTART_FAILED),
         (Status.RUNNING, Status.RUNNING, Action.ROTATE_KEY_FAILED),  # the old key holds
+        *(
+            (before, after, action)  # stopped once more, by reconcile
+            for before, done, bad in (
+                (Status.STOPPED, Action.STOP, Action.STOP_FAILED),
+                (Status.SLEEPING, Action.SLEEP, Action.SLEEP_FAILED),
+            )
+            for after, action in ((before, done), (Status.FAILED, bad))
+        ),
     }
 )
 

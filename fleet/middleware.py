@@ -20,8 +20,8 @@ def request_id(get_response: Next) -> Next:
         given = request.headers.get("X-Request-ID", "")
         identifier = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=identifier)
-        response = get_response(request)
+        with structlog.contextvars.bound_contextvars(request_id=identifier):
+            response = get_response(request)
         response["X-Request-ID"] = identifier
         return response
 
