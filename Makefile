@@ -1,9 +1,10 @@
 # make run [PORT=8000] [ORCH_HOME=.local]   the whole system on this machine, until Ctrl-C
+# make engine-image                         the demo engine's image and the network guard's, for the Docker backend
 # make test [ARGS=...]                      every test, on real servers
 # make check                                format, lint, types, imports, migrations, deployment checks, generated files
 
 .DEFAULT_GOAL := run
-.PHONY: run test check format clean
+.PHONY: run engine-image test check format clean
 SHELL := /bin/sh
 
 # The first interpreter that is new enough; `make run PYTHON=/path/to/python` chooses another one.
@@ -20,6 +21,9 @@ PRODUCTION = ORCH_ENVIRONMENT=production ORCH_REDIS_URL=redis://none \
 
 run: .venv/.local
 	@exec .venv/bin/python -m config.launch
+
+engine-image:
+	@scripts/engine-image
 
 test: .venv/.dev
 	@.venv/bin/python -m pytest $(ARGS)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, cast
 from xmlrpc.client import Fault, ServerProxy
@@ -109,9 +110,13 @@ def wait_until_gone(home: Path) -> bool:
 
 
 def _call(home: Path, method: str, *arguments: Any) -> Any:
+    """Call supervisord. Raises Refused, also when it is not there any more."""
     transport = SupervisorTransport(None, None, serverurl=f"unix://{runtime_folder(home) / 'supervisor.sock'}")
-    with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
-        return getattr(proxy.supervisor, method)(*arguments)
+    try:
+        with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
+            return getattr(proxy.supervisor, method)(*arguments)
+    except (Fault, HTTPException, OSError) as error:
+        raise Refused(f"the supervisor did not do {method}: {error!r}") from error
 
 
 def start_group(home: Path, kind: str) -> None:
@@ -121,10 +126,7 @@ def start_group(home: Path, kind: str) -> None:
 
 def stop_group(home: Path, kind: str) -> None:
     """Stop a kind's processes and wait until they are gone."""
-    try:
-        _call(home, "stopProcessGroup", kind, True)
-    except Fault as fault:
-        raise Refused(f"the supervisor did not stop the {kind} processes: {fault.faultString}") from fault
+    _call(home, "stopProcessGroup", kind, True)
 
 
 def inspect(home: Path) -> dict[str, dict[str, Any]]:

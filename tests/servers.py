@@ -21,7 +21,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-for _name in [name for name in os.environ if name.startswith("ORCH_") and name != "ORCH_PG_BIN"]:
+for _name in [name for name in os.environ if name.startswith("ORCH_") and name not in ("ORCH_PG_BIN", "ORCH_REQUIRE_DOCKER")]:
     del os.environ[_name]
 os.environ |= {
     "ORCH_HOME": str(HOME),

@@ -28,5 +28,9 @@ def get() -> "Backend":
 
             catalog = Path(env.catalog_mount_path) if env.catalog_mount_path else None
             return SubprocessBackend(settings.ENGINES_ROOT, env.backend_timeout_s, bind=env.engine_bind, catalog=catalog)
+        case "docker":
+            from engines.backends.docker import DockerBackend, Options
+
+            return DockerBackend(Options.read(env))
         case name:
-            raise ImproperlyConfigured(f"ORCH_ENGINE_BACKEND={name} is not available in this version; use subprocess")
+            raise ImproperlyConfigured(f"ORCH_ENGINE_BACKEND={name}: there is no such backend")

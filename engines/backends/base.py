@@ -17,35 +17,57 @@ from uuid import UUID
 
 
 class BackendError(Exception):
-    """A verb failed; `retryable` tells whether the same call may work later."""
+    """A verb failed; `retryable` tells whether the worker should make the same attempt again by itself.
+
+    The docstring of each error ends with what somebody who reads it in a row can do.
+    """
 
     code = "backend_error"
     retryable = False
 
 
 class BackendUnavailable(BackendError):
-    """The runtime did not answer: nothing is known about its instances."""
+    """The runtime did not answer in time: nothing is known about its instances. See that it runs and is not overloaded."""
 
     code = "backend_unavailable"
     retryable = True
 
 
 class ImageMissing(BackendError):
-    """The engine's version names nothing this backend can run."""
+    """The engine's version names nothing this backend can run. Build or pull the image on the engines' host."""
 
     code = "image_missing"
 
 
 class PortTaken(BackendError):
-    """Another process has the instance's port; the caller picks the next one and calls again."""
+    """Another process has the instance's port; the caller picks the next one, calls `create` with it and `start` again."""
 
     code = "port_taken"
 
 
 class InstanceMissing(BackendError):
-    """`start` of an instance that was never created, or has been destroyed."""
+    """`start` of an instance that was never created, or that somebody removed since. The next attempt creates it again."""
 
     code = "instance_missing"
+    retryable = True
+
+
+class NetworkFull(BackendError):
+    """No network has an address left, and no further network can be made. Give the runtime more or larger address pools."""
+
+    code = "network_full"
+
+
+class NetworkUnguarded(BackendError):
+    """What keeps engines apart is not in force, so none is started. See that the guard's image exists and its container runs."""
+
+    code = "network_unguarded"
+
+
+class DiskFull(BackendError):
+    """The runtime has no space left. Make room on the engines' host, then ask again."""
+
+    code = "disk_full"
 
 
 class State(StrEnum):
@@ -67,6 +89,15 @@ class Ref:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Ceilings of one instance. None, or more than the deployment's own ceiling, means the deployment's own."""
+
+    memory_mb: int | None = None
+    cpus: float | None = None
+    pids: int | None = None  # processes and threads
+
+
+@dataclass(frozen=True)
 class Spec:
     """All that a backend needs to make an instance."""
 
@@ -75,6 +106,7 @@ class Spec:
     image: str
     port: int  # on the host; the engine listens on it, or it is published to the container's 8000
     env: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = Limits()  # backends without ceilings ignore them
 
 
 @dataclass(frozen=True)
@@ -92,12 +124,27 @@ class Backend(ABC):
     name: str
 
     @abstractmethod
+    def resolve(self, image: str) -> str:
+        """The digest that the image's name stands for now, `sha256:<64 hex digits>`; a name that is one stands for itself.
+
+        Raises ImageMissing, BackendUnavailable.
+        """
+
+    def tidy(self) -> int:
+        """Remove what the backend made for many instances and none needs any more; how many things that were.
+
+        Safe at any time, next to every verb. Raises BackendUnavailable.
+        """
+        return 0
+
+    @abstractmethod
     def create(self, spec: Spec) -> None:
         """Make the instance, and the engine's volume when it has none, without starting it.
 
         Before: nothing is required. After: `observe` says CREATED, or what it said before if the instance was there already
         (an instance with these labels is adopted, whatever state it is in; its port follows `spec.port` while it does not
-        run). Raises ImageMissing, BackendUnavailable, BackendError.
+        run, and where that takes a new instance it says CREATED). Raises ImageMissing, NetworkFull, DiskFull,
+        BackendUnavailable, BackendError.
         """
 
     @abstractmethod
@@ -105,8 +152,9 @@ class Backend(ABC):
         """Start the instance; healthy is another question, asked over HTTP.
 
         Before: it exists, else InstanceMissing. After: `observe` says RUNNING, or EXITED if the engine ended by itself at once.
-        No two instances of one engine ever run at a time: BackendError while another one does. Raises PortTaken,
-        BackendUnavailable. A repeat on a running instance does nothing.
+        No two instances of one engine ever run at a time: BackendError while another one does. Others that do not run may be
+        gone afterwards; `create` makes them again. Raises PortTaken, NetworkFull,
+        NetworkUnguarded, DiskFull, BackendUnavailable. A repeat on a running instance does nothing.
         """
 
     @abstractmethod
@@ -141,7 +189,10 @@ class Backend(ABC):
 
     @abstractmethod
     def identity(self) -> str:
-        """Names this run of the host and its runtime: another text once either has been started again. Raises BackendUnavailable."""
+        """Names this run of the host and its runtime: another text once either has been started again.
+
+        Raises BackendUnavailable.
+        """
 
     @abstractmethod
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:

@@ -3,6 +3,7 @@
 Beyond the contract a test may make trouble: `unavailable`, `missing_images`, `fail_next()` and `exit()`.
 """
 
+import hashlib
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,10 +62,14 @@ class MemoryBackend(Backend):
         with self._lock:
             self._end(ref, "exited")
 
+    def resolve(self, image: str) -> str:
+        with self._verb("resolve"):
+            self._check_image(image)
+            return image if image.startswith("sha256:") else f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+
     def create(self, spec: Spec) -> None:
         with self._verb("create"):
-            if spec.image in self.missing_images:
-                raise ImageMissing(f"no image {spec.image}")
+            self._check_image(spec.image)
             self.volumes.add(spec.ref.engine_id)
             kept = self._instances.setdefault(spec.ref, _Kept(spec.port))
             if kept.state is not State.RUNNING:
@@ -128,6 +133,10 @@ class MemoryBackend(Backend):
             if self._failures[name]:
                 raise self._failures[name].popleft()
             yield
+
+    def _check_image(self, image: str) -> None:
+        if image in self.missing_images:
+            raise ImageMissing(f"no image {image}")
 
     def _end(self, ref: Ref, line: str) -> None:
         kept = self._instances.get(ref)

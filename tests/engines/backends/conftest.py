@@ -1,8 +1,11 @@
 from pathlib import Path
 
+import docker
 import pytest
 
+from engines.backends.docker import DockerBackend
 from engines.backends.subprocess import SubprocessBackend
+from tests.engines.backends import dock
 from tests.engines.backends.runtimes import processes_of
 
 
@@ -14,3 +17,25 @@ def local(tmp_path: Path):
     for instance in backend.list():
         backend.remove(instance.ref.engine_id)
         assert processes_of(instance.ref.engine_id) == []
+
+
+@pytest.fixture(scope="session")
+def client() -> docker.DockerClient:
+    """The Docker daemon that the tests look at past the backend."""
+    return dock.connect()
+
+
+@pytest.fixture(scope="session")
+def deployment(client: docker.DockerClient):
+    """One deployment for all tests that do not mind: its guard is up already."""
+    with dock.deployed(client) as backend:
+        yield backend
+
+
+@pytest.fixture
+def docked(client: docker.DockerClient, deployment: DockerBackend):
+    """A Docker backend whose engines do not outlive the test."""
+    yield deployment
+    for engine_id in {instance.ref.engine_id for instance in deployment.list()}:
+        deployment.remove(engine_id)
+        assert not dock.has_volume(client, engine_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from engines.backends.base import Backend, Ref, Spec
+from engines.backends.base import Backend, BackendError, Ref, Spec
 
 IMAGE = "roundhouse-demo-engine:latest"
 KEY = "sk-sept-test"
@@ -30,6 +30,16 @@ def spec(engine_id: UUID | None = None, incarnation: int = 1, *, port: int | Non
     """A spec for the demo engine, with faults switched on."""
     env = {"ENGINE_KEY_HASH": KEY_HASH, "DEMO_FAULTS": "1", **env}
     return Spec(Ref(engine_id or uuid4(), incarnation), "acme", image, port or free_port(), env)
+
+
+def try_(*verbs: Callable[[], None]) -> BackendError | None:
+    """Call one after the other; the error that ended it."""
+    try:
+        for verb in verbs:
+            verb()
+    except BackendError as error:
+        return error
+    return None
 
 
 def free_port() -> int:

@@ -1,5 +1,6 @@
 """The contract of `engines.backends.base`, on every backend."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from uuid import uuid4
@@ -9,7 +10,8 @@ import pytest
 from engines.backends.base import BackendError, ImageMissing, InstanceMissing, PortTaken, Ref, State
 from engines.backends.memory import MemoryBackend
 from engines.backends.shutdown import stop_all
-from tests.engines.backends.runtimes import Runtime, spec
+from tests.engines.backends import dock
+from tests.engines.backends.runtimes import IMAGE, Runtime, spec
 from tests.waiting import until
 
 
@@ -25,7 +27,12 @@ def subprocess(local) -> Runtime:
     return Runtime(local, "no-such-image:1", lambda engine_id: (local.root / str(engine_id) / "data").is_dir())
 
 
-@pytest.fixture(params=["memory", "subprocess"])
+@pytest.fixture
+def docker(client, docked) -> Runtime:
+    return dock.runtime(client, docked)
+
+
+@pytest.fixture(params=["memory", "subprocess", "docker"])
 def runtime(request: pytest.FixtureRequest) -> Runtime:
     return request.getfixturevalue(request.param)
 
@@ -33,6 +40,22 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
 @pytest.fixture
 def backend(runtime: Runtime):
     return runtime.backend
+
+
+def test_resolve_names_a_digest_or_a_missing_image(runtime):
+    digest = runtime.backend.resolve(IMAGE)
+    assert re.fullmatch("sha256:[0-9a-f]{64}", digest)
+    assert runtime.backend.resolve(IMAGE) == digest
+    with pytest.raises(ImageMissing):
+        runtime.backend.resolve(runtime.missing_image)
+
+
+def test_tidy_leaves_what_instances_need(backend):
+    wanted = spec()
+    backend.create(wanted)
+    backend.tidy()
+    backend.start(wanted.ref)
+    assert backend.observe(wanted.ref) is State.RUNNING
 
 
 def test_create_makes_instance_and_volume_without_starting(runtime):
@@ -116,7 +139,8 @@ def test_start_refuses_second_incarnation_while_first_runs(backend):
     assert type(raised.value) is BackendError
     backend.stop(first.ref, grace_s=10)
     backend.start(second.ref)
-    assert [backend.observe(ref) for ref in (first.ref, second.ref)] == [State.EXITED, State.RUNNING]
+    assert backend.observe(first.ref) in (State.EXITED, State.ABSENT)
+    assert backend.observe(second.ref) is State.RUNNING
 
 
 def test_start_runs_one_instance_when_called_by_many_threads(backend):

@@ -1,0 +1,276 @@
+"""The verbs of the contract, on Docker. All state is the daemon's: names and labels."""
+
+import math
+import re
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+from docker.errors import APIError
+
+from engines.backends.base import (
+    Backend,
+    BackendError,
+    ImageMissing,
+    Instance,
+    InstanceMissing,
+    NetworkFull,
+    Ref,
+    Spec,
+    State,
+)
+from engines.backends.docker import containers
+from engines.backends.docker.containers import Found
+from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
+from engines.backends.docker.guard import Guard
+from engines.backends.docker.networks import Networks
+from engines.backends.docker.options import Options
+
+log = structlog.get_logger(__name__)
+
+
+class DockerBackend(Backend):
+    """Engines as containers of the daemon at `options.url`, which may be another machine's."""
+
+    name = "docker"
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._daemon = Daemon(options.url, options.timeout_s)
+        self._networks = Networks(self._daemon, options)
+        self._guard = Guard(self._daemon, options)
+
+    def resolve(self, image: str) -> str:
+        with self._daemon.verb("resolve"):
+            try:
+                found = self._daemon.ask(lambda api: api.inspect_image(image))  # type: ignore[no-untyped-call]
+            except NotFound as missing:
+                raise ImageMissing(f"no image {image} on this host") from missing
+        digests = [digest.partition("@")[2] for digest in found.get("RepoDigests") or []]
+        return str(digests[0] if digests else found["Id"])
+
+    def create(self, spec: Spec) -> None:
+        with self._daemon.verb("create"):
+            for _ in self._daemon.rounds():
+                found = self._find(spec.ref)
+                if found is None:
+                    if self._make(spec):
+                        return
+                elif found.runs or found.port == spec.port:
+                    return
+                else:
+                    self._discard(found.id, force=False)  # its port is part of it
+
+    def start(self, ref: Ref) -> None:
+        """A container runs only under its engine's name, and keeps that name for as long as it exists.
+
+        To take the name is to remove the container that has it, which the daemon refuses for one that runs or is starting. So
+        the daemon itself decides between workers that know nothing of each other; docs/decisions/0021 has the alternatives.
+        """
+        with self._daemon.verb("start"):
+            self._guard.check()
+            for _ in self._daemon.rounds():
+                mine, others = self._look(ref)
+                if mine.runs or (self._take_name(mine, others) and self._run(mine)):
+                    return
+
+    def stop(self, ref: Ref, *, grace_s: float) -> None:
+        with self._daemon.verb("stop"):
+            for found in self._list(containers.labels(self.options.deployment, ref)):
+                if found.runs:
+                    self._stop(found.id, grace_s)
+
+    def destroy(self, ref: Ref) -> None:
+        with self._daemon.verb("destroy"):
+            for _ in self._daemon.rounds():
+                mine = self._list_all(containers.labels(self.options.deployment, ref))
+                for found in mine:
+                    self._discard(found.id)
+                if all(found.leaving for found in mine):
+                    return
+
+    def remove(self, engine_id: UUID) -> None:
+        labels = containers.engine_labels(self.options.deployment, engine_id)
+        with self._daemon.verb("remove"):
+            for _ in self._daemon.rounds():  # more than one if a worker that knows no better creates an instance in the middle
+                for found in self._list_all(labels):
+                    self._discard(found.id)
+                if self._remove_volume(containers.volume_name(engine_id)):
+                    return
+
+    def observe(self, ref: Ref) -> State:
+        try:
+            with self._daemon.verb("observe"):
+                found = self._find(ref)
+        except BackendError:
+            return State.UNKNOWN
+        return found.state if found else State.ABSENT
+
+    def list(self) -> Sequence[Instance]:
+        with self._daemon.verb("list"):
+            found = self._list([f"{containers.DEPLOYMENT}={self.options.deployment}"])
+        return [Instance(each.ref, each.state, each.port) for each in found]
+
+    def identity(self) -> str:
+        """The id of Docker's default network: made anew at each start of the daemon that does not leave containers running.
+
+        A daemon without one (`"bridge": "none"`) is known by when it last started the guard.
+        """
+        with self._daemon.verb("identity"):
+            try:
+                return str(self._daemon.ask(lambda api: api.inspect_network("bridge"))["Id"])
+            except NotFound:
+                return self._guard.started_at()
+
+    def tidy(self) -> int:
+        """Remove networks of products that have no engine any more."""
+        with self._daemon.verb("tidy"):
+            found = self._list([f"{containers.DEPLOYMENT}={self.options.deployment}"])
+            return self._networks.tidy({each.network for each in found})
+
+    def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
+        with self._daemon.verb("logs"):
+            found = self._find(ref)
+            if found is None or tail <= 0:
+                return []
+            try:
+                written = self._daemon.ask(lambda api: api.logs(found.id, tail=tail))
+            except NotFound:
+                return []
+        return written.decode(errors="replace").splitlines()[-tail:]
+
+    # -- containers ----------------------------------------------------------------------------------------------------
+
+    def _list(self, labels: Sequence[str]) -> Sequence[Found]:
+        """Without those that are being removed: they cannot run any more."""
+        return [found for found in self._list_all(labels) if not found.leaving]
+
+    def _list_all(self, labels: Sequence[str]) -> Sequence[Found]:
+        """A removal can end half-way, and may be repeated; or leave an entry in the list that only a restart clears (20.10)."""
+        listed = self._daemon.ask(lambda api: api.containers(all=True, filters={"label": labels}))
+        return [found for found in map(containers.parse, listed) if found]
+
+    def _find(self, ref: Ref) -> Found | None:
+        return _best(self._list(containers.labels(self.options.deployment, ref)))
+
+    def _look(self, ref: Ref) -> tuple[Found, Sequence[Found]]:
+        """The instance, and the engine's other ones, none of which runs. Raises InstanceMissing, BackendError."""
+        found = self._list(containers.engine_labels(self.options.deployment, ref.engine_id))
+        mine = _best([each for each in found if each.ref == ref])
+        if mine is None:
+            raise InstanceMissing(f"engine {ref.engine_id} has no incarnation {ref.incarnation}")
+        others = [each for each in found if each.id != mine.id]
+        for other in others:
+            if other.runs:
+                raise BackendError(f"incarnation {other.ref.incarnation} of engine {ref.engine_id} is running")
+        return mine, others
+
+    def _make(self, spec: Spec) -> bool:
+        """False when something of that name, or the lack of its network, was in the way and is not any more."""
+        name = containers.spare_name(self.options.deployment, spec.ref)
+        try:
+            network = self._networks.place(spec.product)
+        except NotFound:  # another worker is making it just now, or has just removed it
+            self._networks.forget(spec.product)
+            return False
+        config = containers.config(spec, network, self.options)
+        try:
+            self._daemon.create(config, name)
+        except APIError as refused:
+            if _is_about_network(refused):
+                self._networks.forget(spec.product)
+            elif is_conflict(refused):
+                self._clear_name(name, spec.ref.engine_id)
+            else:
+                raise
+            return False
+        return True
+
+    def _take_name(self, mine: Found, others: Sequence[Found]) -> bool:
+        """Give the engine's name to the instance. False when another worker was faster: look again."""
+        name = containers.running_name(self.options.deployment, mine.ref.engine_id)
+        if mine.name == name:
+            return True
+        for other in others:
+            if other.name == name:
+                self._discard(other.id, force=False)
+        try:
+            self._daemon.ask(lambda api: api.rename(mine.id, name))
+        except NotFound:
+            return False
+        except APIError as refused:
+            if not is_conflict(refused):
+                raise
+            self._clear_name(name, mine.ref.engine_id)
+            return False
+        return True
+
+    def _run(self, mine: Found) -> bool:
+        """Start a container that has its engine's name. False when its network was in the way and is not any more."""
+        try:
+            self._daemon.ask(lambda api: api.start(mine.id))
+        except APIError as refused:
+            if _is_about_network(refused):
+                self._networks.restore(mine)
+            elif isinstance(named(refused, "start"), NetworkFull):
+                self._networks.move(mine)
+            else:
+                raise
+            return False
+        return True
+
+    def _stop(self, container_id: str, grace_s: float) -> None:
+        try:
+            self._daemon.ask(lambda api: api.stop(container_id, timeout=math.ceil(grace_s)))
+        except NotFound:  # removed by hand, or by another worker
+            return
+
+    def _discard(self, container_id: str, *, force: bool = True) -> None:
+        """Remove a container, and what anonymous volumes its image asked for. Without `force` one that runs is left alone.
+
+        One that somebody else is removing may still be there afterwards, and stay if that one does not use force: look again.
+        """
+        try:
+            self._daemon.ask(lambda api: api.remove_container(container_id, v=True, force=force))
+        except NotFound:
+            return
+        except APIError as refused:
+            if not is_conflict(refused):
+                raise
+
+    def _clear_name(self, name: str, engine_id: UUID) -> None:
+        """Remove a container that has a name of the engine without its labels, or whose removal ended half-way.
+
+        Another one of ours is left to whoever looks next.
+        """
+        try:
+            holder = self._daemon.ask(lambda api: api.inspect_container(name))
+        except NotFound:
+            return
+        labels = holder["Config"]["Labels"] or {}
+        if (labels.get(containers.DEPLOYMENT), labels.get(containers.ENGINE)) != (self.options.deployment, str(engine_id)):
+            log.warning("stranger_removed", container=holder["Id"][:12], name=name)
+            self._discard(holder["Id"])
+        elif holder["State"]["Status"] in ("removing", "dead"):
+            self._discard(holder["Id"])
+
+    def _remove_volume(self, name: str) -> bool:
+        try:
+            self._daemon.ask(lambda api: api.remove_volume(name))
+        except NotFound:
+            return True
+        except APIError as refused:
+            if not is_conflict(refused):
+                raise
+            return False
+        return True
+
+
+def _best(found: Sequence[Found]) -> Found | None:
+    """One of an instance's containers: there can be two when a worker created it that did not know of its first start."""
+    return max(found, key=lambda each: (each.runs, len(each.name) * -1), default=None)
+
+
+def _is_about_network(refused: APIError) -> bool:
+    """Whether the daemon misses a network, which it also says with 404."""
+    return refused.status_code == 404 and re.search(r"network \S+ not found", said_by(refused)) is not None

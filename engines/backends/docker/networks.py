@@ -1,0 +1,157 @@
+"""The engines' networks: one bridge per product, and further ones before it is full.
+
+An engine gets its network when its container is made, and counts there in whatever state it is: a network cannot overflow when
+sleeping engines wake up. Names: `<prefix>-<product>`, then `<prefix>-<product>.2` and so on. A network under such a name that
+was not made as ours are (see `config`) is passed over, since engines on it would not be kept apart.
+"""
+
+import hashlib
+import ipaddress
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from docker.errors import APIError
+
+from engines.backends.base import NetworkFull
+from engines.backends.docker.containers import DEPLOYMENT, PRODUCT, Found, running_name
+from engines.backends.docker.daemon import Daemon, NotFound, named, said_by
+from engines.backends.docker.guard import bridge_prefix
+from engines.backends.docker.options import Options
+
+log = structlog.get_logger(__name__)
+
+BRIDGE_NAME = "com.docker.network.bridge.name"
+ICC = "com.docker.network.bridge.enable_icc"
+MOST = 100  # networks of one product
+
+
+class Networks:
+    """The networks of one deployment on one daemon."""
+
+    def __init__(self, daemon: Daemon, options: Options) -> None:
+        self._daemon = daemon
+        self._options = options
+        self._lock = threading.Lock()
+        self._room: dict[str, tuple[str, int]] = {}  # product -> network, and how many more it takes before we count again
+
+    def place(self, product: str) -> str:
+        """The network for a new container of the product, made if need be. Raises NetworkFull."""
+        with self._lock:
+            name, room = self._room.get(product, ("", 0))
+            if room > 0:
+                self._room[product] = (name, room - 1)
+                return name
+        name, room = self._look_for_room(product)
+        with self._lock:
+            # A part of the room only, as other workers fill it too.
+            self._room[product] = (name, (room - 1) // 4)
+        return name
+
+    def forget(self, product: str) -> None:
+        """Look again at the next `place`: what we remember of the product's networks has turned out to be wrong."""
+        with self._lock:
+            self._room.pop(product, None)
+
+    def restore(self, found: Found) -> None:
+        """Make the network of a container again, as somebody has removed it. The container still means the old one by its id."""
+        self.forget(found.product)
+        self._create(found.network, found.product)
+        self._attach(found, found.network)
+
+    def move(self, found: Found) -> None:
+        """Put a container that does not run on another network of its product, as its own is full. Raises NetworkFull."""
+        self.forget(found.product)
+        name, _ = self._look_for_room(found.product, but=found.network)
+        log.warning("network_full", network=found.network, moved_to=name, engine_id=str(found.ref.engine_id))
+        self._attach(found, name)
+
+    def tidy(self, used: set[str]) -> int:
+        """Remove this deployment's networks that are not in `used` and have nothing attached; how many."""
+        mine = {"label": [f"{DEPLOYMENT}={self._options.deployment}"]}
+        removed = 0
+        for network in self._daemon.ask(lambda api: api.networks(filters=mine)):
+            if network["Name"] in used:
+                continue
+            self.forget(network["Labels"].get(PRODUCT, ""))
+            removed += self._remove(network["Id"])
+        return removed
+
+    def _attach(self, found: Found, name: str) -> None:
+        """Put a container that does not run on this network instead of the one it has."""
+        alias = running_name(self._options.deployment, found.ref.engine_id)
+        self._daemon.ask(lambda api: api.disconnect_container_from_network(found.id, found.network, force=True))
+        self._daemon.ask(lambda api: api.connect_container_to_network(found.id, name, aliases=[alias]))
+
+    def _remove(self, network_id: str) -> bool:
+        try:
+            self._daemon.ask(lambda api: api.remove_network(network_id))
+        except NotFound:
+            return False
+        except APIError as refused:
+            if "active endpoints" not in said_by(refused):
+                raise
+            return False
+        return True
+
+    def _look_for_room(self, product: str, but: str = "") -> tuple[str, int]:
+        """The first network of the product with room, and how much."""
+        for number in range(1, MOST + 1):
+            name = network_name(self._options, product, number)
+            if name == but:
+                continue
+            room = self._room_of(name, product)
+            if room > 0:
+                return name, room
+        raise NetworkFull(f"{MOST} networks of product {product} are full")
+
+    def _room_of(self, name: str, product: str) -> int:
+        """How many more containers the network takes; it is made if there is none."""
+        try:
+            network = self._daemon.ask(lambda api: api.inspect_network(name))
+        except NotFound:
+            self._create(name, product)
+            network = self._daemon.ask(lambda api: api.inspect_network(name))
+        if not is_safe(network, self._options):
+            log.warning("network_passed_over", network=name, reason="it was not made for engines")
+            return 0
+        attached = self._daemon.ask(lambda api: api.containers(all=True, filters={"network": [name]}))
+        return min(self._options.network_size, _addresses(network)) - len(attached)
+
+    def _create(self, name: str, product: str) -> None:
+        """Make the network; another worker may be doing the same, and its bridge's name then is taken."""
+        try:
+            self._daemon.ask(lambda api: api.create_network(name, **config(self._options, name, product)))
+        except APIError as refused:
+            if not any(words in said_by(refused) for words in ("already exists", "same bridge name")):
+                raise named(refused, f"network {name}") from refused  # a lack of addresses comes as 404 too
+
+
+def network_name(options: Options, product: str, number: int) -> str:
+    """The name of a product's `number`th network; a slug has no dots, so no two products share one."""
+    return f"{options.network}-{product}" if number == 1 else f"{options.network}-{product}.{number}"
+
+
+def config(options: Options, name: str, product: str) -> dict[str, Any]:
+    """What `APIClient.create_network(name, ...)` has to be given; more (as `ipam`) may be added."""
+    bridge = bridge_prefix(options.deployment) + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return {
+        "driver": "bridge",
+        "check_duplicate": True,
+        "options": {BRIDGE_NAME: bridge, ICC: "false"},
+        "labels": {DEPLOYMENT: options.deployment, PRODUCT: product},
+    }
+
+
+def is_safe(network: Mapping[str, Any], options: Options) -> bool:
+    """Whether the guard's rules hold on the network, and its containers cannot reach each other."""
+    chosen = network.get("Options") or {}
+    bridge = chosen.get(BRIDGE_NAME, "")
+    return network["Driver"] == "bridge" and chosen.get(ICC) == "false" and bridge.startswith(bridge_prefix(options.deployment))
+
+
+def _addresses(network: Mapping[str, Any]) -> int:
+    """How many containers the network's IPv4 subnet has addresses for: all but its own, the gateway's and the broadcast's."""
+    subnets = [ipaddress.ip_network(pool["Subnet"]) for pool in network["IPAM"]["Config"] or [] if "." in pool.get("Subnet", "")]
+    return sum(max(0, subnet.num_addresses - 3) for subnet in subnets)

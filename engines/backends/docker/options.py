@@ -1,0 +1,51 @@
+"""What a deployment may choose about its containers."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Self
+
+SOCKET = "unix:///var/run/docker.sock"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Defaults are those of the settings of the same names; a deployment sees only what carries its own name."""
+
+    url: str = SOCKET
+    deployment: str = "roundhouse"
+    timeout_s: float = 30  # for one verb, beyond the grace of a stop
+    bind: str = "127.0.0.1"  # address of the daemon's host that ports are published on
+    catalog: str = ""  # folder of the daemon's host; empty: none
+    user: str = "10001:10001"
+    memory_mb: int = 512
+    cpus: float = 1.0
+    pids: int = 256
+    tmp_mb: int = 64
+    log_mb: int = 10  # of one file; a container keeps two
+    network: str = "engine_net"  # prefix of the networks' names
+    network_size: int = 900  # containers of one network; a Linux bridge takes 1,023
+    internet: bool = True
+    egress_deny: str = "169.254.0.0/16"  # comma-separated
+    guard_image: str = "roundhouse-guard:latest"
+
+    @classmethod
+    def read(cls, env: Any) -> Self:
+        """From the settings, `config.env.Env`; this floor may not name it."""
+        return cls(
+            url=env.docker_url or os.environ.get("DOCKER_HOST") or SOCKET,
+            deployment=env.deployment,
+            timeout_s=env.backend_timeout_s,
+            bind=env.engine_bind,
+            catalog=env.catalog_mount_path,
+            user=env.engine_user,
+            memory_mb=env.engine_memory_mb,
+            cpus=env.engine_cpus,
+            pids=env.engine_pids,
+            tmp_mb=env.engine_tmp_mb,
+            log_mb=env.engine_log_mb,
+            network=env.engine_network,
+            network_size=env.engine_network_size,
+            internet=env.engine_internet,
+            egress_deny=env.engine_egress_deny,
+            guard_image=env.guard_image,
+        )

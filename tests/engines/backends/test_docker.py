@@ -1,0 +1,313 @@
+"""What only the Docker backend promises: hardened containers, named errors, verbs that outlast a vandal."""
+
+import json
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import docker
+import pytest
+
+from engines.backends.base import BackendError, BackendUnavailable, ImageMissing, InstanceMissing, Limits, PortTaken, State
+from engines.backends.docker import DockerBackend, Options, containers
+from tests.engines.backends import dock
+from tests.engines.backends.runtimes import IMAGE, call, execute, free_port, is_healthy, spec, try_
+from tests.waiting import until
+
+MB = 1024 * 1024
+
+
+def started(backend, **details):
+    wanted = spec(**details)
+    backend.create(wanted)
+    backend.start(wanted.ref)
+    return wanted
+
+
+# -- what a container is -----------------------------------------------------------------------------------------------
+
+
+def test_create_hardens_container_by_default(client, docked):
+    wanted = started(docked)
+    attributes = dock.container_of(client, docked, wanted.ref).attrs
+    host, config = attributes["HostConfig"], attributes["Config"]
+    assert host["CapDrop"] == ["ALL"]
+    assert not host["CapAdd"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]  # and no seccomp=..., which leaves the default profile
+    assert not host["Privileged"]
+    assert host["ReadonlyRootfs"]
+    assert list(host["Tmpfs"]) == ["/tmp"]
+    assert config["User"] == "10001:10001"
+    assert host["RestartPolicy"]["Name"] == "no"
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}}
+    assert (host["Memory"], host["MemorySwap"]) == (128 * MB, 128 * MB)
+    assert (host["NanoCpus"], host["PidsLimit"]) == (1_000_000_000, 64)
+    assert host["PidMode"] == host["UTSMode"] == ""
+    assert host["IpcMode"] == "private"
+    assert not host["Binds"]
+
+
+def test_create_labels_container_and_volume(client, docked):
+    wanted = started(docked)
+    container = dock.container_of(client, docked, wanted.ref)
+    mine = {containers.DEPLOYMENT: docked.options.deployment, containers.ENGINE: str(wanted.ref.engine_id)}
+    assert container.labels.items() >= {**mine, containers.PRODUCT: "acme", containers.INCARNATION: "1"}.items()
+    assert client.volumes.get(f"engine-data-{wanted.ref.engine_id}").attrs["Labels"] == mine
+    mounts = [(mount["Type"], mount["Destination"], mount["RW"]) for mount in container.attrs["Mounts"]]
+    assert mounts == [("volume", "/data", True)]
+
+
+def test_create_takes_the_lower_of_two_limits(client, docked):
+    wanted = replace(spec(), limits=Limits(memory_mb=64, cpus=0.5, pids=1_000))
+    docked.create(wanted)
+    host = dock.container_of(client, docked, wanted.ref).attrs["HostConfig"]
+    assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (64 * MB, 500_000_000, 64)
+
+
+def test_engine_has_no_rights_but_writes_its_volume_and_tmp(client, docked):
+    wanted = started(docked)
+    look = """
+import json, os
+status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
+def writes(path):
+    try:
+        open(path, "w").close()
+    except OSError as error:
+        return error.strerror
+    return True
+print(json.dumps([os.getuid(), os.getgid(), status["CapBnd"], status["NoNewPrivs"], status["Seccomp"],
+                  *map(writes, ("/data/x", "/tmp/x", "/engine/x", "/etc/x", "/proc/sys/kernel/hostname"))]))
+"""
+    seen = json.loads(dock.run_inside(dock.container_of(client, docked, wanted.ref), look))
+    assert seen[:5] == [10001, 10001, "0000000000000000", "1", "2"]
+    assert seen[5:7] == [True, True]
+    assert True not in seen[7:]
+
+
+def test_engine_gets_environment_catalog_and_published_port(client, tmp_path):
+    (tmp_path / "catalog.txt").write_text("models")
+    tmp_path.chmod(0o755)
+    with dock.deployed(client, catalog=str(tmp_path)) as backend:
+        wanted = started(backend, EXTRA="passed on")
+        container = dock.container_of(client, backend, wanted.ref)
+        env = set(container.attrs["Config"]["Env"])
+        assert env >= {"SQLITE_DB_PATH=/data/brain.sqlite", "CATALOG_DIR=/catalog", "EXTRA=passed on"}
+        assert dock.run_inside(container, "print(open('/catalog/catalog.txt').read())").strip() == "models"
+        assert "Read-only" in dock.run_inside(container, "open('/catalog/catalog.txt', 'w')")
+        assert container.ports == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(wanted.port)}]}
+        until(lambda: is_healthy(wanted.port))
+
+
+def test_volume_survives_stop_and_new_incarnation(docked):
+    first = started(docked)
+    until(lambda: is_healthy(first.port))
+    execute(first.port, {"input": "one"})
+    docked.stop(first.ref, grace_s=10)
+    second = started(docked, engine_id=first.ref.engine_id, incarnation=2)
+    until(lambda: is_healthy(second.port))
+    assert execute(second.port, {"input": "two"})[-1][1]["counter"] == 2
+    assert call(second.port, "GET", "/counter")[1]["boots"] == 2
+
+
+def test_stop_lets_engine_drain_and_kills_it_after_the_grace(docked):
+    wanted = started(docked)
+    until(lambda: is_healthy(wanted.port))
+    docked.stop(wanted.ref, grace_s=10)
+    assert docked.logs(wanted.ref, tail=1) == ["engine ended"]
+    docked.start(wanted.ref)
+    until(lambda: is_healthy(wanted.port))
+    call(wanted.port, "POST", "/faults", {"mode": "busy"})
+    docked.stop(wanted.ref, grace_s=1)
+    assert docked.observe(wanted.ref) is State.EXITED
+    assert "drains, 1 turns" in docked.logs(wanted.ref, tail=1)[0]
+
+
+# -- who sees what -----------------------------------------------------------------------------------------------------
+
+
+def test_list_shows_own_deployment_only(client, docked):
+    wanted = spec()
+    docked.create(wanted)
+    with dock.deployed(client) as stranger:
+        assert stranger.list() == []
+        assert stranger.observe(wanted.ref) is State.ABSENT
+        stranger.destroy(wanted.ref)
+    assert [found.ref for found in docked.list()] == [wanted.ref]
+
+
+def test_create_replaces_a_container_that_only_has_the_name(client, docked):
+    wanted = spec()
+    for name in (
+        containers.spare_name(docked.options.deployment, wanted.ref),
+        containers.running_name(docked.options.deployment, wanted.ref.engine_id),
+    ):
+        client.containers.create(IMAGE, name=name)
+    docked.create(wanted)
+    docked.start(wanted.ref)
+    assert docked.observe(wanted.ref) is State.RUNNING
+
+
+def test_create_adopts_the_container_of_a_worker_that_was_faster(docked):
+    wanted = spec()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(docked.create, [wanted] * 6))
+    assert [found.ref for found in docked.list()] == [wanted.ref]
+
+
+def test_verbs_see_one_instance_where_a_late_worker_made_a_second_container(docked):
+    wanted = started(docked)
+    docked._make(wanted)  # it had looked before the first one was there
+    assert docked.observe(wanted.ref) is State.RUNNING
+    docked.start(wanted.ref)
+    docked.stop(wanted.ref, grace_s=5)
+    assert docked.observe(wanted.ref) is State.EXITED
+    docked.start(wanted.ref)
+    docked.destroy(wanted.ref)
+    assert docked.list() == []
+
+
+def test_start_never_runs_two_incarnations_whoever_starts_them(client, docked):
+    """Several backends, as in several workers: nothing in one process can decide it."""
+    engine_id, most = uuid.uuid4(), 0
+    specs = [spec(engine_id, number) for number in (1, 2, 3)]
+    workers = [DockerBackend(docked.options) for _ in specs]
+    over = threading.Event()
+
+    def watch():
+        nonlocal most
+        mine = {"label": containers.engine_labels(docked.options.deployment, engine_id), "status": "running"}
+        while not over.is_set():
+            most = max(most, len(client.api.containers(filters=mine)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(4):
+        for wanted in specs:
+            docked.create(wanted)
+        with ThreadPoolExecutor(6) as pool:
+            results = list(pool.map(_start, workers * 2, specs * 2))
+        assert None in results, results
+        assert sum(found.state is State.RUNNING for found in docked.list()) == 1
+        for wanted in specs:
+            docked.stop(wanted.ref, grace_s=0)
+    over.set()
+    watcher.join()
+    assert most == 1
+
+
+def _start(backend, wanted):
+    return try_(lambda: backend.start(wanted.ref))
+
+
+# -- named errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", ["no-such-image:1", "Not An Image", "sha256:" + "0" * 64])
+def test_create_raises_image_missing(client, docked, image):
+    wanted = spec(image=image)
+    with pytest.raises(ImageMissing):
+        docked.create(wanted)
+    with pytest.raises(ImageMissing):
+        docked.resolve(image)
+    assert not dock.has_volume(client, wanted.ref.engine_id)
+
+
+def test_resolve_names_what_create_takes(docked):
+    wanted = spec(image=docked.resolve(IMAGE))
+    docked.create(wanted)
+    assert docked.resolve(wanted.image) == wanted.image
+
+
+def test_start_raises_port_taken_and_moves_on(docked):
+    """The port is held by a process of the host, which Docker does not know of."""
+    wanted = spec()
+    docked.create(wanted)
+    with dock.listening(wanted.port):
+        for _ in range(2):
+            with pytest.raises(PortTaken):
+                docked.start(wanted.ref)
+        assert docked.observe(wanted.ref) is State.CREATED
+        docked.create(replace(wanted, port=free_port()))
+        docked.start(wanted.ref)
+    assert docked.observe(wanted.ref) is State.RUNNING
+
+
+def test_start_leaves_nothing_running_for_image_without_a_program(client, docked):
+    wanted = spec(image=dock.build(client, 'FROM roundhouse-demo-engine\nENTRYPOINT ["/no/such/program"]'))
+    docked.create(wanted)
+    assert type(_start(docked, wanted)) in (BackendError, type(None))  # the daemon's init program may be there and fail instead
+    until(lambda: docked.observe(wanted.ref) in (State.CREATED, State.EXITED))
+
+
+def test_verbs_raise_backend_unavailable_without_a_daemon(tmp_path):
+    backend = DockerBackend(Options(url=f"unix://{tmp_path}/docker.sock", timeout_s=5))
+    wanted = spec()
+    assert backend.observe(wanted.ref) is State.UNKNOWN
+    for verb in (
+        backend.list,
+        backend.identity,
+        backend.tidy,
+        lambda: backend.create(wanted),
+        lambda: backend.start(wanted.ref),
+        lambda: backend.stop(wanted.ref, grace_s=1),
+        lambda: backend.destroy(wanted.ref),
+        lambda: backend.remove(wanted.ref.engine_id),
+        lambda: backend.logs(wanted.ref, tail=1),
+        lambda: backend.resolve(IMAGE),
+    ):
+        with pytest.raises(BackendUnavailable):
+            verb()
+
+
+# -- removed by hand in the middle -------------------------------------------------------------------------------------
+
+
+def test_start_asks_for_a_new_container_when_its_own_was_removed(client, docked):
+    wanted = spec()
+    docked.create(wanted)
+    dock.container_of(client, docked, wanted.ref).remove(force=True)
+    with pytest.raises(InstanceMissing) as raised:
+        docked.start(wanted.ref)
+    assert raised.value.retryable
+    docked.create(wanted)
+    docked.start(wanted.ref)
+    assert docked.observe(wanted.ref) is State.RUNNING
+
+
+@pytest.mark.parametrize("verb", ["create", "start", "stop", "destroy", "remove", "observe", "logs"])
+def test_verb_ends_cleanly_while_somebody_keeps_removing_the_container(client, docked, verb):
+    wanted = spec()
+    verbs = {
+        "create": lambda: docked.create(wanted),
+        "start": lambda: docked.start(wanted.ref),
+        "stop": lambda: docked.stop(wanted.ref, grace_s=1),
+        "destroy": lambda: docked.destroy(wanted.ref),
+        "remove": lambda: docked.remove(wanted.ref.engine_id),
+        "observe": lambda: docked.observe(wanted.ref),
+        "logs": lambda: docked.logs(wanted.ref, tail=3),
+    }
+    over = threading.Event()
+    vandal = threading.Thread(target=_remove_until, args=(client, docked, over))
+    vandal.start()
+    try:
+        for _ in range(4):
+            refused = try_(verbs["create"], verbs["start"], verbs[verb])
+            assert refused is None or refused.retryable, refused  # the worker's next attempt makes it right
+    finally:
+        over.set()
+        vandal.join()
+    docked.create(wanted)
+    docked.start(wanted.ref)
+    verbs[verb]()
+
+
+def _remove_until(client, backend, over):
+    mine = {"label": containers.DEPLOYMENT + "=" + backend.options.deployment}
+    while not over.is_set():
+        for found in client.api.containers(all=True, filters=mine):
+            if containers.ENGINE in found["Labels"]:
+                try:
+                    client.api.remove_container(found["Id"], force=True)
+                except docker.errors.APIError:
+                    continue

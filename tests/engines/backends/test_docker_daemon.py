@@ -1,0 +1,165 @@
+"""The Docker backend under a daemon that dies, hangs, comes back and runs out of disk."""
+
+import signal
+import subprocess
+import threading
+from dataclasses import replace
+
+import pytest
+
+from engines.backends.base import BackendUnavailable, DiskFull, PortTaken, State
+from engines.backends.docker import DockerBackend
+from tests.engines.backends import dock
+from tests.engines.backends.dockerd import Dockerd, is_root
+from tests.engines.backends.runtimes import spec, try_
+from tests.waiting import until
+
+pytestmark = pytest.mark.skipif(not is_root(), reason="starts a Docker daemon")
+
+
+@pytest.fixture(scope="module")
+def dockerd(client):
+    daemon = Dockerd()
+    try:
+        daemon.load(client)
+        yield daemon
+    finally:
+        daemon.close()
+
+
+@pytest.fixture
+def backend(dockerd):
+    with dock.deployed(dockerd.client, url=dockerd.url, timeout_s=5) as backend:
+        yield backend
+
+
+def started(backend):
+    wanted = spec()
+    backend.create(wanted)
+    backend.start(wanted.ref)
+    return wanted
+
+
+def carry_out(backend, verb, wanted):
+    """Bring the verb about as a worker does: attempt after attempt, each from its beginning, a taken port exchanged."""
+
+    def attempt():
+        nonlocal wanted
+        refused = try_(*([verbs(backend, wanted)["create"]] if verb == "start" else []), verbs(backend, wanted)[verb])
+        if isinstance(refused, PortTaken):  # a daemon killed in the middle of a start remembers its ports
+            wanted = replace(wanted, port=spec().port)
+        else:
+            assert refused is None or refused.retryable, refused
+        return refused is None
+
+    until(attempt, 30)
+
+
+def verbs(backend, wanted):
+    return {
+        "create": lambda: backend.create(wanted),
+        "start": lambda: backend.start(wanted.ref),
+        "stop": lambda: backend.stop(wanted.ref, grace_s=3),
+        "destroy": lambda: backend.destroy(wanted.ref),
+        "remove": lambda: backend.remove(wanted.ref.engine_id),
+    }
+
+
+AFTER = {"create": State.CREATED, "start": State.RUNNING, "stop": State.EXITED, "destroy": State.ABSENT, "remove": State.ABSENT}
+
+
+def test_engines_are_unknown_while_the_daemon_is_gone_and_known_again_after(dockerd, backend):
+    wanted = started(backend)
+    identity = backend.identity()
+    assert backend.identity() == identity
+    dockerd.kill()
+    assert backend.observe(wanted.ref) is State.UNKNOWN
+    for verb in (backend.list, backend.identity, *verbs(backend, wanted).values()):
+        with pytest.raises(BackendUnavailable):
+            verb()
+    dockerd.start()
+    assert backend.identity() != identity
+    assert backend.observe(wanted.ref) is State.EXITED  # Docker ends what ran when it comes back
+    backend.start(wanted.ref)
+    assert backend.observe(wanted.ref) is State.RUNNING
+    assert dockerd.client.containers.get(backend._guard.name).status == "running"
+
+
+def test_identity_changes_when_the_daemon_is_started_again_in_good_order(dockerd, backend):
+    before = backend.identity()
+    dockerd.process.terminate()
+    dockerd.process.wait(20)
+    dockerd.start()
+    assert backend.identity() != before
+
+
+def test_verbs_end_at_their_deadline_while_the_daemon_is_frozen(dockerd, backend):
+    wanted = started(backend)
+    hasty = DockerBackend(replace(backend.options, timeout_s=0.5))
+    assert hasty.observe(wanted.ref) is State.RUNNING
+    dockerd.process.send_signal(signal.SIGSTOP)
+    try:
+        assert hasty.observe(wanted.ref) is State.UNKNOWN
+        for verb in verbs(hasty, wanted).values():
+            with pytest.raises(BackendUnavailable):
+                verb()
+    finally:
+        dockerd.process.send_signal(signal.SIGCONT)
+    until(lambda: backend.observe(wanted.ref) is not State.UNKNOWN)
+    carry_out(backend, "remove", wanted)
+
+
+@pytest.mark.parametrize("verb", AFTER)
+def test_verb_is_repeated_to_its_end_after_the_daemon_was_killed_in_its_middle(dockerd, backend, verb):
+    wanted = spec()
+    if verb != "create":
+        backend.create(wanted)
+    backend.start(spec_of_another(backend))  # the guard is up
+    if verb in ("stop", "destroy", "remove"):
+        backend.start(wanted.ref)
+    begun, refused = threading.Event(), []
+
+    def act():
+        begun.set()
+        refused.append(try_(verbs(backend, wanted)[verb]))
+
+    worker = threading.Thread(target=act)
+    worker.start()
+    begun.wait()
+    threading.Event().wait(0.03)  # in the middle, or just before or after it
+    dockerd.kill()
+    worker.join()
+    assert isinstance(refused[0], BackendUnavailable | None)
+    dockerd.start()
+    carry_out(backend, verb, wanted)
+    assert backend.observe(wanted.ref) is AFTER[verb]
+    assert dock.has_volume(dockerd.client, wanted.ref.engine_id) is (verb != "remove")
+    mine = [found for found in backend.list() if found.ref.engine_id == wanted.ref.engine_id]
+    assert len(mine) == (0 if verb in ("destroy", "remove") else 1)
+
+
+def spec_of_another(backend):
+    other = spec()
+    backend.create(other)
+    return other.ref
+
+
+def test_create_raises_disk_full_and_works_again_when_there_is_room(dockerd, backend):
+    started(backend)
+    ballast = dockerd.data / "ballast"
+    wanted = spec()
+    try:
+        fill(ballast)
+        assert isinstance(try_(*(verbs(backend, wanted)[verb] for verb in ("create", "start"))), DiskFull)
+    finally:
+        ballast.unlink()
+    assert backend.observe(wanted.ref) in (State.ABSENT, State.CREATED)
+    backend.create(wanted)
+    backend.start(wanted.ref)
+    assert backend.observe(wanted.ref) is State.RUNNING
+
+
+def fill(path):
+    """Write to the file until there is no space left."""
+    written = subprocess.run(["dd", "if=/dev/zero", f"of={path}", "bs=64k"], capture_output=True, check=False)
+    assert b"No space left" in written.stderr

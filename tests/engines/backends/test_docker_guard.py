@@ -1,0 +1,198 @@
+"""What an engine can reach, tried from inside one; each way in is first shown to be open to a container that nobody guards."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from engines.backends.base import NetworkUnguarded, State
+from engines.backends.docker.containers import DEPLOYMENT
+from tests.engines.backends import dock
+from tests.engines.backends.runtimes import IMAGE, is_healthy, spec
+from tests.waiting import until
+
+METADATA = "169.254.169.254"
+WORLD = "198.51.100.1"  # an address of documentation: here, a machine beyond the host
+GATEWAY = "198.51.100.2"
+WORLD_PORT = 8765
+
+CONNECT = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def opens(target):
+    try:
+        socket.create_connection(tuple(target), timeout=1.5).close()
+    except OSError:
+        return False
+    return True
+targets = json.loads('''{targets}''')
+with ThreadPoolExecutor(32) as pool:
+    print(json.dumps([target for target, is_open in zip(targets, pool.map(opens, targets)) if is_open]))
+"""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network interfaces")
+
+
+def started(backend, product="acme"):
+    wanted = replace(spec(), product=product)
+    backend.create(wanted)
+    backend.start(wanted.ref)
+    until(lambda: is_healthy(wanted.port))
+    return wanted
+
+
+def reached(container, *targets):
+    """Those of the (address, port) that the container can connect to."""
+    found = dock.run_inside(container, CONNECT.format(targets=json.dumps(targets)))
+    return {tuple(target) for target in json.loads(found)}
+
+
+def address_of(container):
+    container.reload()
+    (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+    return network["IPAddress"], network["Gateway"]
+
+
+def run(*command):
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def world():
+    """A machine beyond the host, with a metadata service too: a network namespace that answers on WORLD_PORT."""
+    name = f"rhw{secrets.token_hex(2)}"
+    run("ip", "netns", "add", name)
+    server = None
+    try:
+        run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        run("ip", "address", "add", f"{GATEWAY}/30", "dev", name)
+        run("ip", "link", "set", name, "up")
+        inside = ("ip", "-n", name)
+        for address in (f"{WORLD}/30", f"{METADATA}/32"):
+            run(*inside, "address", "add", address, "dev", "eth0")
+        run(*inside, "link", "set", "eth0", "up")
+        run(*inside, "route", "add", "default", "via", GATEWAY)
+        run("ip", "route", "replace", f"{METADATA}/32", "via", WORLD, "dev", name)
+        command = [sys.executable, "-m", "http.server", str(WORLD_PORT), "--directory", "/proc/self/task"]
+        server = subprocess.Popen(["ip", "netns", "exec", name, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(lambda: run_ok(WORLD))
+        yield
+    finally:
+        if server:
+            server.kill()
+            server.wait()
+        run("ip", "netns", "delete", name)
+
+
+def run_ok(address):
+    code = f"import socket; socket.create_connection(({address!r}, {WORLD_PORT}), 1)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def unguarded(client, backend):
+    """A container of the same image on Docker's default network."""
+    labels = {DEPLOYMENT: backend.options.deployment}
+    container = client.containers.run(IMAGE, ["sleep", "600"], labels=labels, detach=True)
+    try:
+        yield container
+    finally:
+        container.remove(force=True)
+
+
+@pytest.mark.parametrize("internet", [True, False])
+def test_engine_reaches_no_engine_no_host_and_no_metadata(client, world, internet):
+    with dock.deployed(client, bind="0.0.0.0", internet=internet) as backend, dock.listening(0, "0.0.0.0") as control_plane:
+        mine, sibling, stranger = started(backend), started(backend), started(backend, "other")
+        engine = dock.container_of(client, backend, mine.ref)
+        own, gateway = address_of(engine)
+        engines = [address_of(dock.container_of(client, backend, each.ref))[0] for each in (sibling, stranger)]
+        hosts = [gateway, GATEWAY, "172.17.0.1"]
+        published = [(host, each.port) for host in hosts for each in (mine, sibling, stranger)]
+        ours = [(host, control_plane) for host in hosts]
+        with unguarded(client, backend) as control:
+            assert reached(control, *published, *ours, (METADATA, WORLD_PORT), (WORLD, WORLD_PORT)) >= {
+                *ours,
+                (METADATA, WORLD_PORT),
+                (WORLD, WORLD_PORT),
+            }
+        targets = [*published, *ours, *((address, 8000) for address in engines), (METADATA, WORLD_PORT), (WORLD, WORLD_PORT)]
+        allowed = {(own, 8000), *([(WORLD, WORLD_PORT)] if internet else [])}
+        assert reached(engine, (own, 8000), *targets) == allowed
+        assert is_healthy(mine.port)
+
+
+def test_engine_reaches_a_neighbour_only_without_the_guard(client):
+    """What the test above proves is the guard's and Docker's work, and not that engines cannot be reached at all."""
+    with dock.deployed(client) as backend:
+        mine = started(backend)
+        address, _ = address_of(dock.container_of(client, backend, mine.ref))
+        network = dock.container_of(client, backend, mine.ref).attrs["HostConfig"]["NetworkMode"]
+        plain = client.networks.create(f"{network}-plain", labels={DEPLOYMENT: backend.options.deployment})
+        plain.connect(dock.container_of(client, backend, mine.ref))
+        labels = {DEPLOYMENT: backend.options.deployment}
+        neighbour = client.containers.run(IMAGE, ["sleep", "600"], labels=labels, network=plain.name, detach=True)
+        plain.reload()
+        inner = next(each["IPv4Address"] for each in plain.attrs["Containers"].values() if each["Name"] != neighbour.name)
+        assert reached(neighbour, (inner.partition("/")[0], 8000), (address, 8000)) == {(inner.partition("/")[0], 8000)}
+
+
+def test_guard_puts_rules_back_that_somebody_changed(client):
+    with dock.deployed(client) as backend, dock.listening(0, "0.0.0.0") as port:
+        mine = started(backend)
+        engine = dock.container_of(client, backend, mine.ref)
+        _, gateway = address_of(engine)
+        table = backend._guard.table
+        guard = client.containers.get(backend._guard.name)
+        for order in (f"delete table inet {table}", f"flush chain inet {table} input"):
+            assert guard.exec_run(["nft", order]).exit_code == 0
+            assert reached(engine, (gateway, port))
+            until(lambda: not reached(engine, (gateway, port)))
+
+
+def test_guard_is_hardened_and_comes_back_by_itself(client):
+    with dock.deployed(client) as backend:
+        started(backend)
+        host = client.containers.get(backend._guard.name).attrs["HostConfig"]
+        assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], ["NET_ADMIN"], False)
+        assert (host["NetworkMode"], host["RestartPolicy"]["Name"], host["ReadonlyRootfs"]) == ("host", "always", True)
+        assert not host["Binds"]
+
+
+def test_start_puts_a_missing_or_stopped_guard_back_first(client):
+    with dock.deployed(client) as backend:
+        wanted = started(backend)
+        guard = client.containers.get(backend._guard.name)
+        for harm in (guard.stop, lambda: guard.remove(force=True)):
+            backend.stop(wanted.ref, grace_s=0)
+            harm()
+            backend.start(wanted.ref)
+            assert client.containers.get(backend._guard.name).status == "running"
+
+
+def test_start_replaces_a_guard_with_other_rules(client):
+    with dock.deployed(client) as backend:
+        started(backend)
+        before = client.containers.get(backend._guard.name)
+        changed = type(backend)(replace(backend.options, egress_deny="169.254.0.0/16, 203.0.113.0/24"))
+        started(changed)
+        after = client.containers.get(backend._guard.name)
+        assert before.id != after.id
+        assert b"203.0.113.0/24" in after.exec_run(["nft", "list", "table", "inet", backend._guard.table]).output
+
+
+@pytest.mark.parametrize("trouble", ["image is missing", "rules are refused"])
+def test_start_fails_closed_without_a_guard(client, trouble):
+    chosen = {"guard_image": "no-such-guard:1"} if trouble == "image is missing" else {"egress_deny": "999.0.0.0/8"}
+    with dock.deployed(client, **chosen) as backend:
+        wanted = spec()
+        backend.create(wanted)
+        with pytest.raises(NetworkUnguarded) as raised:
+            backend.start(wanted.ref)
+        assert ("make engine-image" in str(raised.value)) is (trouble == "image is missing")
+        assert backend.observe(wanted.ref) is State.CREATED

@@ -1,0 +1,167 @@
+"""Networks of the Docker backend: one per product, a further one before it is full, and none left behind."""
+
+import ipaddress
+from dataclasses import replace
+
+import docker
+import pytest
+
+from engines.backends.base import NetworkFull, State
+from engines.backends.docker import networks
+from engines.backends.docker.containers import DEPLOYMENT
+from tests.engines.backends import dock
+from tests.engines.backends.runtimes import IMAGE, spec
+
+SMALL = "10.213.77.0/29"  # five addresses for containers
+
+
+@pytest.fixture
+def small(client):
+    """A backend whose networks take two engines each."""
+    with dock.deployed(client, network_size=2) as backend:
+        yield backend
+
+
+def started(backend, product="acme"):
+    wanted = replace(spec(), product=product)
+    backend.create(wanted)
+    backend.start(wanted.ref)
+    return wanted
+
+
+def network_of(client, backend, wanted):
+    """Where the instance really is, and not only meant to be."""
+    (name,) = dock.container_of(client, backend, wanted.ref).attrs["NetworkSettings"]["Networks"]
+    return name
+
+
+def make(client, backend, name, subnet=SMALL, **changed):
+    """A network made before its product's first engine, as an operator would to choose its addresses."""
+    pool = docker.types.IPAMPool(subnet=subnet)
+    wanted = {**networks.config(backend.options, name, "acme"), "ipam": docker.types.IPAMConfig(pool_configs=[pool]), **changed}
+    return client.networks.create(name, **wanted)
+
+
+def test_create_attaches_engine_to_network_of_its_product(client, docked):
+    first, second, other = started(docked), started(docked), started(docked, "other")
+    prefix = docked.options.network
+    assert [network_of(client, docked, each) for each in (first, second, other)] == [
+        f"{prefix}-acme",
+        f"{prefix}-acme",
+        f"{prefix}-other",
+    ]
+    network = client.networks.get(f"{prefix}-acme")
+    assert network.attrs["Options"][networks.ICC] == "false"
+    assert network.attrs["Options"][networks.BRIDGE_NAME].startswith("rh-")
+    assert network.attrs["Labels"] == {DEPLOYMENT: docked.options.deployment, "roundhouse.product": "acme"}
+    assert not network.attrs["EnableIPv6"]
+
+
+def test_create_shards_before_a_network_is_full_counting_engines_that_do_not_run(client, small):
+    prefix = small.options.network
+    specs = []
+    for _ in range(5):
+        specs.append(spec())
+        small.create(specs[-1])
+    small.start(specs[4].ref)
+    found = [network_of(client, small, each) for each in specs]
+    assert found == [f"{prefix}-acme"] * 2 + [f"{prefix}-acme.2"] * 2 + [f"{prefix}-acme.3"]
+    small.remove(specs[0].ref.engine_id)
+    small._networks.forget("acme")  # as a worker that comes up later
+    small.create(specs[0])
+    assert network_of(client, small, specs[0]) == f"{prefix}-acme"
+
+
+def test_create_shards_when_a_small_network_has_no_address_left(client):
+    with dock.deployed(client) as backend:
+        make(client, backend, f"{backend.options.network}-acme")
+        specs = [started(backend) for _ in range(6)]
+        found = [network_of(client, backend, each) for each in specs]
+        assert found == [f"{backend.options.network}-acme"] * 5 + [f"{backend.options.network}-acme.2"]
+        assert all(backend.observe(each.ref) is State.RUNNING for each in specs)
+
+
+def test_start_moves_engine_when_strangers_took_the_addresses(client):
+    with dock.deployed(client) as backend:
+        network = make(client, backend, f"{backend.options.network}-acme")
+        wanted = spec()
+        backend.create(wanted)
+        strangers = [_stranger(client, backend, network.name) for _ in range(5)]
+        backend.start(wanted.ref)
+        assert network_of(client, backend, wanted) == f"{backend.options.network}-acme.2"
+        assert backend.observe(wanted.ref) is State.RUNNING
+        backend.stop(wanted.ref, grace_s=0)
+        backend.start(wanted.ref)
+        assert len(strangers) == 5
+
+
+def _stranger(client, backend, network):
+    labels = {DEPLOYMENT: backend.options.deployment}  # so that the sweep removes it
+    return client.containers.run(IMAGE, ["sleep", "600"], network=network, labels=labels, detach=True)
+
+
+@pytest.fixture
+def no_pool_left(client):
+    """The daemon has no subnet left for a further network."""
+    taken = []
+    try:
+        while True:
+            taken.append(client.networks.create(f"taken-{len(taken)}"))
+    except docker.errors.APIError:
+        yield
+    finally:
+        for network in taken:
+            network.remove()
+
+
+def test_provision_raises_network_full_and_leaks_nothing_when_there_is_no_further_network(client, no_pool_left):
+    with dock.deployed(client) as backend:
+        make(client, backend, f"{backend.options.network}-acme", "10.213.77.0/30")  # one address
+        first, second = started(backend), spec()
+        with pytest.raises(NetworkFull) as raised:
+            backend.create(second)
+        assert raised.value.code == "network_full"
+        assert [found.ref for found in backend.list()] == [first.ref]
+        assert not dock.has_volume(client, second.ref.engine_id)
+        backend.remove(first.ref.engine_id)
+        backend.create(second)
+
+
+def test_create_passes_over_a_network_that_was_not_made_for_engines(client):
+    with dock.deployed(client) as backend:
+        name = f"{backend.options.network}-acme"
+        make(client, backend, name, options={})
+        assert network_of(client, backend, started(backend)) == f"{name}.2"
+
+
+def test_start_makes_the_network_again_when_it_was_removed(client, docked):
+    wanted = started(docked, "gone")
+    docked.stop(wanted.ref, grace_s=0)
+    network = client.networks.get(f"{docked.options.network}-gone")
+    network.remove()
+    docked.start(wanted.ref)
+    assert docked.observe(wanted.ref) is State.RUNNING
+    assert network_of(client, docked, wanted) == network.name
+
+
+def test_create_makes_the_network_again_when_it_was_removed(client, docked):
+    first = started(docked, "gone")
+    docked.remove(first.ref.engine_id)
+    client.networks.get(f"{docked.options.network}-gone").remove()
+    assert docked.observe(started(docked, "gone").ref) is State.RUNNING
+
+
+def test_tidy_removes_networks_without_engines_only(client, docked):
+    kept, gone = started(docked, "kept"), started(docked, "gone")
+    docked.stop(kept.ref, grace_s=0)
+    docked.remove(gone.ref.engine_id)
+    docked.tidy()
+    names = {network.name for network in client.networks.list(filters={"label": f"{DEPLOYMENT}={docked.options.deployment}"})}
+    assert names == {f"{docked.options.network}-kept"}
+    assert docked.tidy() == 0
+    docked.start(kept.ref)
+
+
+def test_addresses_leave_out_network_gateway_and_broadcast():
+    assert networks._addresses({"IPAM": {"Config": [{"Subnet": SMALL}]}}) == ipaddress.ip_network(SMALL).num_addresses - 3
+    assert networks._addresses({"IPAM": {"Config": None}}) == 0
