@@ -5,7 +5,7 @@ from pathlib import Path
 from config.prepare import USERNAME
 
 
-def render(home: Path, port: int, admin_key: str) -> str:
+def render(home: Path, port: int, admin_key: str, engines: str) -> str:
     """The whole text. Its curl lines need nothing but curl and python3, and can be pasted again and again."""
     file = home / "admin-password"
     password = file.read_text() if file.exists() else "the one you have chosen"
@@ -15,6 +15,7 @@ Roundhouse is up. Stop it with Ctrl-C; everything is kept in {home}
   Admin      http://127.0.0.1:{port}/admin/
   User       {USERNAME}
   Password   {password}
+  Engines    {engines}
 
 Register a product, admit a user, call the engine, read the audit log, destroy the engine:
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from config import banner, embedded, supervision
+from config import banner, choice, embedded, supervision
 from config.embedded import Refused, Servers, locked
 from config.home import BASE_DIR
 from config.processes import Process, die_with_parent, of_kind
@@ -78,6 +78,8 @@ def _run(cleanup: ExitStack) -> None:
     home, port = _settle_environment()
     embedded.environment(home)  # the folders, and whether we may write there
     _hold(cleanup, home)
+    backend, why = choice.choose(home)
+    os.environ["ORCH_ENGINE_BACKEND"] = backend
     servers = Servers.missing(home)
     wanted = set(servers.wanted)
     processes = [process for process in of_kind("server", "app") if process.kind == "app" or process.name in wanted]
@@ -88,7 +90,7 @@ def _run(cleanup: ExitStack) -> None:
     cleanup.callback(supervision.stop_group, home, "app")
     supervision.start_group(home, "app")
     _wait_until_healthy(home, port)
-    print(banner.render(home, port, _admin_key(home)), flush=True)
+    print(banner.render(home, port, _admin_key(home), f"{backend} ({why})"), flush=True)
     child.wait()
     cleanup.pop_all()
     raise Refused(f"the supervisor ended by itself: see {home / 'log' / 'supervisor.log'}")

@@ -49,13 +49,15 @@ def succeeded(operation: Operation, engine: Engine, metadata: Mapping[str, Any])
     transition = TRANSITIONS[Kind(operation.kind)]
     action = Action.AUTO_RESTART_SUCCESS if is_automatic(operation) else transition.done
     columns = dict(CLEARED)
+    if "digest" in metadata:
+        columns["image_digest"] = metadata["digest"]
     if transition.after == Status.RUNNING:
         columns |= {"next_probe_at": NOW, "provisioned_at": engine.provisioned_at or NOW}
     if not is_automatic(operation):
         columns |= {"restart_attempts": 0}
     if operation.kind == Kind.ROTATE_KEY:
         columns |= {"key_hash": engine.pending_key_hash, "key_ciphertext": engine.pending_key_ciphertext, **NO_PENDING}
-        columns |= {"incarnation": operation.incarnation}
+        columns |= {"incarnation": operation.incarnation, "env_version": env_version(operation, engine)}
     if operation.kind == Kind.DESTROY:
         columns |= {"destroyed_at": NOW, "key_hash": "", "key_ciphertext": "", **NO_PENDING}
     return Outcome(transition.after, action, {**metadata, **told(operation)}, columns)
@@ -81,6 +83,11 @@ def restart_failed(operation: Operation, attempt: int, error: tuple[str, str], r
 def is_automatic(operation: Operation) -> bool:
     """A restart that the health loop asked for."""
     return bool(operation.kind == Kind.RESTART and operation.params.get("cause") == "health")
+
+
+def env_version(operation: Operation, engine: Engine) -> int:
+    """Version of the product's environment that the incarnation which the operation leaves valid is made with."""
+    return int(operation.params.get("env_version", engine.env_version))
 
 
 def told(operation: Operation) -> dict[str, Any]:

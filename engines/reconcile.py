@@ -7,6 +7,7 @@ of a destroyed engine nor an incarnation's number is ever used again; everything
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from uuid import UUID
 
 import structlog
@@ -42,7 +43,10 @@ def host_is_settled() -> bool:
 
 def sweep() -> int:
     """Reconcile every instance there is; returns how many corrections were made. A runtime that does not answer is left alone."""
-    return sum(_reconcile(engine_id, instances) for engine_id, instances in _by_engine().items())
+    corrections = sum(_reconcile(engine_id, instances) for engine_id, instances in _by_engine().items())
+    with suppress(BackendUnavailable):
+        backends.get().tidy()
+    return corrections
 
 
 def engine(engine_id: UUID) -> int:

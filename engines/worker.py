@@ -14,10 +14,12 @@ from django.conf import settings
 from django.db import connection
 
 from engines import backends, health, hosts, leases, lifecycle, operations, outcomes, reconcile
-from engines.backends.base import Backend, BackendError, BackendUnavailable, PortTaken, Ref, Spec, State
+from engines.backends.base import Backend, BackendError, BackendUnavailable, Limits, PortTaken, Ref, Spec, State
 from engines.models import Engine, Kind, Operation, Status
 from engines.operations import Lease, LeaseLost
 from engines.outcomes import Outcome
+from policy import environments
+from policy.errors import EngineEnvUnreadable
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,13 @@ class Attempt:
         self.backend = backend
         self.ref = Ref(self.engine.pk, self.engine.incarnation)
         self.next_ref = Ref(self.engine.pk, operation.incarnation)
+
+        self.runtime = ""  # identity of the runtime that the attempt began on
+
+    def check_runtime(self) -> None:
+        """Raise BackendUnavailable when the runtime is away, or is not the one that the attempt began on."""
+        if self.backend.identity() != self.runtime:
+            raise BackendUnavailable("the host's runtime was started again in the middle")
 
     def step(self, name: str) -> None:
         """Note a step; raises LeaseLost."""
@@ -86,12 +95,12 @@ def _attempt(attempt: Attempt) -> None:
 
 def _act_on_one_runtime(attempt: Attempt) -> Outcome:
     """Act; a failure under a runtime that was away or started again in the meantime is that runtime's, not the engine's."""
-    identity = attempt.backend.identity()
+    attempt.runtime = attempt.backend.identity()
     try:
         return _act(attempt)
     except Failed as failure:
-        if failure.error[0] != EXHAUSTED and attempt.backend.identity() != identity:
-            raise BackendUnavailable("the host's runtime was started again in the middle") from failure
+        if failure.error[0] != EXHAUSTED:
+            attempt.check_runtime()
         raise
 
 
@@ -149,6 +158,7 @@ def _rotate_key(attempt: Attempt) -> Outcome:
     except (Failed, BackendError) as failure:
         if isinstance(failure, BackendError) and failure.retryable:
             raise
+        attempt.check_runtime()
         return _return_to_old_key(attempt, failure)
     attempt.step("removing_old")
     attempt.backend.destroy(attempt.ref)
@@ -189,11 +199,12 @@ def _done(attempt: Attempt, metadata: Mapping[str, Any]) -> Outcome:
 def _bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> dict[str, Any]:
     """Make and start the instance, wait until it is healthy; returns what its row says. Raises Failed, BackendError."""
     deadline = time.monotonic() + settings.ENV.boot_timeout_s
+    digest = attempt.backend.resolve(attempt.engine.engine_version)
     _start_on_free_port(attempt, ref, key_hash)
     attempt.step("waiting_for_health")
     _wait_healthy(attempt, ref, deadline)
     engine = attempt.engine
-    return {"image": engine.engine_version, "port": engine.port, "incarnation": ref.incarnation}
+    return {"image": engine.engine_version, "digest": digest, "port": engine.port, "incarnation": ref.incarnation}
 
 
 def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> None:
@@ -201,7 +212,7 @@ def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> None:
     engine = attempt.engine
     for _ in range(MAX_PORTS):
         attempt.step("creating")
-        attempt.backend.create(_spec(engine, ref, key_hash))
+        attempt.backend.create(_spec(attempt, ref, key_hash))
         attempt.step("starting")
         try:
             attempt.backend.start(ref)
@@ -212,10 +223,18 @@ def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> None:
     raise Failed("port_taken", f"{MAX_PORTS} ports in a row were taken by something else.")
 
 
-def _spec(engine: Engine, ref: Ref, key_hash: str) -> Spec:
+def _spec(attempt: Attempt, ref: Ref, key_hash: str) -> Spec:
+    engine = attempt.engine
     assert engine.port is not None  # every living engine has one
-    env = {"ENGINE_KEY_HASH": key_hash, **settings.ENGINE_ENV}
-    return Spec(ref=ref, product=engine.product.slug, image=engine.engine_version, port=engine.port, env=env)
+    version = outcomes.env_version(attempt.operation, engine) if ref == attempt.next_ref else engine.env_version
+    try:
+        own = environments.read(engine.product_id, version)
+    except EngineEnvUnreadable as error:
+        raise Failed("engine_env_unreadable", str(error)) from error
+    env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
+    policy = engine.product.policy
+    limits = Limits(policy.get("memory_mb"), policy.get("cpus"), policy.get("pids"))
+    return Spec(ref=ref, product=engine.product.slug, image=engine.engine_version, port=engine.port, env=env, limits=limits)
 
 
 def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:

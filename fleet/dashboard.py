@@ -1,4 +1,4 @@
-"""The admin's first page: the fleet at a glance, in three cheap queries."""
+"""The admin's first page: the fleet at a glance, in four cheap queries."""
 
 from datetime import timedelta
 from typing import Any
@@ -7,6 +7,7 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
+from engines import hosts
 from engines.admin import STATUS_BADGES, describe
 from engines.models import OPEN, Engine, Operation, OperationState, Status
 
@@ -18,6 +19,7 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Unfold's callback: adds to the index what the user may see."""
     if request.user.has_perm("engines.view_engine"):
         context["states"] = _states()
+        context["unreachable_hosts"] = hosts.unreachable()
     if request.user.has_perm("engines.view_operation"):
         operations = Operation.objects.select_related("engine")
         failed = operations.filter(state=OperationState.FAILED, created_at__gte=timezone.now() - RECENT)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from config.embedded import Servers
+from tests.config.support import stop_launchers
 
 
 @pytest.fixture
@@ -11,6 +12,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     """A home that does not exist yet; whatever a test leaves of it is stopped and removed."""
     path = tmp_path / "home"
     yield path
+    stop_launchers(path)
     if path.exists():
         Servers(path).remove()
 

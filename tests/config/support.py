@@ -51,6 +51,18 @@ def healthy(port: int) -> bool:
         return False
 
 
+def stop_launchers(home: Path) -> None:
+    """End a `make run` that a failed test has left behind."""
+    for process in psutil.process_iter():
+        try:
+            ours = process.cmdline()[1:3] == ["-m", "config.launch"] and process.environ().get("ORCH_HOME") == str(home)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if ours:
+            process.terminate()
+            process.wait(60)
+
+
 class Run:
     """A `make run` in a process group of its own, as in a terminal. Its output goes to a file."""
 

@@ -7,6 +7,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from engines import hosts
 from engines.models import Kind, OperationState, Status
 from tests.engines.registry import put_engine, put_operation
 from tests.staff import log_in
@@ -46,7 +47,16 @@ def test_overview_tells_states_and_operations_in_few_queries(product):
     assert counts == {"provisioning": 0, "running": 3, "sleeping": 0, "stopped": 0, "failed": 1, "destroying": 0}
     assert "boot_timeout" in response.text
     assert [row["it"].kind for row in response.context["open_operations"]] == ["restart"]
-    assert sum("engines_" in entry["sql"] for entry in queries) == 3
+    assert sum("engines_" in entry["sql"] for entry in queries) == 4
+
+
+def test_overview_says_which_host_does_not_answer(product):
+    put_engine(product, "alice")
+    assert "its engines are unknown" not in log_in("rita").get("/admin/").text
+    hosts.mark_unreachable()
+    assert "The runtime of host local has not answered since" in log_in("mona").get("/admin/").text
+    health = Client().get("/health")
+    assert (health.status_code, health.json()["hosts"]) == (200, "engines unknown on 1 hosts")
 
 
 def test_overview_hides_what_the_user_may_not_look_at(product):

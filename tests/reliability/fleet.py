@@ -1,7 +1,6 @@
 """What must be true of a fleet once everything has settled: registry, runtime and log tell one story."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from uuid import UUID
 
 from django.core.management import call_command
@@ -11,47 +10,36 @@ from engines import backends
 from engines.backends.base import State
 from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.transitions import TRANSITIONS
-from tests import servers
+from tests.reliability.runtimes import Docker, Subprocesses
 
+SUBPROCESSES = Subprocesses()
 RUNS = {Status.RUNNING: [State.RUNNING], Status.STOPPED: [State.EXITED], Status.SLEEPING: [State.EXITED], Status.DESTROYED: []}
-
-
-def processes() -> list[UUID]:
-    """The engine of every engine process of this test run, as the operating system has them; one entry per process."""
-    root = str(servers.HOME / "engines").encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environ, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"engines.demo" in command and root in environ:
-            data = next(part for part in environ.split(b"\0") if part.startswith(b"SQLITE_DB_PATH="))
-            found.append(UUID(Path(data.decode().partition("=")[2]).parent.parent.name))
-    return found
 
 
 def operation_ended(engine_id: UUID, kind: Kind) -> bool:
     return not Operation.objects.filter(engine_id=engine_id, kind=kind, finished_at=None).exists()
 
 
-def check_settled(engine_id: UUID, kind: Kind) -> None:
+def check_settled(engine_id: UUID, kind: Kind, runtime: Subprocesses | Docker = SUBPROCESSES) -> None:
     """One operation of the kind, it succeeded, one final row; the right process runs and no other; the log replays."""
     operations = list(Operation.objects.filter(engine_id=engine_id, kind=kind))
     assert [operation.state for operation in operations] == [OperationState.SUCCEEDED], operations
     outcome = AuditRow.objects.filter(operation_id=operations[0].pk, to_status=TRANSITIONS[kind].after)
     assert [row.action for row in outcome] == [TRANSITIONS[kind].done]
-    check_agrees([engine_id])
+    check_agrees([engine_id], runtime)
 
 
-def check_agrees(engine_ids: Iterable[UUID]) -> None:
-    """Registry, runtime and log agree on these engines, and no engine process belongs to anything else."""
-    expected = []
+def check_agrees(engine_ids: Iterable[UUID], runtime: Subprocesses | Docker = SUBPROCESSES) -> None:
+    """Registry, runtime and log agree on these engines, and nothing that runs or lies about belongs to anything else."""
+    expected, living = [], set()
+    instances = backends.get().list()
     for engine in Engine.objects.filter(pk__in=engine_ids):
-        instances = [found for found in backends.get().list() if found.ref.engine_id == engine.pk]
-        assert [found.state for found in instances] == RUNS[Status(engine.status)], (engine.status, instances)
-        assert [found.ref.incarnation for found in instances] in ([], [engine.incarnation])
+        mine = [found for found in instances if found.ref.engine_id == engine.pk]
+        assert [found.state for found in mine] == RUNS[Status(engine.status)], (engine.user_id, engine.status, mine)
+        assert [(found.ref.incarnation, found.port) for found in mine] in ([], [(engine.incarnation, engine.port)])
         expected += [engine.pk] * (engine.status == Status.RUNNING)
-    assert sorted(processes()) == sorted(expected)
+        living |= {engine.pk} if engine.destroyed_at is None else set()
+    assert sorted(runtime.running()) == sorted(expected)
+    assert runtime.volumes() == living
     assert not Operation.objects.filter(finished_at=None).exists()
     call_command("audit_check", verbosity=0)

@@ -11,9 +11,9 @@ BEGIN, END = "<!-- generated: kill matrix -->", "<!-- /generated -->"
 _seconds: dict[str, dict[Kind, float]] = defaultdict(dict)
 
 
-def note(fault: str, kind: Kind, seconds: float) -> None:
+def note(runtime: str, fault: str, kind: Kind, seconds: float) -> None:
     """The verb had its one final row `seconds` after the return of what died."""
-    _seconds[fault][kind] = seconds
+    _seconds[f"{runtime}: {fault}"][kind] = seconds
     if os.environ.get("WRITE_DOCS"):
         write()
 

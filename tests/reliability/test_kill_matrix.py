@@ -14,6 +14,7 @@ from engines.transitions import TRANSITIONS
 from tests import servers, waiting
 from tests.conftest import make_product, running_stack
 from tests.reliability import fleet, matrix, results
+from tests.reliability.runtimes import Docker, Subprocesses, restart_daemon, used
 from tests.stack import Stack
 
 ENVIRONMENT = {
@@ -25,9 +26,16 @@ ENVIRONMENT = {
 }
 
 
+@pytest.fixture(scope="module", params=["subprocess", "docker"])
+def runtime(request, database: None) -> Iterator[Subprocesses | Docker]:
+    runtime = Docker() if request.param == "docker" else Subprocesses()
+    with used(runtime):
+        yield runtime
+
+
 @pytest.fixture(scope="module")
-def stack(database: None) -> Iterator[Stack]:
-    with running_stack(**ENVIRONMENT) as processes:
+def stack(runtime) -> Iterator[Stack]:
+    with running_stack(**ENVIRONMENT, **runtime.environment) as processes:
         yield processes
 
 
@@ -51,11 +59,14 @@ FAULTS: dict[str, Callable[[Stack], None]] = {
     "SIGKILL of web": lambda stack: stack.kill("web"),
     "Valkey stopped and started": lambda stack: restart_server("valkey"),
     "PostgreSQL stopped and started": lambda stack: restart_server("postgres"),
+    "SIGKILL of dockerd": lambda stack: restart_daemon(),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_verb_survives(stack, product, fault):
+def test_every_verb_survives(stack, runtime, product, fault):
+    if runtime.name == "subprocess" and "dockerd" in fault:
+        return  # nothing of it depends on that daemon
     matrix.prepare(stack, product)
     with ThreadPoolExecutor() as pool:
         cases = matrix.begin(stack, product, pool)
@@ -64,9 +75,9 @@ def test_every_verb_survives(stack, product, fault):
         for case in cases:
             waiting.until(lambda case=case: matrix.ended(case.operation), 60, f"{case.kind} has ended")
             check_one_final_row(case)
-            results.note(fault, case.kind, time.monotonic() - returned)
+            results.note(runtime.name, fault, case.kind, time.monotonic() - returned)
     waiting.until(lambda: not Operation.objects.filter(finished_at=None).exists(), 60)
-    fleet.check_agrees([case.operation.engine_id for case in cases])
+    fleet.check_agrees([case.operation.engine_id for case in cases], runtime)
 
 
 def check_one_final_row(case: matrix.Case) -> None:
@@ -86,6 +97,6 @@ def test_results_are_in_the_docs():
     """docs/reliability.md has a row for every fault and a column for every verb; see tests/reliability/results.py."""
     table = results.DOCUMENT.read_text()
     for fault in FAULTS:
-        assert f"| {fault} |" in table
+        assert f"| docker: {fault} |" in table
     for kind in TRANSITIONS:
         assert f"`{kind}`" in table

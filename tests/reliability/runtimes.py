@@ -1,0 +1,119 @@
+"""What runs engines in a reliability test, seen from outside: which engines have a process, and what lies about."""
+
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from django.conf import settings
+
+from engines import backends
+from engines.backends.docker.containers import DEPLOYMENT, volume_name
+from tests import servers, waiting
+from tests.engines.backends import dock
+
+
+class Subprocesses:
+    """Engines as processes of this machine."""
+
+    name = "subprocess"
+    environment: dict[str, str] = {}
+
+    def running(self) -> list[UUID]:
+        """The engine of every engine process of this test run, as the operating system has them; one entry per process."""
+        root = str(servers.HOME / "engines").encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environ, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"engines.demo" in command and root in environ:
+                data = next(part for part in environ.split(b"\0") if part.startswith(b"SQLITE_DB_PATH="))
+                found.append(UUID(Path(data.decode().partition("=")[2]).parent.parent.name))
+        return found
+
+    def volumes(self) -> set[UUID]:
+        """Engines that have data on disk."""
+        return {UUID(folder.name) for folder in (servers.HOME / "engines").iterdir() if (folder / "data").exists()}
+
+    def close(self) -> None:
+        """Nothing of it is left: `db` removes the engines."""
+
+
+class Docker:
+    """Engines as containers of the daemon, under a deployment of their own."""
+
+    name = "docker"
+
+    def __init__(self) -> None:
+        self.client = dock.connect()
+        self.deployment = f"test-{secrets.token_hex(3)}"
+        self.environment = {
+            "ORCH_ENGINE_BACKEND": "docker",
+            "ORCH_DEPLOYMENT": self.deployment,
+            "ORCH_ENGINE_NETWORK": self.deployment,
+            "ORCH_ENGINE_MEMORY_MB": "128",
+        }
+
+    def _mine(self) -> dict[str, str]:
+        return {"label": f"{DEPLOYMENT}={self.deployment}"}
+
+    def running(self) -> list[UUID]:
+        """The engine of every running container of the deployment; one entry per container."""
+        return [UUID(found.labels["roundhouse.engine"]) for found in self.client.containers.list(filters=self._engines())]
+
+    def _engines(self) -> dict[str, list[str]]:
+        return {"label": [f"{DEPLOYMENT}={self.deployment}", "roundhouse.engine"]}
+
+    def volumes(self) -> set[UUID]:
+        """Engines that have a volume."""
+        prefix = volume_name(UUID(int=0)).removesuffix(str(UUID(int=0)))
+        return {UUID(found.name.removeprefix(prefix)) for found in self.client.volumes.list(filters=self._mine())}
+
+    def networks(self) -> int:
+        """Networks of the deployment."""
+        return len(self.client.networks.list(filters=self._mine()))
+
+    def close(self) -> None:
+        """Remove everything of the deployment."""
+        dock.sweep(self.client, self.deployment)
+
+
+@contextmanager
+def used(runtime: Subprocesses | Docker) -> Iterator[None]:
+    """This process, too, asks the runtime that the stack uses."""
+    usual = settings.ENV
+    own = {name.removeprefix("ORCH_").lower(): value for name, value in runtime.environment.items()}
+    settings.ENV = type(usual).model_validate({**usual.model_dump(), **own})
+    backends.get.cache_clear()
+    try:
+        yield
+    finally:
+        settings.ENV = usual
+        backends.get.cache_clear()
+        runtime.close()
+
+
+def restart_daemon() -> None:
+    """SIGKILL dockerd, and start it again two seconds later as it was."""
+    pid = int(Path("/var/run/docker.pid").read_text())
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    os.kill(pid, signal.SIGKILL)
+    since = waiting.now()
+    waiting.until(lambda: waiting.passed(since, 2), 5)
+    Path("/var/run/docker.pid").unlink(missing_ok=True)
+    log = (servers.HOME / "log" / "dockerd.log").open("ab")
+    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    waiting.until(daemon_answers, 60, "dockerd answers")
+
+
+def daemon_answers() -> bool:
+    try:
+        return bool(dock.docker.DockerClient(base_url=dock.URL, timeout=5).ping())
+    except dock.docker.errors.DockerException:
+        return False
