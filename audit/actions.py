@@ -45,7 +45,12 @@ class Action(StrEnum):
     POLICY_REGISTER = "policy_register"
     POLICY_UPDATE = "policy_update"
     PLATFORM_KEY_ISSUE = "platform_key_issue"
+    PLATFORM_KEY_ROTATE = "platform_key_rotate"
     PLATFORM_KEY_REVOKE = "platform_key_revoke"
+    ENGINE_ENV_UPDATE = "engine_env_update"
+    ADMIN_KEY_ISSUE = "admin_key_issue"
+    ADMIN_KEY_REVOKE = "admin_key_revoke"
+    MASTER_KEY_ROTATE = "master_key_rotate"
     RETENTION_PRUNE = "retention_prune"
 
 
@@ -67,9 +72,16 @@ class Entry:
 
 
 _CAUSE: Mapping[str, type | UnionType] = {"cause": str, "reason": str}
-_BOOT: Mapping[str, type | UnionType] = {"attempt": int, "image": str, "port": int, "incarnation": int}
+_BOOT: Mapping[str, type | UnionType] = {
+    "attempt": int,
+    "image": str,
+    "digest": str,
+    "port": int,
+    "incarnation": int,
+}
 _ERROR: Mapping[str, type | UnionType] = {"error": str, "attempt": int}
-_REFUSAL: Mapping[str, type | UnionType] = {"rule": str, "limit": int | str, "value": int | str}
+_REFUSAL: Mapping[str, type | UnionType] = {"rule": str, "limit": int | str, "value": int | str, "count": int, "since": str}
+_MORE = "; with `count`: that many more, of any user, in the minute after `since`, and what the last of them said"
 _POLICY: Mapping[str, type | UnionType] = {
     "max_engines": int,
     "rate_limit_rpm": int,
@@ -79,7 +91,9 @@ _POLICY: Mapping[str, type | UnionType] = {
     "cpus": float,
     "pids": int,
 }
-_KEY: Mapping[str, type | UnionType] = {"key_id": str, "prefix": str}
+_SIGNED: Mapping[str, type | UnionType] = {"admin_key": str}  # the name of the admin key that was used, where it has one
+_KEY: Mapping[str, type | UnionType] = {"key_id": str, "prefix": str, **_SIGNED}
+_NEW_KEY: Mapping[str, type | UnionType] = {"scopes": list, "expires_at": str}
 
 CATALOGUE: Mapping[Action, Entry] = {
     Action.PROVISION_REQUESTED: Entry(
@@ -89,7 +103,7 @@ CATALOGUE: Mapping[Action, Entry] = {
     ),
     Action.PROVISION: Entry("new engine created: it is healthy and `running`", "the worker, at the end of a provision", _BOOT),
     Action.PROVISION_FAILED: Entry("a provision failed for good; the engine is `failed`", "the worker", _ERROR),
-    Action.PROVISION_DENIED: Entry("refused by policy", "provision, or admit with `auto_provision`", _REFUSAL),
+    Action.PROVISION_DENIED: Entry(f"refused by policy{_MORE}", "provision", _REFUSAL),
     Action.START: Entry("engine started", "the endpoint, or staff", {**_BOOT, **_CAUSE}),
     Action.START_FAILED: Entry("a start failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
     Action.STOP: Entry("engine stopped", "the endpoint, or staff", {"attempt": int, **_CAUSE}),
@@ -118,9 +132,9 @@ CATALOGUE: Mapping[Action, Entry] = {
         "a destroy, or an admit that cancels a sleep",
         {"kind": str, "superseded_by": str},
     ),
-    Action.ADMIT_DENIED: Entry("refused by policy", "admit", _REFUSAL),
+    Action.ADMIT_DENIED: Entry(f"refused by policy{_MORE}", "admit", _REFUSAL),
     Action.CAPACITY_EXHAUSTED: Entry(
-        "refused because the host has no room; `verb` is what was asked for",
+        f"refused because the host has no room; `verb` is what was asked for{_MORE}",
         "provision, start, wake, restart, and admit with its flags",
         {"verb": str, **_REFUSAL},
     ),
@@ -147,14 +161,33 @@ CATALOGUE: Mapping[Action, Entry] = {
         "an instance that no engine owns was destroyed", "the reconcile loop", {"incarnation": int, "reason": str}
     ),
     Action.KEY_REVEAL: Entry("staff looked at an engine's key", "staff"),
-    Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", _POLICY),
+    Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}),
     Action.POLICY_UPDATE: Entry(
-        "a product's policy replaced; the values are the new ones",
-        "the endpoint, or staff",
-        _POLICY,
+        "a product's policy replaced; the values are the new ones", "the endpoint, or staff", {**_POLICY, **_SIGNED}
     ),
-    Action.PLATFORM_KEY_ISSUE: Entry("platform key issued", "registration, or staff", _KEY),
-    Action.PLATFORM_KEY_REVOKE: Entry("platform key revoked", "staff", _KEY),
+    Action.PLATFORM_KEY_ISSUE: Entry("platform key issued", "registration, the endpoint, or staff", {**_KEY, **_NEW_KEY}),
+    Action.PLATFORM_KEY_ROTATE: Entry(
+        "platform key issued in place of others, which expire within `overlap_s`",
+        "the endpoint, or staff",
+        {**_KEY, **_NEW_KEY, "replaced": list, "overlap_s": int},
+    ),
+    Action.PLATFORM_KEY_REVOKE: Entry("platform key revoked", "the endpoint, or staff", _KEY),
+    Action.ENGINE_ENV_UPDATE: Entry(
+        "the variables of a product's engines replaced; `names` are the new ones",
+        "the endpoint, or staff",
+        {"version": int, "names": list, **_SIGNED},
+    ),
+    Action.ADMIN_KEY_ISSUE: Entry(
+        "admin key issued; `admin_key` is the one it was asked for with",
+        "the endpoint, or staff",
+        {**_KEY, "name": str, "expires_at": str},
+    ),
+    Action.ADMIN_KEY_REVOKE: Entry("admin key revoked", "the endpoint, or staff", {**_KEY, "name": str}),
+    Action.MASTER_KEY_ROTATE: Entry(
+        "everything encrypted is under the first master key, but for what no key opens",
+        "`manage.py rotate_master_key`, at its end",
+        {"reencrypted": int, "unreadable": int},
+    ),
     Action.RETENTION_PRUNE: Entry(
         "a run of retention: what it dropped, and what it left to the next run because somebody was reading it",
         "the keeper",

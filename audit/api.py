@@ -1,9 +1,11 @@
 """A product's own audit rows over REST. The product is `request.auth`, whatever class settings name for it: here it is an id."""
 
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
 import django_filters
+from django_filters.fields import IsoDateTimeField
 from rest_framework.decorators import api_view
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
@@ -22,6 +24,23 @@ FIELDS = (
 )  # fmt: skip
 
 
+class _MomentField(IsoDateTimeField):
+    """A time as UTC: PostgreSQL does not take every offset that ISO 8601 does."""
+
+    def to_python(self, value: Any) -> datetime | None:
+        moment: datetime | None = super().to_python(value)
+        if moment is None:
+            return None
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:  # hours beyond the first or the last year there is
+            return moment.replace(tzinfo=UTC)
+
+
+class _MomentFilter(django_filters.IsoDateTimeFilter):
+    field_class = _MomentField
+
+
 class AuditFilter(django_filters.FilterSet):
     """Query parameters; `since` is inclusive and `until` exclusive, both ISO 8601."""
 
@@ -29,8 +48,8 @@ class AuditFilter(django_filters.FilterSet):
     actor = django_filters.CharFilter(strip=False)
     user_id = django_filters.CharFilter(strip=False)
     engine_id = django_filters.UUIDFilter()
-    since = django_filters.IsoDateTimeFilter(field_name="timestamp", lookup_expr="gte")
-    until = django_filters.IsoDateTimeFilter(field_name="timestamp", lookup_expr="lt")
+    since = _MomentFilter(field_name="timestamp", lookup_expr="gte")
+    until = _MomentFilter(field_name="timestamp", lookup_expr="lt")
 
     class Meta:
         model = AuditRow
@@ -71,8 +90,8 @@ def _check_parameters(request: Request, user_id: str | None) -> None:
     given = request.query_params
     wrong = {name[:64]: [f"Unknown parameter. Known: {', '.join(KNOWN)}."] for name in sorted(set(given) - set(KNOWN))}
     wrong |= {name: ["Must not be empty."] for name in KNOWN if given.get(name) == ""}
-    if user_id is not None and "\0" in user_id:
-        wrong["user_id"] = ["Null characters are not allowed."]
+    if user_id is not None and ("\0" in user_id or user_id in (".", "..")):
+        wrong["user_id"] = ["Null characters are not allowed, nor is . or .. alone."]
     if wrong:
         raise ValidationError(wrong)
 

@@ -10,7 +10,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 app = Celery("roundhouse")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["engines", "audit"])
+app.autodiscover_tasks(["engines", "policy", "audit"])
 
 
 @setup_logging.connect

@@ -3,6 +3,7 @@
 The table in docs/operations.md is generated from this class (`manage.py generate_docs`).
 """
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -38,7 +39,11 @@ class Env(BaseSettings):
     redis_url: str = Field("", description="Valkey or Redis (`redis://` or `unix://`). Embedded when empty (local only).")
     pg_bin: str = Field("", description="Folder of PostgreSQL binaries for the embedded server, instead of the wheel's.")
 
-    master_key: str = Field("", description="Fernet key that encrypts engine keys. Required in production.")
+    master_key: str = Field(
+        "",
+        description="Fernet key that encrypts engine keys and environments. Required in production. Several, comma-separated: the"
+        " first encrypts, all decrypt.",
+    )
     admin_key: str = Field("", description="Value of `X-Admin-Key`. Required in production.")
 
     engine_image: str = Field("roundhouse-demo-engine:latest", description="Image of a new engine when the product names none.")
@@ -133,6 +138,9 @@ class Env(BaseSettings):
             raise ValueError("ORCH_PORT_MIN must not be above ORCH_PORT_MAX")
         if self.lease_renew_s * 2 > self.lease_s:
             raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
+        for number, key in enumerate(self.master_keys, 1):
+            if not _is_fernet_key(key):
+                raise ValueError(f"ORCH_MASTER_KEY: key {number} of {len(self.master_keys)} is not a Fernet key")
         if self.environment == "production":
             missing = [f"ORCH_{name.upper()}" for name in self.REQUIRED_IN_PRODUCTION if not getattr(self, name)]
             if missing:
@@ -140,6 +148,16 @@ class Env(BaseSettings):
         return self
 
     @property
+    def master_keys(self) -> tuple[str, ...]:
+        """The keys in `master_key`: the first encrypts, all decrypt."""
+        return tuple(key for part in self.master_key.split(",") if (key := part.strip()))
+
+    @property
     def waiters(self) -> int:
         """Requests per web process that may wait for an operation at a time."""
         return self.web_threads // 2 if self.web_waiters is None else self.web_waiters
+
+
+def _is_fernet_key(key: str) -> bool:
+    """32 bytes in base64. (Fernet itself reads up to the first `=` and takes what follows for nothing.)"""
+    return re.fullmatch(r"[A-Za-z0-9_+/-]{43}=", key) is not None

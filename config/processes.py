@@ -51,7 +51,7 @@ def _module(name: str, *arguments: str) -> list[str]:
 
 
 def _web() -> list[str]:
-    size = ["--workers", _setting("web_workers"), "--threads", _setting("web_threads"), "--worker-class", "gthread"]
+    size = ["--workers", _setting("web_workers"), "--threads", _setting("web_threads"), "--worker-class", "config.server.Worker"]
     limits = ["--timeout", "60", "--graceful-timeout", "30", "--keep-alive", "5", "--no-control-socket"]
     return _module("gunicorn", "config.wsgi", *size, *limits, "--bind", f"{_setting('bind')}:{_setting('port')}")
 

@@ -54,6 +54,8 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "django_filters",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",  # Swagger UI, as static files
     "audit",
     "policy",
     "engines",
@@ -118,7 +120,7 @@ SECURE_HSTS_SECONDS = 31_536_000 if PRODUCTION else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = PRODUCTION
 SILENCED_SYSTEM_CHECKS = ["security.W008"]  # see SECURE_SSL_REDIRECT
 X_FRAME_OPTIONS = "DENY"
-# Nothing but the admin is served as HTML; what its pages need is `fleet.csp.ADMIN`.
+# Nothing but the admin is served as HTML; what its pages need is `fleet.csp.ADMIN`; `/docs/` has `fleet.csp.DOCS`.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {"default-src": ["'none'"], "base-uri": ["'none'"], "form-action": ["'none'"], "frame-ancestors": ["'none'"]}
 }
@@ -167,11 +169,24 @@ REST_FRAMEWORK = {
     "COERCE_DECIMAL_TO_STRING": False,
 }
 
+SPECTACULAR_SETTINGS = {
+    "DEFAULT_GENERATOR_CLASS": "fleet.openapi.Generator",
+    "TITLE": "Roundhouse",
+    "DESCRIPTION": "A fleet manager for per-user engines: products provision and use engines, the operator registers products.",
+    "VERSION": "0.1.0",
+    "OAS_VERSION": "3.1.1",
+    "LICENSE": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    "POSTPROCESSING_HOOKS": [],
+    "SORT_OPERATIONS": False,
+    "SORT_OPERATION_PARAMETERS": False,
+    "ENFORCE_NON_BLANK_FIELDS": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+}
+
 # -- Celery ------------------------------------------------------------------------------------------------------------
 
 REDIS_URL = ENV.redis_url
 CELERY_BROKER_URL = ENV.redis_url.replace("unix://", "redis+socket://", 1)
-LIMITS_URL = ENV.redis_url.replace("unix://", "redis+unix://", 1)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 _BROKER_TIMEOUT_S = (
     5.0 if os.environ.get("ORCH_PROCESS") in ("ops", "health", "keeper") else 1.0
@@ -187,6 +202,7 @@ CELERY_TASK_DEFAULT_QUEUE = "ops"
 CELERY_TASK_ROUTES = {
     "engines.tasks.run_operation": {"queue": "ops"},
     "engines.tasks.*": {"queue": "health"},
+    "policy.tasks.*": {"queue": "health"},
     "audit.tasks.*": {"queue": "keeper"},
 }
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
@@ -203,8 +219,11 @@ CELERY_BEAT_SCHEDULE = {
     "probe-due-engines": _every("engines.tasks.probe_due", min(5.0, ENV.health_check_interval_s / 2)),
     "restart-due-engines": _every("engines.tasks.restart_due", min(5.0, ENV.restart_backoff_base_s)),
     "check-host": _every("engines.tasks.check_host", 5.0),
+    "forget-idempotency-keys": _every("engines.tasks.forget_idempotency_keys", 3600.0),
+    "write-refusals": _every("policy.tasks.write_refusals", 5.0),
     "reconcile": _every("engines.tasks.sweep", 30.0),
     "make-partitions": _every("audit.tasks.make_partitions", 3600.0),
+    "prune-environments": _every("engines.tasks.prune_environments", 3600.0),
     "prune-history": _every("audit.tasks.prune", 6 * 3600.0),
 }
 
@@ -246,6 +265,7 @@ UNFOLD = {
                     _entry("Engines", "memory", "engines_engine_changelist", "engines.view_engine"),
                     _entry("Operations", "pending_actions", "engines_operation_changelist", "engines.view_operation"),
                     _entry("Products", "apps", "policy_product_changelist", "policy.view_product"),
+                    _entry("Admin keys", "vpn_key", "policy_adminkey_changelist", "policy.view_adminkey"),
                 ],
             },
             {"title": "Record", "items": [_entry("Audit log", "history", "audit_auditrow_changelist", "audit.view_auditrow")]},

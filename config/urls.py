@@ -5,7 +5,9 @@ from django.urls import path, register_converter
 
 from audit import api as audit
 from engines import api as engines
+from engines import logs
 from fleet import api as fleet
+from fleet import openapi_views
 from policy import api as policy
 
 register_converter(engines.UserId, "user")
@@ -18,6 +20,7 @@ urlpatterns = [
     path("engines/<user:user_id>/stop", engines.stop),
     path("engines/<user:user_id>/rotate-key", engines.rotate_key),
     path("engines/<user:user_id>/admit", engines.admit),
+    path("engines/<user:user_id>/logs", logs.logs),
     path("engines/<user:user_id>/audit", audit.rows),
     path("operations/<uuid:operation_id>", engines.operation),
     path("audit", audit.rows),
@@ -25,7 +28,15 @@ urlpatterns = [
     path("metrics", fleet.metrics),
     path("products/register", policy.register),
     path("products/<uuid:product_id>/policy", policy.policy),
+    path("products/<uuid:product_id>/platform-keys", policy.platform_keys),
+    path("products/<uuid:product_id>/platform-keys/<uuid:key_id>", policy.platform_key),
+    path("products/<uuid:product_id>/rotate-platform-key", policy.rotate_platform_key),
+    path("products/<uuid:product_id>/engine-env", policy.engine_env),
+    path("admin-keys", policy.all_admin_keys),
+    path("admin-keys/<uuid:key_id>", policy.admin_key),
     path("health", fleet.health),
+    path("schema/", openapi_views.schema),
+    path("docs/", openapi_views.docs),
     path("admin/", admin.site.urls),
 ]
 

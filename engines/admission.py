@@ -23,7 +23,7 @@ from engines.errors import (
     Unsuccessful,
 )
 from engines.models import OPEN, Engine, Kind, Operation, OperationState, Status
-from policy import limits
+from policy import limits, refusals
 from policy.errors import RateLimited
 from policy.models import Product
 
@@ -83,11 +83,10 @@ class Wish:
 def admit(product: Product, user_id: str, *, auto_provision: bool, auto_wake: bool, timeout_s: float | None = None) -> Admission:
     """Decide, and with the flags do what it takes: provision a missing engine, wake a sleeping one, and wait for it.
 
-    `timeout_s` is how long it may wait, `longest_s()` when not given. Raises InvalidUserId, RateLimited (with an `admit_denied`
-    row), what `lifecycle.provision` raises, Unfinished, Unsuccessful.
+    `timeout_s` is how long it may wait, `longest_s()` when not given. Call `count` first. Raises InvalidUserId, what
+    `lifecycle.provision` raises, Unfinished, Unsuccessful.
     """
     user_id = lifecycle.check_user_id(user_id)
-    _check_rate(product, user_id)
     deadline = time.monotonic() + (longest_s() if timeout_s is None else timeout_s)
     wish = Wish(product, user_id, auto_provision, auto_wake, deadline)
     engine = look(product, user_id)
@@ -100,6 +99,20 @@ def admit(product: Product, user_id: str, *, auto_provision: bool, auto_wake: bo
         return Admission(None, reason)
     _mark_active(engine)
     return Admission(engine)
+
+
+def count(product: Product, user_id: str) -> limits.Window | None:
+    """Count an admit against the product's rate limit; returns what is left of that, None where nothing limits.
+
+    Raises InvalidUserId, and with an `admit_denied` row RateLimited.
+    """
+    user_id = lifecycle.check_user_id(user_id)
+    try:
+        return limits.hit(str(product.pk), product.policy)
+    except RateLimited as refused:
+        subject = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
+        refusals.record(Action.ADMIT_DENIED, subject, by=actors.product(product.slug), metadata=refused.metadata())
+        raise
 
 
 def longest_s() -> float:
@@ -121,15 +134,6 @@ def refusal(engine: "Seen | None") -> str:
     if engine.status != Status.RUNNING:
         return REASONS[Status(engine.status)]
     return "engine_busy" if engine.open_kind else ""
-
-
-def _check_rate(product: Product, user_id: str) -> None:
-    try:
-        limits.hit(str(product.pk), product.policy)
-    except RateLimited as refused:
-        subject = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
-        trail.record(Action.ADMIT_DENIED, subject, by=actors.product(product.slug), metadata=refused.metadata())
-        raise
 
 
 def _pursue(wish: Wish, engine: "Seen | None") -> bool:

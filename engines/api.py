@@ -1,7 +1,7 @@
 """Engines over REST. A product sees its own and nothing else: every lookup starts from `request.auth`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
@@ -10,8 +10,7 @@ from uuid import UUID
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
-from rest_framework import serializers
-from rest_framework.decorators import api_view
+from rest_framework.decorators import api_view, permission_classes
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -20,11 +19,14 @@ from audit import actors
 from audit.api import read_limit
 from audit.times import iso
 from engines import admission, lifecycle, operations
-from engines.errors import EngineNotFound, Unfinished
-from engines.models import Engine, Operation, Status
-from policy import secrets
+from engines.errors import EngineError, EngineNotFound, Unfinished
+from engines.models import Engine, Kind, Operation, Status
+from policy import idempotency, secrets
+from policy.auth import HasAnyScope, MayAdmit, MayHoldEngineKey
+from policy.errors import PolicyError
+from policy.idempotency import Kept
 from policy.models import Product
-from policy.requests import Body, Text, read
+from policy.requests import Body, Flag, Text, read
 
 MARGIN_S = 5.0  # a provision is waited for this much longer than an engine may boot
 
@@ -50,8 +52,8 @@ class Provision(Body):
 
 
 class Admit(Body):
-    auto_provision = serializers.BooleanField(default=False)
-    auto_wake = serializers.BooleanField(default=False)
+    auto_provision = Flag(default=False)
+    auto_wake = Flag(default=False)
 
 
 class Nothing(Body):
@@ -115,7 +117,10 @@ def _answer(
         done = operations.finish(operation, wait_s)
     except Unfinished as unfinished:
         return _accepted(unfinished, takes_202)
-    return Response(render_done(Engine.objects.get(pk=done.engine_id)))
+    engine = Engine.objects.get(pk=done.engine_id)
+    if engine.destroyed_at is not None and done.kind != Kind.DESTROY:  # a replay of what is long past
+        raise EngineNotFound("The engine was destroyed since.")
+    return Response(render_done(engine))
 
 
 def _accepted(unfinished: Unfinished, takes_202: bool) -> Response:
@@ -155,9 +160,8 @@ def provision_or_engine(request: HttpRequest) -> HttpResponse:
 def provision(request: Request) -> Response:
     """POST /engines/provision: a new engine for `user_id`, answered when it is healthy."""
     body, product = read(request, Provision), _product(request)
-    operation = lifecycle.provision(
-        product, body["user_id"], by=actors.product(product.slug), engine_version=body["engine_version"]
-    )
+    by, version = actors.product(product.slug), body["engine_version"]
+    operation = _once(request, lambda: lifecycle.provision(product, body["user_id"], by=by, engine_version=version))
     return _answer(request, operation, settings.ENV.boot_timeout_s + MARGIN_S, _provisioned)
 
 
@@ -187,12 +191,14 @@ def _read_offset(request: Request) -> int:
 
 
 @api_view(["GET", "DELETE"])
+@permission_classes([MayHoldEngineKey])
 def engine(request: Request, user_id: str) -> Response:
     """GET and DELETE /engines/{user_id}."""
-    found = lifecycle.find(_product(request), user_id)
+    product = _product(request)
     if request.method == "GET":
-        return Response(render_with_key(found))
-    operation = lifecycle.destroy(found, by=actors.product(_product(request).slug))
+        return Response(render_with_key(lifecycle.find(product, user_id)))
+    by = actors.product(product.slug)
+    operation = _once(request, lambda: lifecycle.destroy(lifecycle.find(product, user_id), by=by))
     timeout_s = settings.ENV.stop_grace_s + settings.ENV.wait_s
     return _answer(request, operation, timeout_s, lambda gone: {"status": "destroyed", "engine_id": str(gone.pk)})
 
@@ -230,16 +236,34 @@ def _ask(request: Request, user_id: str, verb: Callable[..., Operation]) -> Oper
     """Open (or join) the operation of a verb without parameters, for the product's engine."""
     read(request, Nothing)
     product = _product(request)
-    return verb(lifecycle.find(product, user_id), by=actors.product(product.slug))
+    by = actors.product(product.slug)
+    return _once(request, lambda: verb(lifecycle.find(product, user_id), by=by))
+
+
+def _once(request: Request, intent: Callable[[], Operation]) -> Operation:
+    """State the intent, once per `Idempotency-Key`; a replay gets the operation that the first call opened."""
+    return idempotency.once(
+        request,
+        str(_product(request).pk),
+        intent,
+        keep=lambda operation: Kept(operation_id=operation.pk),
+        replay=lambda kept: operations.get(_product(request), kept.named()),
+        refusals=(EngineError, PolicyError),
+    )
 
 
 @api_view(["POST"])
+@permission_classes([MayAdmit])
 def admit(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/admit."""
-    flags = read(request, Admit)
+    flags, product = read(request, Admit), _product(request)
+    # An admit is harmless to repeat as it is, and every repeat counts; a key only has to stay with its body.
+    idempotency.once(request, str(product.pk), Kept, keep=lambda kept: kept, replay=lambda kept: kept, refusals=())
     wait_s, takes_202 = _preference(request, admission.longest_s())
+    if (window := admission.count(product, user_id)) is not None:
+        _add_headers(request, window.headers())
     try:
-        decided = admission.admit(_product(request), user_id, timeout_s=wait_s, **flags)
+        decided = admission.admit(product, user_id, timeout_s=wait_s, **flags)
     except Unfinished as unfinished:
         return _accepted(unfinished, takes_202)
     if decided.engine is None:
@@ -247,7 +271,14 @@ def admit(request: Request, user_id: str) -> Response:
     return Response({"admitted": True, "engine": render_with_key(decided.engine)})
 
 
+def _add_headers(request: Request, headers: Mapping[str, str]) -> None:
+    """Have them in the answer, whatever it will be."""
+    assert request.parser_context is not None
+    request.parser_context["view"].headers |= headers
+
+
 @api_view(["GET"])
+@permission_classes([HasAnyScope])
 def operation(request: Request, operation_id: UUID) -> Response:
     """GET /operations/{operation_id}."""
     return Response(render_operation(operations.get(_product(request), operation_id)))

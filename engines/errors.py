@@ -61,6 +61,10 @@ class OperationNotFound(EngineError):
     """The product has no operation with this id."""
 
 
+class LogsUnavailable(EngineError):
+    """No worker has read the engine's log in time."""
+
+
 class Unfinished(EngineError):
     """The operation is still open at the caller's deadline; it goes on."""
 

@@ -5,6 +5,7 @@ operation. `settle` ends the operation that a worker carried out. Whatever moves
 that changes the engine, adds one to `seq`, and writes the audit row.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -32,7 +33,7 @@ from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.operations import Lease
 from engines.outcomes import CLEARED, NO_PENDING, NO_RESTART, NOW, After, Outcome
 from engines.transitions import TRANSITIONS
-from policy import products, rules, secrets
+from policy import environments, products, refusals, rules, secrets
 from policy.errors import Denied
 from policy.models import Product
 
@@ -45,11 +46,20 @@ SUBJECT = (
 # -- finding and locking -----------------------------------------------------------------------------------------------
 
 
+# What emoji are made of and `isprintable` refuses: joiners, the letters of flags, and pictures newer than Python's Unicode.
+_EMOJI = re.compile("[\u200c\u200d\U0001f000-\U0001faff\U000e0020-\U000e007f]")
+
+
 def check_user_id(user_id: object) -> str:
     """The user id as it is stored. Raises InvalidUserId unless it is 1 to 255 printable characters, not `.` or `..` alone."""
-    if not isinstance(user_id, str) or not 1 <= len(user_id) <= 255 or not user_id.isprintable() or user_id in (".", ".."):
+    if not isinstance(user_id, str) or not 1 <= len(user_id) <= 255 or not _is_printable(user_id) or user_id in (".", ".."):
         raise InvalidUserId("user_id: must be a string of 1 to 255 printable characters, and not . or .. alone.")
     return user_id
+
+
+def _is_printable(text: str) -> bool:
+    """No control, separator but the space, or override of the reading direction."""
+    return text.isprintable() or _EMOJI.sub("", text).isprintable()
 
 
 def find(product: Product, user_id: str) -> Engine:
@@ -100,29 +110,29 @@ def provision(product: Product, user_id: str, *, by: Actor, engine_version: str 
     PortExhaustion, and with a row of the refusal ImageDenied, QuotaExceeded, CapacityExhausted.
     """
     user_id = check_user_id(user_id)
-    outcome = _provision(product, user_id, check_image(engine_version), by=by, auto=auto)
-    if isinstance(outcome, Exception):  # raised here, after the commit: inside, its row would be rolled back
-        raise outcome
-    return outcome
+    image = check_image(engine_version)
+    about = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
+    try:
+        return _provision(product, user_id, image, by=by, auto=auto)
+    except CapacityExhausted as full:  # its row is written here: with the transaction it would be rolled back
+        _record_no_room(full, Kind.PROVISION, about, by=by)
+        raise
+    except Denied as refusal:
+        action = Action.ADMIT_DENIED if auto else Action.PROVISION_DENIED
+        refusals.record(action, about, by=by, metadata=refusal.metadata())
+        raise
 
 
 @transaction.atomic
-def _provision(product: Product, user_id: str, asked: str, *, by: Actor, auto: bool) -> Operation | Denied | CapacityExhausted:
+def _provision(product: Product, user_id: str, asked: str, *, by: Actor, auto: bool) -> Operation:
     product = products.lock(product.pk)
     living = Engine.objects.filter(product=product, destroyed_at=None)
     existing = living.filter(user_id=user_id).first()
-    try:
-        image = rules.choose_image(product.policy, asked, settings.ENV.engine_image)
-        if existing is not None:
-            return _join_provision(existing, image)
-        rules.check_max_engines(product.policy, living.count())
-        hosts.check_room(_memory_mb(product), settings.ENV.engine_disk_mb)
-    except CapacityExhausted as full:
-        return _no_room(full, Kind.PROVISION, trail.Subject(product.pk, product.slug, user_id), by=by)
-    except Denied as refusal:
-        subject = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
-        trail.record(Action.ADMIT_DENIED if auto else Action.PROVISION_DENIED, subject, by=by, metadata=refusal.metadata())
-        return refusal
+    image = rules.choose_image(product.policy, asked, settings.ENV.engine_image)
+    if existing is not None:
+        return _join_provision(existing, image)
+    rules.check_max_engines(product.policy, living.count())
+    hosts.check_room(_memory_mb(product), settings.ENV.engine_disk_mb)
     operation_id = uuid4()
     engine = _insert(product, user_id, image, operation_id, by=by, auto=auto)
     return operations.open(engine, Kind.PROVISION, by=by, operation_id=operation_id)
@@ -159,14 +169,15 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
         "e_cipher": secrets.encrypt(key),
         "e_memory": _memory_mb(product),
         "e_disk": settings.ENV.engine_disk_mb,
+        "e_env": environments.newest_version(product.pk),
         "e_from": None,
     }
     trail.record_move(
         "INSERT INTO engines_engine AS e (id, product_id, host_id, user_id, status, seq, engine_version, port, incarnation,"
-        " incarnations, memory_mb, disk_mb, key_hash, key_ciphertext, pending_key_hash, pending_key_ciphertext,"
+        " incarnations, memory_mb, disk_mb, env_version, key_hash, key_ciphertext, pending_key_hash, pending_key_ciphertext,"
         " health_failures, restart_attempts)"
         " VALUES (%(e_id)s, %(e_product)s, %(e_host)s, %(e_user)s, 'provisioning', 1, %(e_image)s, %(e_port)s, 1, 1,"
-        " %(e_memory)s, %(e_disk)s,"
+        " %(e_memory)s, %(e_disk)s, %(e_env)s,"
         " %(e_hash)s, %(e_cipher)s, '', '', 0, 0)" + SUBJECT,
         params,
         Action.PROVISION_REQUESTED,
@@ -212,9 +223,8 @@ def rotate_key(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     check_can(engine, Kind.ROTATE_KEY)
     if (current := operations.find_open(engine)) is not None and current.kind == Kind.ROTATE_KEY:
         return current
-    operation = operations.open(
-        engine, Kind.ROTATE_KEY, by=by, incarnation=engine.incarnations + 1, params=_params("requested", reason)
-    )
+    params = {**_params("requested", reason), "env_version": environments.newest_version(engine.product_id)}
+    operation = operations.open(engine, Kind.ROTATE_KEY, by=by, incarnation=engine.incarnations + 1, params=params)
     key = secrets.make_key(secrets.ENGINE_PREFIX)
     Engine.objects.filter(pk=engine.pk).update(
         pending_key_hash=secrets.hash_key(key), pending_key_ciphertext=secrets.encrypt(key), incarnations=operation.incarnation
@@ -294,14 +304,15 @@ def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
 
 
 def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str, cause: str = "requested") -> Operation:
-    outcome = _open(engine, kind, by=by, params=_params(cause, reason))
-    if isinstance(outcome, CapacityExhausted):
-        raise outcome
-    return outcome
+    try:
+        return _open(engine, kind, by=by, params=_params(cause, reason))
+    except CapacityExhausted as full:
+        _record_no_room(full, kind, subject(engine), by=by)
+        raise
 
 
 @transaction.atomic
-def _open(engine: Engine, kind: Kind, *, by: Actor, params: Mapping[str, str]) -> Operation | CapacityExhausted:
+def _open(engine: Engine, kind: Kind, *, by: Actor, params: Mapping[str, str]) -> Operation:
     full = None
     if kind in (Kind.START, Kind.WAKE) or (kind == Kind.RESTART and engine.status == Status.FAILED):
         try:
@@ -311,14 +322,12 @@ def _open(engine: Engine, kind: Kind, *, by: Actor, params: Mapping[str, str]) -
     engine = lock(engine.pk)
     check_can(engine, kind)
     if full is not None and operations.find_open(engine) is None:
-        return _no_room(full, kind, subject(engine), by=by)
+        raise full
     return operations.open(engine, kind, by=by, params=params)
 
 
-def _no_room(full: CapacityExhausted, kind: Kind, about: trail.Subject, *, by: Actor) -> CapacityExhausted:
-    """Write the refusal's row, and hand the refusal back to be raised after the commit."""
-    trail.record(Action.CAPACITY_EXHAUSTED, about, by=by, metadata={"verb": str(kind), **full.metadata()})
-    return full
+def _record_no_room(full: CapacityExhausted, kind: Kind, about: trail.Subject, *, by: Actor) -> None:
+    refusals.record(Action.CAPACITY_EXHAUSTED, about, by=by, metadata={"verb": str(kind), **full.metadata()})
 
 
 def _memory_mb(product: Product) -> int:
@@ -386,6 +395,7 @@ def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: 
 # -- moves -------------------------------------------------------------------------------------------------------------
 
 _COLUMNS = frozenset(CLEARED.keys() | NO_PENDING.keys()) | {
+    "image_digest",
     "next_probe_at",
     "provisioned_at",
     "destroyed_at",
@@ -393,6 +403,7 @@ _COLUMNS = frozenset(CLEARED.keys() | NO_PENDING.keys()) | {
     "key_hash",
     "key_ciphertext",
     "incarnation",
+    "env_version",
 }
 
 

@@ -84,6 +84,9 @@ class Engine(models.Model):
     disk_mb = models.IntegerField(db_default=0, help_text="The same, of its volume.")
     incarnation = models.IntegerField(default=1, help_text="Which of the instances made for this engine is the valid one.")
     incarnations = models.IntegerField(default=1, help_text="Incarnation numbers given out so far.")
+    env_version = models.IntegerField(
+        db_default=0, help_text="Version of the product's environment that the valid incarnation was made with; 0: none."
+    )
 
     key_hash = models.TextField(help_text="SHA-256 hex; empty once destroyed.")
     key_ciphertext = models.TextField(help_text="Fernet token; empty once destroyed.")

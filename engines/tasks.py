@@ -1,10 +1,11 @@
-"""Celery's way in: ids, one call, safe to run twice. Only the periodic ones expire."""
+"""Celery's way in: ids, one call, safe to run twice. Only the periodic ones expire, and what a caller waits for."""
 
 from uuid import UUID
 
 from celery import shared_task
 
-from engines import health, operations, reconcile, worker
+from engines import environments, health, logs, operations, reconcile, worker
+from policy import idempotency
 
 
 @shared_task(ignore_result=True)
@@ -28,6 +29,16 @@ def restart_due() -> None:
 
 
 @shared_task(ignore_result=True)
+def forget_idempotency_keys() -> None:
+    idempotency.purge()
+
+
+@shared_task(ignore_result=True)
+def read_logs(engine_id: str, tail: int, token: str) -> None:
+    logs.hand_over(UUID(engine_id), tail, token)
+
+
+@shared_task(ignore_result=True)
 def check_host() -> None:
     reconcile.host_is_settled()
 
@@ -35,3 +46,8 @@ def check_host() -> None:
 @shared_task(ignore_result=True)
 def sweep() -> None:
     reconcile.sweep()
+
+
+@shared_task(ignore_result=True)
+def prune_environments() -> None:
+    environments.prune()

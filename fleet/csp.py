@@ -1,4 +1,4 @@
-"""What a browser may do with our answers: nothing at all, but for the admin's pages."""
+"""What a browser may do with our answers: nothing at all, but for the admin's pages and the API's documentation."""
 
 from typing import cast
 
@@ -16,6 +16,18 @@ ADMIN = {
     "img-src": ["'self'", "data:"],
     "connect-src": ["'self'"],
     "form-action": ["'self'"],
+    "frame-ancestors": ["'none'"],
+    "base-uri": ["'none'"],
+}
+
+# Swagger UI: its own script and style sheet, pictures inside the latter, and our document.
+DOCS = {
+    "default-src": ["'none'"],
+    "script-src": ["'self'"],
+    "style-src": ["'self'"],
+    "img-src": ["'self'", "data:"],
+    "connect-src": ["'self'"],
+    "form-action": ["'none'"],
     "frame-ancestors": ["'none'"],
     "base-uri": ["'none'"],
 }

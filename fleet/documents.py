@@ -1,4 +1,4 @@
-"""Parts of the documentation that are written from code, between marks, and whether they still say what the code says.
+"""Documentation that is written from code, whole or in part, and whether it still says what the code says.
 
 A block begins with `<!-- generated: NAME -->` and ends with `<!-- /generated -->`; what is around it is prose, and kept.
 """
@@ -15,6 +15,7 @@ from django.conf import settings
 from audit.actions import CATALOGUE, CLAMPED, Action, Retention
 from engines.models import Status
 from engines.transitions import TRANSITIONS
+from fleet import openapi
 
 Move = tuple[Status | None, Status, Action]
 
@@ -133,13 +134,17 @@ BLOCKS: Mapping[str, tuple[str, str, Callable[[], str]]] = {
 """File → the block that it holds: its name, the title of a file that does not exist yet, and what writes the block."""
 
 
+FILES: Mapping[str, Callable[[], str]] = {"docs/openapi.json": openapi.text}
+"""File → what writes it whole."""
+
+
 def stale(root: Path) -> list[str]:
-    """Files, relative to `root`, whose block is missing or not what the code says."""
-    return [name for name in BLOCKS if _read(root / name) != _fresh(root, name)]
+    """Files, relative to `root`, that are missing or not what the code says."""
+    return [name for name in (*BLOCKS, *FILES) if _read(root / name) != _fresh(root, name)]
 
 
 def write(root: Path) -> list[str]:
-    """Bring every block up to date; returns the files that changed. A file or a block that does not exist is made."""
+    """Bring every file and block up to date; returns the files that changed. A file or a block that does not exist is made."""
     changed = stale(root)
     for name in changed:
         path = root / name
@@ -155,6 +160,8 @@ def _read(path: Path) -> str:
 
 def _fresh(root: Path, name: str) -> str:
     """The file's text with its block as the code has it now."""
+    if name in FILES:
+        return FILES[name]()
     block, title, render = BLOCKS[name]
     begin, end = f"<!-- generated: {block} -->", "<!-- /generated -->"
     made = f"{begin}\n\n{render()}\n\n{end}"

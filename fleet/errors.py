@@ -20,20 +20,27 @@ from engines import errors as engines
 from engines.backends.base import BackendError
 from engines.models import Kind
 from policy import errors as policy
-from policy.auth import InvalidAdminKey, InvalidPlatformKey
+from policy.auth import InsufficientScope, InvalidAdminKey, InvalidPlatformKey
 
 log = structlog.get_logger(__name__)
 
 TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (policy.InvalidPolicy, 400, "INVALID_REQUEST"),
     (policy.InvalidProduct, 400, "INVALID_REQUEST"),
+    (policy.InvalidAdminKeyName, 400, "INVALID_REQUEST"),
+    (policy.InvalidEngineEnv, 400, "INVALID_REQUEST"),
     (engines.InvalidUserId, 400, "INVALID_REQUEST"),
     (engines.ImageUnknown, 400, "INVALID_REQUEST"),
     (InvalidPlatformKey, 401, "INVALID_PLATFORM_KEY"),
     (InvalidAdminKey, 401, "INVALID_ADMIN_KEY"),
+    (InsufficientScope, 403, "INSUFFICIENT_SCOPE"),
+    (policy.InvalidIdempotencyKey, 400, "INVALID_REQUEST"),
+    (policy.IdempotencyMismatch, 422, "IDEMPOTENCY_MISMATCH"),
     (policy.ProductNotFound, 404, "PRODUCT_NOT_FOUND"),
     (policy.PlatformKeyNotFound, 404, "NOT_FOUND"),
+    (policy.AdminKeyNotFound, 404, "NOT_FOUND"),
     (policy.ProductSlugExists, 409, "PRODUCT_SLUG_EXISTS"),
+    (policy.AdminKeyExists, 409, "ADMIN_KEY_EXISTS"),
     (policy.QuotaExceeded, 429, "QUOTA_EXCEEDED"),
     (policy.ImageDenied, 403, "POLICY_DENIED"),
     (policy.RateLimited, 429, "RATE_LIMITED"),
@@ -45,6 +52,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (engines.OperationInProgress, 409, "OPERATION_IN_PROGRESS"),
     (engines.PortExhaustion, 503, "PORT_EXHAUSTION"),
     (engines.CapacityExhausted, 503, "CAPACITY_EXHAUSTED"),
+    (engines.LogsUnavailable, 503, "UNAVAILABLE"),
     (engines.Unfinished, 503, "UNAVAILABLE"),
     (engines.Unsuccessful, 502, "BACKEND_ERROR"),
     (BackendError, 502, "BACKEND_ERROR"),
@@ -65,7 +73,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (BadRequest, 400, "INVALID_REQUEST"),
 )
 
-_OUR_OWN_WORDS = {  # where the exception's text is not a sentence for a caller
+OUR_OWN_WORDS = {  # where the exception's text is not a sentence for a caller
     "UNAVAILABLE": "The service is not available just now; try again in a few seconds.",
     "INTERNAL_ERROR": "Something went wrong on our side; quote the request id when you report it.",
 }
@@ -76,7 +84,7 @@ def handle(error: Exception, context: Mapping[str, Any]) -> Response:
     status, code = classify(error)
     if status >= 500 and not isinstance(error, (engines.EngineError, BackendError)):
         log.error("request_failed", code=code, exc_info=error if code == "INTERNAL_ERROR" else None, error=type(error).__name__)
-    response = Response(envelope(code, _message(error, code), _details(error)), status=status, headers=_headers(error))
+    response = Response(body(error), status=status, headers=_headers(error))
     response.exception = True
     return response
 
@@ -96,14 +104,20 @@ def classify(error: Exception) -> tuple[int, str]:
     return 500, "INTERNAL_ERROR"
 
 
+def body(error: Exception) -> dict[str, Any]:
+    """What an error is answered with."""
+    _, code = classify(error)
+    return envelope(code, _message(error, code), _details(error))
+
+
 def envelope(code: str, message: str, details: Any = None) -> dict[str, Any]:
     """The body of an error."""
-    body: dict[str, Any] = {"code": code, "message": message}
+    error: dict[str, Any] = {"code": code, "message": message}
     if details:
-        body["details"] = details
+        error["details"] = details
     if request_id := structlog.contextvars.get_contextvars().get("request_id"):
-        body["request_id"] = request_id
-    return {"error": body}
+        error["request_id"] = request_id
+    return {"error": error}
 
 
 def _message(error: Exception, code: str) -> str:
@@ -113,7 +127,7 @@ def _message(error: Exception, code: str) -> str:
         return "The request is not valid; details name each field and what it must be."
     if isinstance(error, drf.APIException):
         return str(error.detail)
-    return _OUR_OWN_WORDS.get(code, "No such thing here." if code == "NOT_FOUND" else "The request was refused.")
+    return OUR_OWN_WORDS.get(code, "No such thing here." if code == "NOT_FOUND" else "The request was refused.")
 
 
 def _details(error: Exception) -> Any:
@@ -130,7 +144,7 @@ def _details(error: Exception) -> Any:
 
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, policy.RateLimited):
-        return {"Retry-After": str(error.retry_after_s)}
+        return {"Retry-After": str(error.retry_after_s), **(error.window.headers() if error.window else {})}
     if isinstance(error, drf.MethodNotAllowed):
         return {}
     header = getattr(error, "auth_header", None)
@@ -163,4 +177,4 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     if request.path.startswith("/admin/"):
         return defaults.server_error(request)
-    return _outside(500, "INTERNAL_ERROR", _OUR_OWN_WORDS["INTERNAL_ERROR"])
+    return _outside(500, "INTERNAL_ERROR", OUR_OWN_WORDS["INTERNAL_ERROR"])

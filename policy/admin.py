@@ -1,10 +1,11 @@
-"""Products in the admin: register, edit the policy, issue and revoke keys. A plaintext key is in one response, nowhere else."""
+"""Products and admin keys in the admin. A plaintext key is in one response, nowhere else."""
 
 from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
+from django.forms import Form
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
@@ -12,13 +13,23 @@ from django.urls import URLPattern, path, reverse
 from audit import actors, wording
 from audit.readonly import ReadOnlyAdmin
 from audit.search import parse_uuid
-from policy import products
-from policy.errors import InvalidProduct, PlatformKeyNotFound, ProductSlugExists
-from policy.forms import PolicyForm, Registration
-from policy.models import PlatformKey, Product
+from policy import admin_keys, environments, products
+from policy.errors import (
+    AdminKeyExists,
+    AdminKeyNotFound,
+    InvalidAdminKeyName,
+    InvalidProduct,
+    PlatformKeyNotFound,
+    ProductSlugExists,
+)
+from policy.forms import EnvForm, NewAdminKey, NewKey, PolicyForm, Registration, Rotation
+from policy.models import AdminKey, PlatformKey, Product
 from policy.rules import RULES
 
 OPERATE = "policy.operate_product"
+OPERATE_ADMIN_KEYS = "policy.operate_adminkey"
+ONCE = "Copy it now: it is shown on this page only, and not again."
+WARNING = "Whoever still uses this key is refused from the next request on. It cannot be taken back."
 
 
 @admin.register(Product)
@@ -34,6 +45,8 @@ class ProductAdmin(ReadOnlyAdmin):
             ("register/", self.register, "register"),
             ("<uuid:product_id>/policy/", self.update_policy, "policy"),
             ("<uuid:product_id>/issue_key/", self.issue_key, "issue_key"),
+            ("<uuid:product_id>/rotate_keys/", self.rotate_keys, "rotate_keys"),
+            ("<uuid:product_id>/replace_env/", self.replace_env, "replace_env"),
             ("<uuid:product_id>/revoke_key/<uuid:key_id>/", self.revoke_key, "revoke_key"),
         )
         paths = [path(route, self.admin_site.admin_view(view), name=f"policy_product_{name}") for route, view, name in own]
@@ -58,6 +71,7 @@ class ProductAdmin(ReadOnlyAdmin):
             "rules": [(name, wording.value(found.policy.get(name, "-")), rule.meaning) for name, rule in RULES.items()],
             "created": wording.moment(found.created_at),
             "keys": [_row(key) for key in found.keys.all()],
+            "env": environments.find(found.pk),
         }
 
     # -- what staff do -------------------------------------------------------------------------------------------------
@@ -97,22 +111,44 @@ class ProductAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(_page(product))
 
     def issue_key(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
-        """One more platform key, shown this once."""
+        """A form; then one more platform key, shown this once."""
         product = self._operated(request, product_id)
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        _, plaintext = products.issue_key(product, by=_who(request))
+        form = NewKey(request.POST if request.method == "POST" else None)
+        if not form.is_valid():
+            return self._show_form(request, product, form, f"Issue a platform key of {product.slug}", "Issue")
+        scopes, expires_in_s = form.cleaned_data["scopes"], form.expires_in_s()
+        _, plaintext = products.issue_key(product, by=_who(request), scopes=scopes, expires_in_s=expires_in_s)
         return self._show_key(request, product, f"A new platform key of {product.slug}:", plaintext)
+
+    def rotate_keys(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
+        """A form; then a platform key in place of those that live, shown this once."""
+        product = self._operated(request, product_id)
+        form = Rotation(request.POST if request.method == "POST" else None)
+        if not form.is_valid():
+            return self._show_form(request, product, form, f"Rotate the platform keys of {product.slug}", "Rotate")
+        overlap_s, expires_in_s = form.overlap_s(), form.expires_in_s()
+        _, plaintext, replaced = products.rotate_key(product.pk, by=_who(request), overlap_s=overlap_s, expires_in_s=expires_in_s)
+        words = f"A new platform key of {product.slug}, in place of {', '.join(map(str, replaced)) or 'none'}:"
+        return self._show_key(request, product, words, plaintext)
+
+    def replace_env(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
+        """A form; then the variables that new instances of the product's engines get."""
+        product = self._operated(request, product_id)
+        form = EnvForm(request.POST if request.method == "POST" else None)
+        if not form.is_valid():
+            return self._show_form(request, product, form, f"Replace the engine environment of {product.slug}", "Replace")
+        newest = environments.replace(product.pk, form.cleaned_data["env"], by=_who(request))
+        messages.success(request, f"The engine environment is version {newest.version if newest else 0}.")
+        return HttpResponseRedirect(_page(product))
 
     def revoke_key(self, request: HttpRequest, product_id: UUID, key_id: UUID) -> HttpResponse:
         """Ask, then end a platform key."""
         product = self._operated(request, product_id)
         key = get_object_or_404(PlatformKey, pk=key_id, product=product)
         if request.method != "POST":
-            warning = "Whoever still uses this key is refused from the next request on. It cannot be taken back."
             title = f"Revoke key {key}"
             return self.render(
-                request, "admin/confirm.html", product, title=title, warning=warning, label="Revoke", back=_page(product)
+                request, "admin/confirm.html", product, title=title, warning=WARNING, label="Revoke", back=_page(product)
             )
         try:
             products.revoke_key(key.pk, by=_who(request))
@@ -121,9 +157,11 @@ class ProductAdmin(ReadOnlyAdmin):
             messages.error(request, str(refusal))
         return HttpResponseRedirect(_page(product))
 
+    def _show_form(self, request: HttpRequest, product: Product, form: Form, title: str, label: str) -> HttpResponse:
+        return self.render(request, "admin/form.html", product, title=title, form=form, label=label, back=_page(product))
+
     def _show_key(self, request: HttpRequest, product: Product, words: str, key: str) -> HttpResponse:
-        note = "Copy it now: it is shown on this page only, and not again."
-        return self.render_once(request, product, title=words, key=key, note=note, back=_page(product))
+        return self.render_once(request, product, title=words, key=key, note=ONCE, back=_page(product))
 
     def _operated(self, request: HttpRequest, product_id: UUID) -> Product:
         """The product, for who may operate it. Raises PermissionDenied, Http404."""
@@ -144,6 +182,71 @@ class ProductAdmin(ReadOnlyAdmin):
         return wording.moment(product.created_at)
 
 
+@admin.register(AdminKey)
+class AdminKeyAdmin(ReadOnlyAdmin):
+    page_template = "admin/policy/adminkey/page.html"
+    list_display = ("name", "prefix", "created", "used", "expires", "revoked")
+
+    def get_urls(self) -> list[URLPattern]:
+        own = (("issue/", self.issue, "issue"), ("<uuid:key_id>/revoke/", self.revoke, "revoke"))
+        paths = [path(route, self.admin_site.admin_view(view), name=f"policy_adminkey_{name}") for route, view, name in own]
+        return [*paths, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        may = request.user.has_perm(OPERATE_ADMIN_KEYS)
+        response: HttpResponse = super().changelist_view(request, {**(extra_context or {}), "may_operate": may})
+        return response
+
+    def get_page(self, request: HttpRequest, found: AdminKey) -> dict[str, Any]:
+        return {"may_operate": request.user.has_perm(OPERATE_ADMIN_KEYS), "row": _row(found)}
+
+    def issue(self, request: HttpRequest) -> HttpResponse:
+        """A form; when it is right, a new admin key, shown this once."""
+        self.check_permission(request, request.user.has_perm(OPERATE_ADMIN_KEYS))
+        form, back = NewAdminKey(request.POST if request.method == "POST" else None), reverse("admin:policy_adminkey_changelist")
+        if form.is_valid():
+            try:
+                key, plaintext = admin_keys.issue(form.cleaned_data["name"], by=_who(request), expires_in_s=form.expires_in_s())
+            except (AdminKeyExists, InvalidAdminKeyName) as error:
+                form.add_error("name", str(error).removeprefix("name: "))
+            else:
+                return self.render_once(request, key, title=f"Admin key {key.name}:", key=plaintext, note=ONCE, back=back)
+        return self.render(request, "admin/form.html", title="Issue admin key", form=form, label="Issue", back=back)
+
+    def revoke(self, request: HttpRequest, key_id: UUID) -> HttpResponse:
+        """Ask, then end an admin key."""
+        self.check_permission(request, request.user.has_perm(OPERATE_ADMIN_KEYS))
+        key = get_object_or_404(AdminKey, pk=key_id)
+        back = reverse("admin:policy_adminkey_change", args=[key.pk])
+        if request.method != "POST":
+            title = f"Revoke admin key {key.name}"
+            return self.render(request, "admin/confirm.html", key, title=title, warning=WARNING, label="Revoke", back=back)
+        try:
+            admin_keys.revoke(key.pk, by=_who(request))
+            messages.success(request, f"The admin key {key.name} is revoked.")
+        except AdminKeyNotFound as refusal:
+            messages.error(request, str(refusal))
+        return HttpResponseRedirect(back)
+
+    # -- columns -------------------------------------------------------------------------------------------------------
+
+    @admin.display(description="Issued (UTC)")
+    def created(self, key: AdminKey) -> str:
+        return wording.moment(key.created_at)
+
+    @admin.display(description="Last used")
+    def used(self, key: AdminKey) -> str:
+        return wording.moment(key.last_used_at)
+
+    @admin.display(description="Expires")
+    def expires(self, key: AdminKey) -> str:
+        return wording.moment(key.expires_at)
+
+    @admin.display(description="Revoked")
+    def revoked(self, key: AdminKey) -> str:
+        return wording.moment(key.revoked_at)
+
+
 def _page(product: Product) -> str:
     return reverse("admin:policy_product_change", args=[product.pk])
 
@@ -152,11 +255,12 @@ def _who(request: HttpRequest) -> actors.Actor:
     return actors.staff(request.user.get_username())
 
 
-def _row(key: PlatformKey) -> dict[str, Any]:
-    """A key as the page lists it: never its hash."""
+def _row(key: PlatformKey | AdminKey) -> dict[str, Any]:
+    """A key as the pages show it: never its hash."""
     return {
         "it": key,
         "created": wording.moment(key.created_at),
         "used": wording.moment(key.last_used_at),
+        "expires": wording.moment(key.expires_at),
         "revoked": wording.moment(key.revoked_at),
     }

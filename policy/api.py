@@ -1,16 +1,24 @@
-"""Products over REST, with the admin key."""
+"""Products and admin keys over REST, with an admin key."""
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, cast
 from uuid import UUID
 
 from rest_framework import serializers
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from audit import actors
-from policy import products
+from audit.times import iso
+from policy import admin_keys, environments, idempotency, keys, products
 from policy.auth import AdminKeyAuthentication, IsAdmin
-from policy.requests import Body, Text, read
+from policy.errors import AdminKeyNotFound, PlatformKeyNotFound
+from policy.idempotency import Kept
+from policy.models import AdminKey, EngineEnv, PlatformKey, Scope
+from policy.requests import Body, Text, Whole, read
 
 
 class Registration(Body):
@@ -23,9 +31,95 @@ class PolicyUpdate(Body):
     policy = serializers.JSONField()
 
 
-@api_view(["POST"])
-@authentication_classes([AdminKeyAuthentication])
-@permission_classes([IsAdmin])
+class NewKey(Body):
+    scopes = serializers.ListField(
+        child=serializers.ChoiceField(choices=Scope.choices), min_length=1, max_length=len(Scope), required=False
+    )
+    expires_in_s = Whole(min_value=1, max_value=keys.MAX_S, required=False)
+
+
+class Rotation(NewKey):
+    key_id = serializers.UUIDField(required=False)
+    overlap_s = Whole(min_value=0, max_value=keys.MAX_S, required=False)
+
+
+class NewAdminKey(Body):
+    name = Text()
+    expires_in_s = Whole(min_value=1, max_value=keys.MAX_S, required=False)
+
+
+class EnvUpdate(Body):
+    env = serializers.JSONField()
+
+
+class Nothing(Body):
+    pass
+
+
+def operator_view(*methods: str) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+    """An endpoint for whoever holds an admin key; what changes something is done once per `Idempotency-Key`."""
+
+    def make(view: Callable[..., Response]) -> Callable[..., Response]:
+        @wraps(view)
+        def answer(request: Request, **ids: UUID) -> Response:
+            return view(request, **ids) if request.method in SAFE_METHODS else _once(request, lambda: view(request, **ids))
+
+        return api_view(list(methods))(authentication_classes([AdminKeyAuthentication])(permission_classes([IsAdmin])(answer)))
+
+    return make
+
+
+def _once(request: Request, effect: Callable[[], Response]) -> Response:
+    """The effect's answer, or the same again: kept encrypted, since a key may be in it."""
+    key = cast(AdminKey | None, request.user)
+    return idempotency.once(
+        request,
+        str(key.pk) if key else actors.ADMIN,
+        effect,
+        keep=lambda response: Kept(answer=response.data),
+        replay=_replay,
+        refusals=(),
+    )
+
+
+def _replay(kept: Kept) -> Response:
+    """Raises PlatformKeyNotFound, AdminKeyNotFound rather than give out a key that is dead by now."""
+    answer = kept.answer or {}
+    if "platform_api_key" in answer and products.authenticate(answer["platform_api_key"]) is None:
+        raise PlatformKeyNotFound("The platform key in this answer has been revoked or has expired since; issue another one.")
+    if "admin_api_key" in answer and admin_keys.authenticate(answer["admin_api_key"]) is None:
+        raise AdminKeyNotFound("The admin key in this answer has been revoked or has expired since; issue another one.")
+    return Response(answer)
+
+
+# -- rendering ---------------------------------------------------------------------------------------------------------
+
+
+def render_key(key: PlatformKey) -> dict[str, Any]:
+    """A platform key as lists show it: nothing in it opens anything."""
+    return {"key_id": str(key.pk), "prefix": key.prefix, "scopes": key.scopes, **_times(key)}
+
+
+def render_admin_key(key: AdminKey) -> dict[str, Any]:
+    """An admin key as lists show it."""
+    return {"key_id": str(key.pk), "name": key.name, "prefix": key.prefix, **_times(key)}
+
+
+def render_env(newest: EngineEnv | None) -> dict[str, Any]:
+    """An engine environment without its values; version 0 before the first."""
+    if newest is None:
+        return {"version": 0, "names": [], "updated_at": None}
+    return {"version": newest.version, "names": newest.names, "updated_at": iso(newest.created_at)}
+
+
+def _times(key: PlatformKey | AdminKey) -> dict[str, Any]:
+    return {name: iso(getattr(key, name)) for name in ("created_at", "expires_at", "last_used_at", "revoked_at")}
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
+
+
+@operator_view("POST")
 def register(request: Request) -> Response:
     """POST /products/register: a new product, with its first platform key in plaintext, this once."""
     body = read(request, Registration)
@@ -33,10 +127,64 @@ def register(request: Request) -> Response:
     return Response({"product_id": str(product.pk), "slug": product.slug, "platform_api_key": key})
 
 
-@api_view(["PUT"])
-@authentication_classes([AdminKeyAuthentication])
-@permission_classes([IsAdmin])
+@operator_view("PUT")
 def policy(request: Request, product_id: UUID) -> Response:
     """PUT /products/{product_id}/policy: replaces the policy whole."""
     product = products.update_policy(product_id, read(request, PolicyUpdate)["policy"], by=actors.ADMIN)
     return Response({"policy": product.policy})
+
+
+@operator_view("GET", "PUT")
+def engine_env(request: Request, product_id: UUID) -> Response:
+    """GET and PUT /products/{product_id}/engine-env: names of the variables of its engines; all of them, replaced."""
+    if request.method == "GET":
+        return Response(render_env(environments.find(products.get(product_id).pk)))
+    return Response(render_env(environments.replace(product_id, read(request, EnvUpdate)["env"], by=actors.ADMIN)))
+
+
+# -- platform keys -----------------------------------------------------------------------------------------------------
+
+
+@operator_view("GET", "POST")
+def platform_keys(request: Request, product_id: UUID) -> Response:
+    """GET and POST /products/{product_id}/platform-keys: its keys, newest first; one more, in plaintext this once."""
+    product = products.get(product_id)
+    if request.method == "GET":
+        return Response({"platform_keys": [render_key(key) for key in product.keys.all()]})
+    key, plaintext = products.issue_key(product, by=actors.ADMIN, **read(request, NewKey))
+    return Response({**render_key(key), "platform_api_key": plaintext})
+
+
+@operator_view("POST")
+def rotate_platform_key(request: Request, product_id: UUID) -> Response:
+    """POST /products/{product_id}/rotate-platform-key: a new key, in plaintext this once, in place of those that live."""
+    key, plaintext, replaced = products.rotate_key(product_id, by=actors.ADMIN, **read(request, Rotation))
+    gone = [{"key_id": str(old.pk), "prefix": old.prefix, "expires_at": iso(old.expires_at)} for old in replaced]
+    return Response({**render_key(key), "platform_api_key": plaintext, "replaced": gone})
+
+
+@operator_view("DELETE")
+def platform_key(request: Request, product_id: UUID, key_id: UUID) -> Response:
+    """DELETE /products/{product_id}/platform-keys/{key_id}: it is refused from the next request on."""
+    read(request, Nothing)
+    return Response(render_key(products.revoke_key(products.find_key(product_id, key_id).pk, by=actors.ADMIN)))
+
+
+# -- admin keys --------------------------------------------------------------------------------------------------------
+
+
+@operator_view("GET", "POST")
+def all_admin_keys(request: Request) -> Response:
+    """GET and POST /admin-keys: the named admin keys, newest first; one more, in plaintext this once."""
+    if request.method == "GET":
+        return Response({"admin_keys": [render_admin_key(key) for key in AdminKey.objects.all()]})
+    body = read(request, NewAdminKey)
+    key, plaintext = admin_keys.issue(body.pop("name"), by=actors.ADMIN, **body)
+    return Response({**render_admin_key(key), "admin_api_key": plaintext})
+
+
+@operator_view("DELETE")
+def admin_key(request: Request, key_id: UUID) -> Response:
+    """DELETE /admin-keys/{key_id}: it is refused from the next request on."""
+    read(request, Nothing)
+    return Response(render_admin_key(admin_keys.revoke(key_id, by=actors.ADMIN)))

@@ -1,15 +1,19 @@
-"""Who is calling: a product by its platform key, or the operator by the admin key."""
+"""Who is calling: a product by its platform key, or the operator by an admin key; and what the key may be used for.
 
-from typing import TYPE_CHECKING
+A platform key needs the scope `read` for what only reads and `lifecycle` for all else, unless the endpoint names another
+permission of this module.
+"""
+
+from typing import TYPE_CHECKING, cast
 
 from django.conf import settings
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import AuthenticationFailed
-from rest_framework.permissions import BasePermission
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from policy import products, secrets
-from policy.models import Product
+from policy import admin_keys, products, rows, secrets
+from policy.models import AdminKey, PlatformKey, Product, Scope
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView  # at run time it imports this module, which settings name
@@ -17,49 +21,92 @@ if TYPE_CHECKING:
 
 class InvalidPlatformKey(AuthenticationFailed):
     default_code = "INVALID_PLATFORM_KEY"
-    default_detail = "X-Platform-Key is missing, unknown or revoked. Send a living key of the product."
+    default_detail = "X-Platform-Key is missing, unknown, expired or revoked. Send a living key of the product."
 
 
 class InvalidAdminKey(AuthenticationFailed):
     default_code = "INVALID_ADMIN_KEY"
-    default_detail = "X-Admin-Key is missing or wrong."
+    default_detail = "X-Admin-Key is missing, wrong, expired or revoked."
+
+
+class InsufficientScope(PermissionDenied):
+    """The platform key lives, but was not issued for this."""
+
+    default_code = "INSUFFICIENT_SCOPE"
+
+    def __init__(self, needed: frozenset[Scope]) -> None:
+        either = " or ".join(scope.value for scope in Scope if scope in needed)
+        super().__init__(f"This platform key does not have the scope {either}. Use a key of the product that has it.")
 
 
 class PlatformKeyAuthentication(BaseAuthentication):
-    """`request.auth` is the Product whose key came in `X-Platform-Key`."""
+    """`request.auth` is the Product whose key came in `X-Platform-Key`, `request.user` the PlatformKey."""
 
-    def authenticate(self, request: Request) -> tuple[None, Product]:
-        product = products.authenticate(request.headers.get("X-Platform-Key", ""))
-        if product is None:
+    def authenticate(self, request: Request) -> tuple[PlatformKey, Product]:
+        key = products.authenticate(request.headers.get("X-Platform-Key", ""))
+        if key is None:
             raise InvalidPlatformKey
-        return None, product
+        return key, key.product
 
     def authenticate_header(self, request: Request) -> str:
         return "X-Platform-Key"
 
 
 class AdminKeyAuthentication(BaseAuthentication):
-    """`request.auth` is "admin" when the admin key came in `X-Admin-Key`."""
+    """`request.auth` is "admin" when ORCH_ADMIN_KEY or a living AdminKey came in `X-Admin-Key`; `request.user` is the latter."""
 
-    def authenticate(self, request: Request) -> tuple[None, str]:
+    def authenticate(self, request: Request) -> tuple[AdminKey | None, str]:
         given = request.headers.get("X-Admin-Key", "")
-        if not given or not secrets.matches(given, settings.ENV.admin_key):
+        if not given:
             raise InvalidAdminKey
-        return None, "admin"
+        key = None
+        if not secrets.matches(given, settings.ENV.admin_key):  # that one needs no database
+            key = admin_keys.authenticate(given)
+            if key is None:
+                raise InvalidAdminKey
+        rows.sign(None if key is None else key.name)
+        return key, "admin"
 
     def authenticate_header(self, request: Request) -> str:
         return "X-Admin-Key"
 
 
 class IsProduct(BasePermission):
-    """The caller is a product; its authentication has failed otherwise."""
+    """The caller is a product (its authentication has failed otherwise) with a key that has one of the scopes it takes."""
+
+    to_read: frozenset[Scope] = frozenset({Scope.READ})
+    to_write: frozenset[Scope] = frozenset({Scope.LIFECYCLE})
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        return isinstance(request.auth, Product)
+        """Raises InsufficientScope."""
+        if not isinstance(request.auth, Product):
+            return False
+        needed = self.to_read if request.method in SAFE_METHODS else self.to_write
+        if needed.isdisjoint(cast(PlatformKey, request.user).scopes):
+            raise InsufficientScope(needed)
+        return True
+
+
+class MayAdmit(IsProduct):
+    """For `admit`, with whatever its flags lead to."""
+
+    to_write = frozenset({Scope.ADMIT})
+
+
+class MayHoldEngineKey(IsProduct):
+    """For an engine whose key is in the answer: reading that is more than `read`."""
+
+    to_read = frozenset({Scope.ADMIT, Scope.LIFECYCLE})
+
+
+class HasAnyScope(IsProduct):
+    """For what became of a request, whichever scope that needed."""
+
+    to_read = frozenset(Scope)
 
 
 class IsAdmin(BasePermission):
-    """The caller holds the admin key."""
+    """The caller holds an admin key."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         return request.auth == "admin"

@@ -1,6 +1,10 @@
 """Refusals of this floor. `fleet.errors` maps each to a status and a code; the message is a sentence for the caller."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from policy.limits import Window  # at run time it imports this module
 
 
 class PolicyError(Exception):
@@ -25,6 +29,34 @@ class ProductNotFound(PolicyError):
 
 class PlatformKeyNotFound(PolicyError):
     """The product has no such key, or it is revoked already."""
+
+
+class InvalidAdminKeyName(PolicyError):
+    """A name that an admin key cannot have."""
+
+
+class AdminKeyExists(PolicyError):
+    """Another admin key that is not revoked has the name."""
+
+
+class AdminKeyNotFound(PolicyError):
+    """There is no such admin key, or it is revoked already."""
+
+
+class InvalidEngineEnv(PolicyError):
+    """Variables that engines cannot get; the message names the one, and never its value."""
+
+
+class EngineEnvUnreadable(PolicyError):
+    """A version of a product's engine environment that is gone, or that no master key opens."""
+
+
+class InvalidIdempotencyKey(PolicyError):
+    """An `Idempotency-Key` that cannot be."""
+
+
+class IdempotencyMismatch(PolicyError):
+    """An `Idempotency-Key` that was used for another request."""
 
 
 @dataclass
@@ -61,6 +93,7 @@ class RateLimited(Denied):
     """The product used up its admits of this minute."""
 
     retry_after_s: int = 1
+    window: "Window | None" = None
 
     def __str__(self) -> str:
         return f"Rate limit exceeded. Retry in {self.retry_after_s} seconds."

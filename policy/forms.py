@@ -1,12 +1,20 @@
-"""Forms of a product: a field per rule of the policy."""
+"""Forms of a product (a field per rule of the policy, its keys, its engines' environment) and of admin keys."""
 
 from typing import Any
 
 from django import forms
 from django.core.validators import RegexValidator
-from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+)
 
-from policy.models import SLUG_PATTERN
+from policy import admin_keys, environments, products
+from policy.errors import InvalidEngineEnv
+from policy.keys import MAX_S
+from policy.models import SLUG_PATTERN, Scope
 from policy.rules import RULES, Rule, is_image, is_image_list
 
 
@@ -71,3 +79,89 @@ class Registration(PolicyForm):
         help_text="Names the product in the audit log, for good.",
     )
     display_name = forms.CharField(max_length=255, widget=UnfoldAdminTextInputWidget, help_text="For people.")
+
+
+DAY_S, HOUR_S = 24 * 3600, 3600
+
+
+class _Expiry(forms.Form):
+    """When a new key ends."""
+
+    expires_in_days = forms.IntegerField(
+        min_value=1,
+        max_value=MAX_S // DAY_S,
+        required=False,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text="Leave empty for a key that lives until it is revoked.",
+    )
+
+    def expires_in_s(self) -> int | None:
+        """Seconds, or None for no end; only of a valid form."""
+        days = self.cleaned_data["expires_in_days"]
+        return None if days is None else days * DAY_S
+
+
+class NewKey(_Expiry):
+    """One more platform key."""
+
+    scopes = forms.MultipleChoiceField(
+        choices=Scope.choices,
+        initial=Scope.values,
+        widget=UnfoldAdminCheckboxSelectMultipleWidget,
+        help_text="Admit users; provision, start, stop, destroy and rotate engines' keys; read the rest.",
+    )
+
+
+class Rotation(_Expiry):
+    """A platform key in place of those that live."""
+
+    overlap_hours = forms.IntegerField(
+        min_value=0,
+        max_value=MAX_S // HOUR_S,
+        initial=products.OVERLAP_S // HOUR_S,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text="How long the present keys go on working; 0 ends them at once.",
+    )
+
+    def overlap_s(self) -> int:
+        """Seconds; only of a valid form."""
+        return int(self.cleaned_data["overlap_hours"]) * HOUR_S
+
+
+class NewAdminKey(_Expiry):
+    """One more admin key."""
+
+    name = forms.CharField(
+        max_length=admin_keys.MAX_NAME, widget=UnfoldAdminTextInputWidget, help_text="Names the key in the audit log."
+    )
+
+
+class _WriteOnly(UnfoldAdminTextareaWidget):  # type: ignore[misc]  # Unfold ships no types
+    """Never shows what it was given, not even to whoever has just typed it."""
+
+    def format_value(self, value: Any) -> str:
+        return ""
+
+
+class EnvForm(forms.Form):
+    """The variables of a product's engines."""
+
+    env = forms.CharField(
+        required=False,
+        strip=False,
+        label="Variables",
+        widget=_WriteOnly(attrs={"rows": 12, "spellcheck": "false", "autocomplete": "off"}),
+        help_text="NAME=value, one on each line. They replace all there are; leave empty for none.",
+    )
+
+    def clean_env(self) -> dict[str, str]:
+        lines = [line for line in self.cleaned_data["env"].splitlines() if line.strip()]
+        pairs = [line.partition("=") for line in lines]
+        if any(not equals for _, equals, _ in pairs):
+            raise forms.ValidationError("Each line must be NAME=value.")
+        if len({name for name, _, _ in pairs}) < len(pairs):
+            raise forms.ValidationError("A name is there twice.")
+        try:
+            return environments.check({name.strip(): value for name, _, value in pairs})
+        except InvalidEngineEnv as error:
+            raise forms.ValidationError(str(error)) from error

@@ -1,8 +1,9 @@
-"""Products (API tenants) and their platform keys."""
+"""Products (API tenants), their platform keys and engine environments, and the operator's admin keys."""
 
 import uuid
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -32,23 +33,106 @@ class Product(models.Model):
         return self.slug
 
 
-class PlatformKey(models.Model):
-    """A key of a product: only its hash is kept, and a prefix to tell keys apart."""
+class Scope(models.TextChoices):
+    """What a platform key may be used for; `policy.auth` says which endpoint needs which."""
+
+    ADMIT = "admit"
+    LIFECYCLE = "lifecycle"
+    READ = "read"
+
+
+class Key(models.Model):
+    """A key of which only the hash is kept, and a prefix to tell keys apart."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="keys")
     prefix = models.TextField()
     key_hash = models.TextField(unique=True)
     created_at = models.DateTimeField(db_default=Now())
     last_used_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"
+
+
+class PlatformKey(Key):
+    """A key of a product. Written by `policy.products` only."""
+
+    product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="keys")
+    scopes = ArrayField(models.TextField(choices=Scope.choices), db_default=Scope.values)
 
     class Meta:
         ordering = ("-created_at",)
         default_permissions = ("view",)
         constraints: ClassVar = [
             models.CheckConstraint(condition=Q(key_hash__regex=r"^[0-9a-f]{64}$"), name="platform_key_hash_form"),
+            models.CheckConstraint(
+                condition=Q(scopes__contained_by=Scope.values) & Q(scopes__len__gte=1), name="platform_key_scopes_known"
+            ),
+        ]
+
+
+class AdminKey(Key):
+    """A named key of the operator, beside ORCH_ADMIN_KEY. Written by `policy.admin_keys` only."""
+
+    name = models.TextField(help_text="Names the key in the audit log.")
+
+    class Meta:
+        ordering = ("-created_at",)
+        default_permissions = ("view",)
+        permissions: ClassVar = [("operate_adminkey", "Can issue and revoke admin keys")]
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(key_hash__regex=r"^[0-9a-f]{64}$"), name="admin_key_hash_form"),
+            models.UniqueConstraint(fields=["name"], condition=Q(revoked_at=None), name="admin_key_name_once"),
+        ]
+
+
+class EngineEnv(models.Model):
+    """One version of the variables that a product's engines get. Written by `policy.environments` only; never changed.
+
+    The newest is what new instances get; an older one stays for as long as an engine that was made with it.
+    """
+
+    product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="engine_envs")
+    version = models.IntegerField()
+    names = ArrayField(models.TextField())
+    ciphertext = models.TextField(help_text="Fernet token of a JSON object: names and values.")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("-version",)
+        default_permissions = ()
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["product", "version"], name="engine_env_version_once"),
         ]
 
     def __str__(self) -> str:
-        return f"{self.prefix}…"
+        return f"version {self.version}"
+
+
+class IdempotencyKey(models.Model):
+    """A mutating call that a caller may send again under the same `Idempotency-Key`. Written by `policy.idempotency` only."""
+
+    id = models.BigAutoField(primary_key=True)
+    caller = models.TextField(help_text="`admin`, or the product's id.")
+    method = models.TextField()
+    path = models.TextField()
+    key = models.TextField()
+    fingerprint = models.TextField(help_text="SHA-256 of the body; another body under the key is refused.")
+    created_at = models.DateTimeField(db_default=Now())
+    operation_id = models.UUIDField(null=True, help_text="What the call asked for; its answer is rebuilt from there.")
+    answer_ciphertext = models.TextField(db_default="", help_text="The answer, where it cannot be rebuilt: a Fernet token.")
+
+    class Meta:
+        default_permissions = ()
+        indexes: ClassVar = [models.Index(fields=["created_at"], name="idempotency_key_age")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["caller", "method", "path", "key"], name="idempotency_key_once"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key

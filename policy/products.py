@@ -1,21 +1,22 @@
-"""What can be done with products: register, edit the policy, issue and revoke keys. Every change commits with its row."""
+"""What can be done with products: register, edit the policy, issue, rotate and revoke keys. Every change commits with its row."""
 
 import re
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Least, Now
 
-from audit import trail
 from audit.actions import Action
 from audit.actors import RESERVED, Actor
-from policy import rules, secrets
+from audit.times import iso
+from policy import keys, rows, rules, secrets
 from policy.errors import InvalidProduct, PlatformKeyNotFound, ProductNotFound, ProductSlugExists
-from policy.models import SLUG_PATTERN, PlatformKey, Product
+from policy.models import SLUG_PATTERN, PlatformKey, Product, Scope
 
-_UNMARKED = Q(last_used_at=None) | Q(last_used_at__lt=Now() - timedelta(minutes=1))
+OVERLAP_S = 24 * 3600
 
 
 def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tuple[Product, str]:
@@ -28,7 +29,7 @@ def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tupl
     try:
         with transaction.atomic():
             product = Product.objects.create(slug=slug, display_name=display_name, policy=checked)
-            trail.record(Action.POLICY_REGISTER, _subject(product), by=by, metadata=checked)
+            rows.record(Action.POLICY_REGISTER, product, by=by, metadata=checked)
             _, plaintext = issue_key(product, by=by)
     except IntegrityError as error:
         raise ProductSlugExists(f"A product with the slug {slug!r} exists; choose another slug.") from error
@@ -58,40 +59,88 @@ def update_policy(product_id: UUID, policy: object, *, by: Actor) -> Product:
     product = lock(product_id)
     product.policy = checked
     product.save(update_fields=["policy"])
-    trail.record(Action.POLICY_UPDATE, _subject(product), by=by, metadata=checked)
+    rows.record(Action.POLICY_UPDATE, product, by=by, metadata=checked)
     return product
 
 
+# -- platform keys -----------------------------------------------------------------------------------------------------
+
+
 @transaction.atomic
-def issue_key(product: Product, *, by: Actor) -> tuple[PlatformKey, str]:
+def issue_key(
+    product: Product, *, by: Actor, scopes: Iterable[str] = Scope.values, expires_in_s: int | None = None
+) -> tuple[PlatformKey, str]:
     """One more platform key for the product, beside those it has; returns it with its plaintext, shown this once."""
-    plaintext = secrets.make_key(secrets.PLATFORM_PREFIX)
-    key = PlatformKey.objects.create(product=product, prefix=plaintext[: secrets.SHOWN], key_hash=secrets.hash_key(plaintext))
-    trail.record(Action.PLATFORM_KEY_ISSUE, _subject(product), by=by, metadata={"key_id": str(key.pk), "prefix": key.prefix})
+    key, plaintext = _make_key(product, scopes, expires_in_s)
+    rows.record(Action.PLATFORM_KEY_ISSUE, product, by=by, metadata=_told(key))
     return key, plaintext
+
+
+@transaction.atomic
+def rotate_key(
+    product_id: UUID,
+    *,
+    by: Actor,
+    overlap_s: int = OVERLAP_S,
+    key_id: UUID | None = None,
+    scopes: Iterable[str] | None = None,
+    expires_in_s: int | None = None,
+) -> tuple[PlatformKey, str, Sequence[PlatformKey]]:
+    """Issue a key in place of all the living ones, or of the one with `key_id`: those expire within `overlap_s` seconds.
+
+    Returns the new key, its plaintext, shown this once, and those it replaces. It gets their scopes, unless others are given.
+    Raises ProductNotFound, PlatformKeyNotFound.
+    """
+    product = lock(product_id)
+    living = product.keys.filter(keys.LIVING)
+    old_ids = list((living if key_id is None else living.filter(pk=key_id)).values_list("pk", flat=True))
+    if key_id is not None and not old_ids:
+        raise PlatformKeyNotFound("The product has no living platform key with this id.")
+    replaced = product.keys.filter(pk__in=old_ids)
+    if scopes is None:
+        scopes = {scope for key in replaced for scope in key.scopes} or Scope.values
+    replaced.update(expires_at=Least("expires_at", Now() + timedelta(seconds=overlap_s)))
+    key, plaintext = _make_key(product, scopes, expires_in_s)
+    metadata = {**_told(key), "replaced": [str(pk) for pk in old_ids], "overlap_s": overlap_s}
+    rows.record(Action.PLATFORM_KEY_ROTATE, product, by=by, metadata=metadata)
+    return key, plaintext, list(replaced.all())  # as they are now
+
+
+def find_key(product_id: UUID, key_id: UUID) -> PlatformKey:
+    """The product's key with this id, living or not. Raises ProductNotFound, PlatformKeyNotFound."""
+    key = get(product_id).keys.filter(pk=key_id).first()
+    if key is None:
+        raise PlatformKeyNotFound("The product has no platform key with this id.")
+    return key
 
 
 @transaction.atomic
 def revoke_key(key_id: UUID, *, by: Actor) -> PlatformKey:
     """End a platform key: the next request with it is refused, in every process. Raises PlatformKeyNotFound."""
-    key = PlatformKey.objects.select_for_update().select_related("product").filter(pk=key_id, revoked_at=None).first()
+    unrevoked = PlatformKey.objects.select_for_update(of=("self",)).select_related("product").filter(revoked_at=None)
+    key = unrevoked.filter(pk=key_id).first()
     if key is None:
         raise PlatformKeyNotFound("No such platform key, or it is revoked already.")
     PlatformKey.objects.filter(pk=key_id).update(revoked_at=Now())
-    trail.record(Action.PLATFORM_KEY_REVOKE, _subject(key.product), by=by, metadata={"key_id": str(key.pk), "prefix": key.prefix})
+    rows.record(Action.PLATFORM_KEY_REVOKE, key.product, by=by, metadata={"key_id": str(key.pk), "prefix": key.prefix})
+    key.refresh_from_db(fields=["revoked_at"])
     return key
 
 
-def authenticate(plaintext: str) -> Product | None:
-    """The product whose living key this is, or None. Marks the key's last use, at most once a minute."""
-    digest = secrets.hash_key(plaintext)
-    living = PlatformKey.objects.select_related("product").filter(key_hash=digest, revoked_at=None)
-    key = living.annotate(unmarked=_UNMARKED).first()
-    if key is None or not secrets.matches(digest, key.key_hash):
-        return None
-    if key.unmarked:
-        PlatformKey.objects.filter(_UNMARKED, pk=key.pk).update(last_used_at=Now())
-    return key.product
+def authenticate(plaintext: str) -> PlatformKey | None:
+    """The living key with this plaintext, and with it its product; or None. Marks the key's last use, at most once a minute."""
+    return keys.find(PlatformKey.objects.select_related("product"), plaintext)
+
+
+def _make_key(product: Product, scopes: Iterable[str], expires_in_s: int | None) -> tuple[PlatformKey, str]:
+    ordered = [scope for scope in Scope.values if scope in set(scopes)]
+    return keys.make(PlatformKey.objects.all(), secrets.PLATFORM_PREFIX, expires_in_s, product=product, scopes=ordered)
+
+
+def _told(key: PlatformKey) -> dict[str, Any]:
+    """A new key as its row has it."""
+    expiry = {} if key.expires_at is None else {"expires_at": iso(key.expires_at)}
+    return {"key_id": str(key.pk), "prefix": key.prefix, "scopes": key.scopes, **expiry}
 
 
 def _check_names(slug: str, display_name: str) -> None:
@@ -99,7 +148,3 @@ def _check_names(slug: str, display_name: str) -> None:
         raise InvalidProduct(f"slug: must match {SLUG_PATTERN} and be none of {', '.join(sorted(RESERVED))}.")
     if not 1 <= len(display_name) <= 255 or not display_name.isprintable():
         raise InvalidProduct("display_name: must be 1 to 255 printable characters.")
-
-
-def _subject(product: Product) -> trail.Subject:
-    return trail.Subject(product_id=product.pk, product_slug=product.slug)

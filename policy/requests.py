@@ -55,6 +55,24 @@ class Text(serializers.CharField):
         return str(super().to_internal_value(data))
 
 
+class Flag(serializers.BooleanField):
+    """JSON's true or false; a number or a word is neither."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class Whole(serializers.IntegerField):
+    """A JSON number without a fraction; a string of digits is none, nor is true."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int) or isinstance(data, bool):
+            self.fail("invalid")
+        return int(super().to_internal_value(data))
+
+
 class Body(serializers.Serializer[Any]):
     """A JSON object with these fields and no others; wrong or unknown fields are named in the error."""
 

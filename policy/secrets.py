@@ -5,11 +5,12 @@ import hmac
 import secrets
 from functools import cache
 
-from cryptography.fernet import Fernet
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 
 PLATFORM_PREFIX = "pk-sept-"
 ENGINE_PREFIX = "sk-sept-"
+ADMIN_PREFIX = "ak-sept-"
 SHOWN = len(PLATFORM_PREFIX) + 6  # characters of a key that lists may show
 
 
@@ -29,15 +30,29 @@ def matches(given: str, expected: str) -> bool:
 
 
 @cache
-def _fernet() -> Fernet:
-    return Fernet(settings.ENV.master_key)
+def _fernet(master_keys: tuple[str, ...]) -> MultiFernet:
+    return MultiFernet([Fernet(key) for key in master_keys])
 
 
 def encrypt(plaintext: str) -> str:
-    """Fernet token of `plaintext` under the master key."""
-    return _fernet().encrypt(plaintext.encode()).decode()
+    """Fernet token of `plaintext` under the first master key."""
+    return _fernet(settings.ENV.master_keys).encrypt(plaintext.encode()).decode()
 
 
 def decrypt(token: str) -> str:
-    """The plaintext of a token that `encrypt` made. Raises cryptography.fernet.InvalidToken under another master key."""
-    return _fernet().decrypt(token.encode()).decode()
+    """The plaintext of a token of `encrypt`. Raises cryptography.fernet.InvalidToken when no master key made it."""
+    return _fernet(settings.ENV.master_keys).decrypt(token.encode()).decode()
+
+
+def is_current(token: str) -> bool:
+    """Whether the token was made under the first master key."""
+    try:
+        _fernet(settings.ENV.master_keys[:1]).decrypt(token.encode())
+    except InvalidToken:
+        return False
+    return True
+
+
+def reencrypt(token: str) -> str:
+    """The same plaintext under the first master key. Raises InvalidToken when no master key made the token."""
+    return _fernet(settings.ENV.master_keys).rotate(token.encode()).decode()

@@ -128,6 +128,7 @@ def test_staff_register_a_product_and_change_its_keys(admin, stack):
     admin.click("text=Replace policy")
     assert stack.call("POST", "/engines/provision", first, {"user_id": "alice"}).status_code == 200
     admin.click("text=Issue key")
+    admin.click("#main button:text-is('Issue')")
     second = admin.inner_text("#key")
     admin.click("text=Done")
     admin.click(f"#keys tr:has-text('{first[:14]}') a:text-is('Revoke')")
@@ -139,7 +140,15 @@ def test_staff_register_a_product_and_change_its_keys(admin, stack):
 def test_every_page_opens_without_a_complaint(admin, provision):
     engine = provision("alice")
     make_product("other")
-    for path in ("engines/engine", "engines/operation", "policy/product", "audit/auditrow", "auth/user", "auth/group"):
+    for path in (
+        "engines/engine",
+        "engines/operation",
+        "policy/product",
+        "policy/adminkey",
+        "audit/auditrow",
+        "auth/user",
+        "auth/group",
+    ):
         admin.goto(f"/admin/{path}/")
         admin.wait_for_load_state("networkidle")
         if admin.locator("#changelist-filter").count():

@@ -196,7 +196,17 @@ def test_unknown_and_wrong_fields_are_named(api, product):
         assert error["details"]["fields"].keys() == {field}
 
 
-USER_IDS = [None, 1, True, [], {}, ["alice"], "", "\0", "a\0b", "x" * 256, "line\nbreak", "tab\t", "\x7f", ".", "..", "\u202e"]
+# fmt: off
+USER_IDS = [
+    None, 1, True, [], {}, ["alice"], "", "\0", "a\0b", "x" * 256, "x" * 10_000, "👩\u200d👧" * 86, "line\nbreak", "tab\t", "\x7f",  # noqa: E501
+    ".", "..", "\u202e", "a\u202ab", "\u2066", "\u2069", "\u200b", "\u200e", "\ufeff", "\u2028", "\u00a0", "\u3000", "\ue000",
+    "\x85", "\uffff", "\U000e0001", "\U0010ffff",
+]
+TAKEN_IDS = [
+    "x" * 255, "a", "with space", "ünïcödé", "日本", "🦊", "a/b?c#d&e=f%20+;:@,", "%2F", "<b>", "'\"", "👩\u200d👧", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "❤️\u200d🔥", "🫨",  # noqa: E501
+    "می\u200cخواهم",
+]
+# fmt: on
 
 
 def test_user_id_that_cannot_be_is_refused(api, subtests):
@@ -207,7 +217,7 @@ def test_user_id_that_cannot_be_is_refused(api, subtests):
 
 
 def test_user_id_of_printable_characters_is_taken(api, subtests):
-    for user_id in ("x" * 255, "a", "with space", "ünïcödé", "日本", "🦊", "a/b?c#d&e=f%20+;:@,", "%2F", "<b>", "'\""):
+    for user_id in TAKEN_IDS:
         with subtests.test(user_id=user_id):
             assert api.call("POST", "/engines/provision", {"user_id": user_id}, Prefer="respond-async").status_code == 202
             assert api.call("GET", "/engines?limit=1").json()["engines"][0]["user_id"] == user_id

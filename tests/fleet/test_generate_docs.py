@@ -22,7 +22,7 @@ def test_documents_of_the_checkout_are_up_to_date():
 
 
 def test_generate_makes_what_is_missing(tmp_path):
-    assert generate(tmp_path) == [f"wrote {name}" for name in documents.BLOCKS]
+    assert generate(tmp_path) == [f"wrote {name}" for name in (*documents.BLOCKS, *documents.FILES)]
     for name, (block, title, _) in documents.BLOCKS.items():
         text = (tmp_path / name).read_text()
         assert text.startswith(f"# {title}\n\n<!-- generated: {block} -->\n")
@@ -50,7 +50,7 @@ def test_generate_adds_a_block_to_a_file_without_one(tmp_path):
     assert path.read_text().startswith("# Floors\n\nProse.\n\n<!-- generated: states -->\n")
 
 
-@pytest.mark.parametrize("name", documents.BLOCKS)
+@pytest.mark.parametrize("name", [*documents.BLOCKS, *documents.FILES])
 def test_check_names_the_file_that_is_out_of_date_and_changes_nothing(tmp_path, name):
     generate(tmp_path)
     path = tmp_path / name

@@ -1,13 +1,14 @@
 """Products in the admin: registered, limited, given keys; by whom, and with what said when it is wrong."""
 
 import re
+from datetime import timedelta
 
 import pytest
 from django.contrib.messages import get_messages
 from django.utils.html import escape
 
 from audit.models import AuditRow
-from policy import products
+from policy import environments, products
 from policy.models import PlatformKey, Product
 from policy.rules import RULES
 from tests.staff import log_in
@@ -38,7 +39,7 @@ def test_register_makes_a_product_and_shows_its_key_this_once(db):
     key = KEY.search(response.text)[1]
     assert "no-store" in response["Cache-Control"]
     assert key not in f"{response.cookies} {dict(client.session)}"
-    product = products.authenticate(key)
+    product = products.authenticate(key).product
     assert (product.slug, product.display_name, product.policy) == ("harbor", "Harbor", {"max_engines": 10})
     assert set(AuditRow.objects.values_list("action", "actor")) == {
         ("policy_register", "admin:rita"), ("platform_key_issue", "admin:rita"),
@@ -101,21 +102,64 @@ def test_policy_that_is_wrong_changes_nothing_and_says_where(product):
 
 def test_issue_key_shows_another_key_this_once(product):
     client = log_in("rita", OPERATE)
-    response = client.post(f"{LIST}{product.pk}/issue_key/")
+    assert client.get(f"{LIST}{product.pk}/issue_key/").context["form"].initial == {}
+    response = client.post(f"{LIST}{product.pk}/issue_key/", {"scopes": ["read"], "expires_in_days": "7"})
     key = KEY.search(response.text)[1]
     assert "no-store" in response["Cache-Control"]
-    assert products.authenticate(key) == products.authenticate(product.key) == product
+    assert products.authenticate(key).product == products.authenticate(product.key).product == product
+    issued = products.authenticate(key)
+    assert (issued.scopes, issued.expires_at - issued.created_at) == (["read"], timedelta(days=7))
     assert last_row()[:2] == ("platform_key_issue", "admin:rita")
     text = client.get(page(product)).text
     assert key not in text
     assert text.count(">Revoke<") == 2
 
 
+@pytest.mark.parametrize(("field", "values"), [("scopes", []), ("scopes", ["all"]), ("expires_in_days", ["0"])])
+def test_issue_key_names_the_field_that_is_wrong(product, field, values):
+    sent = {"scopes": ["read"], field: values}
+    response = log_in("rita", OPERATE).post(f"{LIST}{product.pk}/issue_key/", sent)
+    assert errors(response).keys() == {field}
+    assert PlatformKey.objects.count() == 1
+
+
+def test_rotate_keys_shows_a_key_in_place_of_those_there_are(product):
+    client = log_in("rita", OPERATE)
+    assert 'value="24"' in client.get(f"{LIST}{product.pk}/rotate_keys/").text
+    response = client.post(f"{LIST}{product.pk}/rotate_keys/", {"overlap_hours": "0"})
+    key = KEY.search(response.text)[1]
+    assert "no-store" in response["Cache-Control"]
+    assert products.authenticate(product.key) is None
+    assert products.authenticate(key).product == product
+    assert last_row()[:2] == ("platform_key_rotate", "admin:rita")
+    assert key not in client.get(page(product)).text
+
+
+def test_replace_env_takes_lines_and_never_shows_a_value(product):
+    client = log_in("rita", OPERATE)
+    address = f"{LIST}{product.pk}/replace_env/"
+    sent = client.post(address, {"env": "TOKEN=s3cret=value \n\nREGION=eu\r\n"})
+    assert sent["Location"] == page(product)
+    assert environments.read(product.pk, 1) == {"TOKEN": "s3cret=value ", "REGION": "eu"}
+    assert last_row() == ("engine_env_update", "admin:rita", {"version": 1, "names": ["REGION", "TOKEN"]})
+    for text in (client.get(page(product)).text, client.get(address).text):
+        assert "s3cret" not in text
+    assert "TOKEN" in client.get(page(product)).text
+
+
+@pytest.mark.parametrize("env", ["TOKEN", "token=s3cret", "PATH=s3cret", "A=1\nA=s3cret", "=s3cret", "A=s3cret\nB"])
+def test_replace_env_that_is_wrong_changes_nothing_and_shows_no_value(product, env):
+    response = log_in("rita", OPERATE).post(f"{LIST}{product.pk}/replace_env/", {"env": env})
+    assert errors(response).keys() == {"env"}
+    assert "s3cret" not in response.text
+    assert environments.newest_version(product.pk) == 0
+
+
 def test_revoke_key_asks_and_then_ends_it(product):
     client, key = log_in("rita", OPERATE), PlatformKey.objects.get()
     address = f"{LIST}{product.pk}/revoke_key/{key.pk}/"
     assert "Whoever still uses this key" in client.get(address).text
-    assert products.authenticate(product.key) == product
+    assert products.authenticate(product.key).product == product
     client.post(address)
     assert products.authenticate(product.key) is None
     assert last_row() == ("platform_key_revoke", "admin:rita", {"key_id": str(key.pk), "prefix": key.prefix})
@@ -127,7 +171,7 @@ def test_revoke_key_asks_and_then_ends_it(product):
 def test_revoke_key_of_another_product_is_not_found(product, other_product):
     key = PlatformKey.objects.get(product=other_product)
     assert log_in("rita", OPERATE).post(f"{LIST}{product.pk}/revoke_key/{key.pk}/").status_code == 404
-    assert products.authenticate(other_product.key) == other_product
+    assert products.authenticate(other_product.key).product == other_product
 
 
 def test_page_lists_keys_without_what_would_open_anything(product):
@@ -143,18 +187,18 @@ def test_everything_without_the_permission_has_no_button_and_is_forbidden(produc
     listed, shown = client.get(LIST), client.get(page(product))
     assert (listed.status_code, shown.status_code) == (200, 200)
     for text in (listed.text, shown.text):
-        assert not re.search(r"register/|issue_key/|revoke_key/|/policy/\"", text)
-    for name in ("policy/", "issue_key/", f"revoke_key/{key.pk}/"):
+        assert not re.search(r"register/|issue_key/|rotate_keys/|replace_env/|revoke_key/|/policy/\"", text)
+    for name in ("policy/", "issue_key/", "rotate_keys/", "replace_env/", f"revoke_key/{key.pk}/"):
         assert client.post(f"{LIST}{product.pk}/{name}").status_code == 403, name
     assert client.get(REGISTER).status_code == client.post(REGISTER).status_code == 403
     assert Product.objects.count() == PlatformKey.objects.count() == 1
-    assert products.authenticate(product.key) == product
+    assert products.authenticate(product.key).product == product
 
 
 def test_everything_that_changes_is_a_post_with_a_token(product):
     client = log_in("rita", OPERATE, enforce_csrf_checks=True)
-    for name in ("policy/", "issue_key/"):
-        assert client.get(f"{LIST}{product.pk}/{name}").status_code == 405, name
+    assert client.get(f"{LIST}{product.pk}/policy/").status_code == 405
+    for name in ("policy/", "issue_key/", "rotate_keys/", "replace_env/"):
         assert client.post(f"{LIST}{product.pk}/{name}").status_code == 403, name
     assert client.post(REGISTER, {"slug": "harbor", "display_name": "Harbor"}).status_code == 403
     assert Product.objects.count() == PlatformKey.objects.count() == 1

@@ -6,6 +6,10 @@ import sys
 import time
 
 import pytest
+from django.conf import settings
+from limits import RateLimitItemPerMinute
+from limits.storage import RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
 
 from audit.models import AuditRow
 from policy import limits, valkey
@@ -30,11 +34,11 @@ for fitted in range(100):
 
 
 def hit(limit, product_id="p"):
-    """Whether an admit fits; in seconds, how long it has to wait when not (then the answer is not True)."""
+    """Whether an admit fits; in seconds, when one fits again when not (then the answer is not True)."""
     try:
         limits.hit(product_id, {"rate_limit_rpm": limit})
     except RateLimited as refused:
-        return refused.retry_after_s
+        return refused.window.reset_s
     return True
 
 
@@ -67,6 +71,7 @@ def test_hit_without_a_limit_counts_nothing(db):
 
 def test_limit_of_none_refuses_all(db):
     assert hit(0) == 60
+    assert valkey.client().keys("*") == []
 
 
 def test_window_slides(db):
@@ -94,17 +99,76 @@ def test_lowered_limit_keeps_the_count(db):
 @pytest.mark.parametrize(
     ("used", "aged_s", "limit"), [(10, 0, 10), (10, 70, 10), (600, 75, 600), (600, 20, 30), (7, 100, 1), (1, 0, 1)]
 )
-def test_retry_after_is_when_one_more_fits(db, used, aged_s, limit):
+def test_reset_of_a_refusal_is_when_one_more_fits(db, used, aged_s, limit):
     assert use_up(used) == used
     let_pass(aged_s)
     use_up(limit)
-    retry_after = hit(limit)
-    assert 1 <= retry_after <= 121
-    let_pass(max(0, retry_after - 2.5))  # up to a second is rounded up, up to one more is jitter
-    if retry_after > 3:
+    reset_s = hit(limit)
+    assert 1 <= reset_s <= 120
+    let_pass(max(0, reset_s - 1.5))  # up to a second is rounded up
+    if reset_s > 2:
         assert hit(limit) is not True
-    let_pass(2.6)
+    let_pass(1.6)
     assert hit(limit) is True
+
+
+@pytest.mark.parametrize(("used", "aged_s"), [(1, 0), (10, 0), (10, 70), (10, 119), (200, 90), (599, 61)])
+def test_reset_is_when_more_remain(db, used, aged_s):
+    for _ in range(used):
+        limits.hit("p", {"rate_limit_rpm": 600})
+    let_pass(aged_s)
+    now = limits.look("p", {"rate_limit_rpm": 600})
+    if now.reset_s:
+        let_pass(now.reset_s)
+        assert limits.look("p", {"rate_limit_rpm": 600}).remaining > now.remaining
+    else:
+        assert now.remaining == 600
+
+
+def test_window_is_what_the_library_says(db):
+    """Our script is the library's two in one; its own strategy over the same keys has the same opinion."""
+
+    class Item(RateLimitItemPerMinute):
+        def key_for(self, *identifiers):
+            return f"admits/{identifiers[0]}"
+
+    storage = RedisStorage(settings.REDIS_URL.replace("unix://", "redis+unix://"))
+    strategy, item = SlidingWindowCounterRateLimiter(storage), Item(10)
+    for aged_s in (0, 70, 20, 45, 130):
+        let_pass(aged_s)
+        for _ in range(7):
+            fits = strategy.test(item, "p")
+            assert (hit(10) is True) == fits
+            assert strategy.get_window_stats(item, "p").remaining == limits.look("p", {"rate_limit_rpm": 10}).remaining
+
+
+def test_look_counts_nothing(db):
+    policy = {"rate_limit_rpm": 3}
+    assert limits.look("p", policy) == limits.Window(3, 3, 0)
+    assert valkey.client().keys("*") == []
+    assert limits.hit("p", policy) == limits.look("p", policy) == limits.Window(3, 2, 60)
+    assert limits.look("p", {}) is None
+    assert limits.look("p", {"rate_limit_rpm": 0}) == limits.Window(0, 0, 60)
+
+
+def test_retry_after_is_spread_from_the_reset_on(db):
+    assert use_up(5) == 5
+    refused = []
+    for _ in range(200):
+        with pytest.raises(RateLimited) as info:
+            limits.hit("p", {"rate_limit_rpm": 5})
+        refused.append(info.value)
+    assert {0, 3, 6} <= {error.retry_after_s - error.window.reset_s for error in refused} <= set(range(7))
+
+
+def test_hit_costs_one_round_trip(db):
+    hit(5)
+    before = valkey.client().info("commandstats")["cmdstat_evalsha"]["calls"]
+    for _ in range(10):
+        hit(5)
+    stats = valkey.client().info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] == before + 10
+    assert "cmdstat_script|exists" not in stats
 
 
 def test_limit_is_shared_by_threads(db):
@@ -141,9 +205,49 @@ def test_admit_above_the_limit_is_refused_with_when_to_come_back(db):
     response = admit(api, "carol")
     error = assert_error(response, 429, "RATE_LIMITED")
     seconds = int(response.headers["Retry-After"])
-    assert 55 <= seconds <= 62
+    assert 55 <= seconds <= 66
     assert error["message"] == f"Rate limit exceeded. Retry in {seconds} seconds."
     assert error["details"] == {"rule": "rate_limit_rpm", "limit": 3, "value": 3}
+
+
+def rate(response):
+    """The three headers, as numbers."""
+    return tuple(int(response.headers[f"RateLimit-{name}"]) for name in ("Limit", "Remaining", "Reset"))
+
+
+def test_every_admit_says_what_is_left(db):
+    product = make_product(policy={"rate_limit_rpm": 7, "max_engines": 1})
+    api = Api(product.key)
+    put_engine(product, "alice")
+    put_engine(product, "bob", "sleeping")
+    assert rate(admit(api)) == (7, 6, 60)
+    assert rate(admit(api, "nobody"))[:2] == (7, 5)
+    refused = api.call("POST", "/engines/carol/admit", {"auto_provision": True})
+    assert_error(refused, 429, "QUOTA_EXCEEDED")
+    assert "Retry-After" not in refused.headers
+    assert rate(refused)[:2] == (7, 4)
+    accepted = api.call("POST", "/engines/bob/admit", {"auto_wake": True}, Prefer="respond-async")
+    assert accepted.status_code == 202
+    assert rate(accepted)[:2] == (7, 3)
+    unfinished = api.call("POST", "/engines/bob/admit", {"auto_wake": "perhaps"})
+    assert_error(unfinished, 400, "INVALID_REQUEST")  # was not counted
+    assert "RateLimit-Limit" not in unfinished.headers
+    assert [rate(admit(api))[1] for _ in range(3)] == [2, 1, 0]
+    over = admit(api)
+    assert_error(over, 429, "RATE_LIMITED")
+    limit, remaining, reset_s = rate(over)
+    assert (limit, remaining) == (7, 0)
+    assert 55 <= reset_s <= int(over.headers["Retry-After"])
+    product.policy = {"rate_limit_rpm": 4}
+    product.save()
+    assert rate(admit(api))[:2] == (4, 0)
+    product.policy = {"rate_limit_rpm": 9}
+    product.save()
+    assert rate(admit(api))[:2] == (9, 1)
+
+
+def test_admit_without_a_limit_says_nothing_of_one(api):
+    assert not [name for name in admit(api).headers if name.startswith("RateLimit")]
 
 
 def test_refusal_by_rate_is_a_row(db):
@@ -179,7 +283,9 @@ def test_admits_go_on_while_valkey_is_frozen_and_the_limit_returns_after(db):
         took = []
         for _ in range(10):
             began = time.monotonic()
-            assert admit(api).json()["admitted"] is True
+            response = admit(api)
+            assert response.json()["admitted"] is True
+            assert "RateLimit-Limit" not in response.headers
             took.append(time.monotonic() - began)
         assert max(took) < 0.5, took
         assert sum(took) - max(took) < 0.5, took  # the breaker is open: one admit paid for all

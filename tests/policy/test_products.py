@@ -19,9 +19,9 @@ from tests.engines.crew import in_parallel
 
 def test_authenticate_finds_the_product_of_any_of_its_keys(product, other_product):
     _, second = products.issue_key(product, by=actors.staff("sam"))
-    assert products.authenticate(product.key) == product
-    assert products.authenticate(second) == product
-    assert products.authenticate(other_product.key) == other_product
+    assert products.authenticate(product.key).product == product
+    assert products.authenticate(second).product == product
+    assert products.authenticate(other_product.key).product == other_product
     assert products.authenticate("pk-sept-" + "x" * 43) is None
     assert products.authenticate("") is None
 
@@ -30,7 +30,7 @@ def test_revoke_ends_one_key_and_no_other(product):
     key, second = products.issue_key(product, by=actors.staff("sam"))
     products.revoke_key(key.pk, by=actors.staff("sam"))
     assert products.authenticate(second) is None
-    assert products.authenticate(product.key) == product
+    assert products.authenticate(product.key).product == product
     row = AuditRow.objects.get(action="platform_key_revoke")
     assert (row.actor, row.product_slug) == ("admin:sam", "acme")
     assert row.metadata == {"key_id": str(key.pk), "prefix": key.prefix}

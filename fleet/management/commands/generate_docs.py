@@ -10,7 +10,7 @@ from fleet import documents
 
 
 class Command(BaseCommand):
-    help = "Write the actions, settings and states into docs/; --check exits 1 naming what is out of date."
+    help = "Write the actions, settings, states and the OpenAPI document into docs/; --check exits 1 naming what is out of date."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -1,0 +1,50 @@
+"""The operator's named keys, beside ORCH_ADMIN_KEY: each can be revoked at once and without a restart."""
+
+from uuid import UUID
+
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+
+from audit.actions import Action
+from audit.actors import Actor
+from audit.times import iso
+from policy import keys, rows, secrets
+from policy.errors import AdminKeyExists, AdminKeyNotFound, InvalidAdminKeyName
+from policy.models import AdminKey
+
+MAX_NAME = 64
+
+
+def issue(name: str, *, by: Actor, expires_in_s: int | None = None) -> tuple[AdminKey, str]:
+    """Make an admin key; returns it with its plaintext, shown this once. Raises InvalidAdminKeyName, AdminKeyExists."""
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        raise InvalidAdminKeyName(f"name: must be 1 to {MAX_NAME} printable characters.")
+    try:
+        with transaction.atomic():
+            key, plaintext = keys.make(AdminKey.objects.all(), secrets.ADMIN_PREFIX, expires_in_s, name=name)
+            expiry = {} if key.expires_at is None else {"expires_at": iso(key.expires_at)}
+            rows.record(Action.ADMIN_KEY_ISSUE, by=by, metadata={**_told(key), **expiry})
+    except IntegrityError as error:
+        raise AdminKeyExists(f"An admin key with the name {name!r} exists; revoke it, or choose another name.") from error
+    return key, plaintext
+
+
+@transaction.atomic
+def revoke(key_id: UUID, *, by: Actor) -> AdminKey:
+    """End an admin key: the next request with it is refused, in every process. Raises AdminKeyNotFound."""
+    key = AdminKey.objects.select_for_update().filter(pk=key_id, revoked_at=None).first()
+    if key is None:
+        raise AdminKeyNotFound("No such admin key, or it is revoked already.")
+    AdminKey.objects.filter(pk=key_id).update(revoked_at=Now())
+    rows.record(Action.ADMIN_KEY_REVOKE, by=by, metadata=_told(key))
+    key.refresh_from_db(fields=["revoked_at"])
+    return key
+
+
+def authenticate(plaintext: str) -> AdminKey | None:
+    """The living admin key with this plaintext, or None. Marks its last use, at most once a minute."""
+    return keys.find(AdminKey.objects.all(), plaintext)
+
+
+def _told(key: AdminKey) -> dict[str, str]:
+    return {"key_id": str(key.pk), "prefix": key.prefix, "name": key.name}

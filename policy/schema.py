@@ -1,0 +1,242 @@
+"""The OpenAPI description of this floor's endpoints: products, their keys and environments, and admin keys."""
+
+from typing import Any
+
+from django.core.validators import RegexValidator
+from drf_spectacular.utils import OpenApiParameter, extend_schema_field
+from rest_framework import serializers
+
+from audit.schema import Endpoint, Json, describe
+from policy import api, rules
+from policy.models import SLUG_PATTERN, Scope
+from policy.requests import Text
+
+_IMAGE: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^\S+$"}
+_FORMS: dict[Any, Json] = {
+    rules.is_whole_number: {"type": "integer", "minimum": 0, "maximum": rules.MAX},
+    rules.is_positive_whole_number: {"type": "integer", "minimum": 1, "maximum": rules.MAX},
+    rules.is_positive_number: {"type": "number", "exclusiveMinimum": 0, "maximum": rules.MAX},
+    rules.is_image: _IMAGE,
+    rules.is_image_list: {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": rules.MAX_IMAGES},
+}
+
+POLICY: Json = {
+    "type": "object",
+    "description": "What a product may do; a rule that is left out is no limit of its own.",
+    "properties": {name: {**_FORMS[rule.takes], "description": rule.meaning} for name, rule in rules.RULES.items()},
+    "additionalProperties": False,
+}
+COMPONENTS = {"Policy": POLICY}
+
+
+@extend_schema_field({"$ref": "#/components/schemas/Policy"})
+class PolicyField(serializers.JSONField):
+    """A policy, as `policy.rules` checks it."""
+
+
+# -- bodies of requests: the views' own, where they say enough ------------------------------------------------------------
+
+
+class Registration(api.Registration):
+    """A new product."""
+
+    slug = Text(validators=[RegexValidator(f"^{SLUG_PATTERN}$")], help_text="Not `admin` or `system`.")
+    display_name = Text(max_length=255)
+    policy = PolicyField(required=False)
+
+
+class PolicyUpdate(api.PolicyUpdate):
+    """The whole policy."""
+
+    policy = PolicyField()
+
+
+@extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})
+class EnvField(serializers.JSONField):
+    """Variables by name."""
+
+
+class EnvUpdate(api.EnvUpdate):
+    """All variables of a product's engines; what is left out is gone."""
+
+    env = EnvField()
+
+
+# -- answers -------------------------------------------------------------------------------------------------------------
+
+
+class Registered(serializers.Serializer[Any]):
+    """A product and its first platform key."""
+
+    product_id = serializers.UUIDField()
+    slug = serializers.CharField()
+    platform_api_key = serializers.RegexField("^pk-sept-", help_text="In this answer and nowhere else.")
+
+
+class PolicySeen(serializers.Serializer[Any]):
+    """The policy in force."""
+
+    policy = PolicyField()
+
+
+class _Times(serializers.Serializer[Any]):
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField(allow_null=True)
+    last_used_at = serializers.DateTimeField(allow_null=True, help_text="To within a minute.")
+    revoked_at = serializers.DateTimeField(allow_null=True)
+
+
+class PlatformKey(_Times):
+    """A platform key without its plaintext."""
+
+    key_id = serializers.UUIDField()
+    prefix = serializers.CharField(help_text="The first characters, to tell keys apart.")
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.values))
+
+
+class IssuedPlatformKey(PlatformKey):
+    """A platform key with its plaintext."""
+
+    platform_api_key = serializers.RegexField("^pk-sept-", help_text="In this answer and nowhere else.")
+
+
+class Replaced(serializers.Serializer[Any]):
+    """A platform key in whose place another was issued."""
+
+    key_id = serializers.UUIDField()
+    prefix = serializers.CharField()
+    expires_at = serializers.DateTimeField()
+
+
+class RotatedPlatformKey(IssuedPlatformKey):
+    """The new platform key, and those that end for it."""
+
+    replaced = Replaced(many=True)
+
+
+class PlatformKeys(serializers.Serializer[Any]):
+    """Every platform key that the product had, newest first."""
+
+    platform_keys = PlatformKey(many=True)
+
+
+class AdminKey(_Times):
+    """An admin key without its plaintext."""
+
+    key_id = serializers.UUIDField()
+    name = serializers.CharField()
+    prefix = serializers.CharField()
+
+
+class IssuedAdminKey(AdminKey):
+    """An admin key with its plaintext."""
+
+    admin_api_key = serializers.CharField(help_text="In this answer and nowhere else.")
+
+
+class AdminKeys(serializers.Serializer[Any]):
+    """Every named admin key that there was, newest first."""
+
+    admin_keys = AdminKey(many=True)
+
+
+class EngineEnv(serializers.Serializer[Any]):
+    """Names of the variables; their values are in no answer."""
+
+    version = serializers.IntegerField(min_value=0)
+    names = serializers.ListField(child=serializers.CharField())
+    updated_at = serializers.DateTimeField(allow_null=True)
+
+
+# -- endpoints -----------------------------------------------------------------------------------------------------------
+
+_UUID: Json = {"type": "string", "format": "uuid"}
+PRODUCT_ID = describe("product_id", "The product.", _UUID, required=True, where=OpenApiParameter.PATH)
+_KEY_ID = describe("key_id", "The key.", _UUID, required=True, where=OpenApiParameter.PATH)
+_TIMES = {
+    "created_at": "2026-11-24T03:39:03.191Z",
+    "expires_at": None,
+    "last_used_at": "2026-11-24T03:41:00.007Z",
+    "revoked_at": None,
+}
+_KEY = {
+    "key_id": "6f1f7a0e-6d5f-4a57-a1a0-54a3a8a3d2a1",
+    "prefix": "pk-sept-1_cR",
+    "scopes": ["admit", "lifecycle", "read"],
+    **_TIMES,
+}
+_ADMIN_KEY = {"key_id": "cf2d0f2c-2a5b-4f0e-9d7e-8f4f0c1d8c55", "name": "ann", "prefix": "ak-sept-9fmS", **_TIMES}
+_PLAINTEXT = "pk-sept-1_cRSKGF7826mXsFpqwBNWsQwdBXw6B70L82hU5EE_U"
+_NAMED = "/products/{product_id}"
+_POLICY = {"max_engines": 1000, "rate_limit_rpm": 600}
+_ENV = {"version": 2, "names": ["MODEL", "REGION"], "updated_at": "2026-11-24T03:39:03.191Z"}
+
+ENDPOINTS = (
+    Endpoint(
+        "POST", "/products/register", api.register, "register_product", "A new product, with its first platform key",
+        body=Registration, body_example={"slug": "acme", "display_name": "Acme", "policy": _POLICY}, answer=Registered,
+        example={"product_id": "f610ffa1-91e3-4c70-bb8d-ffab8ee91953", "slug": "acme", "platform_api_key": _PLAINTEXT},
+        errors=("PRODUCT_SLUG_EXISTS",), tag="products",
+    ),
+    Endpoint(
+        "PUT", f"{_NAMED}/policy", api.policy, "replace_policy", "Replace the whole policy; in force with the next request",
+        body=PolicyUpdate, body_example={"policy": _POLICY}, answer=PolicySeen, example={"policy": _POLICY},
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
+    ),
+    Endpoint(
+        "GET", f"{_NAMED}/platform-keys", api.platform_keys, "list_platform_keys", "The product's keys, newest first",
+        answer=PlatformKeys, example={"platform_keys": [_KEY]},
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="keys",
+    ),
+    Endpoint(
+        "POST", f"{_NAMED}/platform-keys", api.platform_keys, "issue_platform_key", "One more platform key",
+        body=api.NewKey, body_example={"scopes": ["admit"], "expires_in_s": 86400}, answer=IssuedPlatformKey,
+        example={**_KEY, "platform_api_key": _PLAINTEXT},
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="keys",
+    ),
+    Endpoint(
+        "DELETE", f"{_NAMED}/platform-keys/{{key_id}}", api.platform_key, "revoke_platform_key", "End a platform key at once",
+        answer=PlatformKey, example={**_KEY, "revoked_at": "2026-11-24T03:41:05.320Z"},
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID, _KEY_ID), tag="keys",
+    ),
+    Endpoint(
+        "POST", f"{_NAMED}/rotate-platform-key", api.rotate_platform_key, "rotate_platform_key",
+        "A new platform key in place of all, or of one, which live on for the overlap",
+        body=api.Rotation, body_example={"overlap_s": 3600}, answer=RotatedPlatformKey,
+        example={
+            **_KEY,
+            "platform_api_key": _PLAINTEXT,
+            "replaced": [
+                {
+                    "key_id": "3f8b5f3d-7c39-4b56-9d3d-4c1ddac5c9b0",
+                    "prefix": "pk-sept-hQ2x",
+                    "expires_at": "2026-11-24T04:39:03.191Z",
+                }
+            ],
+        },
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="keys",
+    ),
+    Endpoint(
+        "GET", f"{_NAMED}/engine-env", api.engine_env, "get_engine_env", "Names of the variables that its engines get",
+        answer=EngineEnv, example=_ENV, errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
+    ),
+    Endpoint(
+        "PUT", f"{_NAMED}/engine-env", api.engine_env, "replace_engine_env", "Replace all variables that its engines get",
+        body=EnvUpdate, body_example={"env": {"MODEL": "large", "REGION": "eu"}}, answer=EngineEnv, example=_ENV,
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
+    ),
+    Endpoint(
+        "GET", "/admin-keys", api.all_admin_keys, "list_admin_keys", "The named admin keys, newest first",
+        answer=AdminKeys, example={"admin_keys": [_ADMIN_KEY]}, tag="keys",
+    ),
+    Endpoint(
+        "POST", "/admin-keys", api.all_admin_keys, "issue_admin_key", "One more admin key",
+        body=api.NewAdminKey, body_example={"name": "ann"}, answer=IssuedAdminKey,
+        example={**_ADMIN_KEY, "admin_api_key": "ak-sept-9fmSJaVHGitkbVoao2SXJn2ZUoayPdK9t55h1p3lLcA"},
+        errors=("ADMIN_KEY_EXISTS",), tag="keys",
+    ),
+    Endpoint(
+        "DELETE", "/admin-keys/{key_id}", api.admin_key, "revoke_admin_key", "End an admin key at once",
+        answer=AdminKey, example={**_ADMIN_KEY, "revoked_at": "2026-11-24T03:41:05.320Z"}, parameters=(_KEY_ID,), tag="keys",
+    ),
+)  # fmt: skip

@@ -1,0 +1,143 @@
+"""`Idempotency-Key`: a call that is sent again is done once and answered the same."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from audit.models import AuditRow
+from engines.models import Engine, Operation
+from policy import idempotency, secrets
+from policy.models import IdempotencyKey
+from tests.conftest import Api, make_product
+from tests.engines.crew import at_work
+from tests.envelopes import assert_error
+
+KEY = {"Idempotency-Key": "key-1"}
+
+
+@pytest.fixture
+def crew(product):
+    with at_work():
+        yield
+
+
+def provision(api, user_id="alice", **headers):
+    return api.call("POST", "/engines/provision", {"user_id": user_id}, **{**KEY, **headers})
+
+
+def test_twenty_calls_with_one_key_give_one_engine_and_equal_answers(crew, product):
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: provision(Api(product.key)), range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert Engine.objects.count() == Operation.objects.count() == IdempotencyKey.objects.count() == 1
+    assert AuditRow.objects.filter(action="provision").count() == 1
+
+
+def test_without_a_key_the_second_call_is_refused(crew, api):
+    api.call("POST", "/engines/provision", {"user_id": "alice"})
+    assert_error(api.call("POST", "/engines/provision", {"user_id": "alice"}), 409, "ENGINE_ALREADY_EXISTS")
+
+
+def test_another_products_key_is_another_key(crew, api):
+    other = make_product("other")
+    first, second = provision(api), provision(Api(other.key))
+    assert first.json()["engine_id"] != second.json()["engine_id"]
+
+
+def test_another_body_under_the_key_is_refused(crew, api):
+    provision(api)
+    assert_error(provision(api, "bob"), 422, "IDEMPOTENCY_MISMATCH")
+    assert not Engine.objects.filter(user_id="bob").exists()
+
+
+def test_the_same_key_on_another_path_is_another_key(crew, api):
+    provision(api)
+    assert api.call("POST", "/engines/alice/stop", **KEY).json() == {"status": "stopped"}
+    assert api.call("POST", "/engines/alice/stop", **KEY).json() == {"status": "stopped"}
+    assert Operation.objects.filter(kind="stop").count() == 1
+
+
+def test_a_destroy_sent_again_answers_the_same(crew, api):
+    provision(api)
+    first = api.call("DELETE", "/engines/alice", **KEY)
+    second = api.call("DELETE", "/engines/alice", **KEY)
+    assert (second.status_code, second.content) == (200, first.content)
+    assert AuditRow.objects.filter(action="destroy").count() == 1
+
+
+def test_a_replay_after_rotate_key_shows_the_living_key(crew, api):
+    provision(api)
+    rotated = api.call("POST", "/engines/alice/rotate-key", **KEY).json()["api_key"]
+    newest = api.call("POST", "/engines/alice/rotate-key", **{"Idempotency-Key": "key-2"}).json()["api_key"]
+    assert newest != rotated
+    assert provision(api).json()["api_key"] == newest
+    assert api.call("POST", "/engines/alice/rotate-key", **KEY).json()["api_key"] == newest
+    assert Operation.objects.filter(kind="rotate_key").count() == 2
+
+
+def test_a_replay_of_a_provision_whose_engine_is_gone_says_so(crew, api):
+    provision(api)
+    api.call("DELETE", "/engines/alice")
+    assert_error(provision(api), 404, "ENGINE_NOT_FOUND")
+    assert Engine.objects.count() == 1
+
+
+def test_a_refusal_keeps_its_row_and_no_key(api, product):
+    body = {"user_id": "alice", "engine_version": "evil:1"}
+    for _ in range(2):
+        assert_error(api.call("POST", "/engines/provision", body, **KEY), 403, "POLICY_DENIED")
+    assert AuditRow.objects.filter(action="provision_denied").exists()
+    assert not IdempotencyKey.objects.exists()
+
+
+def test_a_call_cut_off_between_effect_and_answer_is_taken_up_again(api, product, carry_out):
+    assert provision(api, Prefer="respond-async").status_code == 202
+    carry_out(Operation.objects.get())
+    answer = provision(api)
+    assert answer.status_code == 200
+    engine = Engine.objects.get()
+    assert answer.json()["api_key"] == secrets.decrypt(engine.key_ciphertext)
+
+
+def test_a_failed_operation_fails_again_on_replay(api, product, carry_out, settings):
+    settings.ENV = settings.ENV.model_copy(update={"boot_timeout_s": 0.3})
+    settings.ENGINE_ENV = {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "30"}
+    provision(api, Prefer="respond-async")
+    carry_out(Operation.objects.get())
+    for _ in range(2):
+        assert_error(provision(api), 504, "BOOT_TIMEOUT")
+    assert Engine.objects.count() == 1
+
+
+def test_a_key_is_forgotten_after_a_day(product, api, superuser):
+    provision(api, Prefer="respond-async")
+    superuser.execute("UPDATE policy_idempotencykey SET created_at = now() - interval '23 hours'")
+    assert idempotency.purge() == 0
+    superuser.execute("UPDATE policy_idempotencykey SET created_at = now() - interval '25 hours'")
+    assert idempotency.purge() == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "ключ"])
+def test_a_key_that_cannot_be_is_refused(api, product, key):
+    answer = api.call("POST", "/engines/alice/stop", **{"Idempotency-Key": key})
+    assert_error(answer, 400, "INVALID_REQUEST")
+
+
+def test_an_admit_keeps_its_key_to_its_body(crew, api):
+    first = api.call("POST", "/engines/alice/admit", {"auto_provision": True}, **KEY)
+    second = api.call("POST", "/engines/alice/admit", {"auto_provision": True}, **KEY)
+    assert first.json() == second.json()
+    assert_error(api.call("POST", "/engines/alice/admit", {}, **KEY), 422, "IDEMPOTENCY_MISMATCH")
+
+
+def test_an_effect_that_fails_to_commit_keeps_no_key(api, product, superuser):
+    superuser.execute("ALTER TABLE engines_operation ADD CONSTRAINT broken CHECK (kind <> 'stop') NOT VALID")
+    try:
+        provision(api, Prefer="respond-async")
+        superuser.execute("UPDATE engines_operation SET state = 'succeeded', finished_at = now()")
+        superuser.execute("UPDATE engines_engine SET status = 'running'")
+        assert api.call("POST", "/engines/alice/stop", **KEY).status_code == 500
+        assert IdempotencyKey.objects.count() == 1
+    finally:
+        superuser.execute("ALTER TABLE engines_operation DROP CONSTRAINT broken")

@@ -1,0 +1,56 @@
+"""Every endpoint of the API, as the routes and views say it themselves: what is added there is tested from then on."""
+
+from dataclasses import dataclass
+
+from config.urls import urlpatterns
+from policy.auth import AdminKeyAuthentication, PlatformKeyAuthentication
+
+ANY_ID = "00000000-0000-4000-8000-000000000000"
+PAGES = ("admin/", "docs/")
+PARAMETERS = {"<user:user_id>": "alice"}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    method: str
+    path: str
+    header: str | None  # that its key comes in
+
+    @property
+    def takes_body(self):
+        return self.method in ("POST", "PUT", "PATCH")
+
+    @property
+    def is_of_user(self):
+        return "/alice" in self.path
+
+    def __str__(self):
+        return f"{self.method} {self.path}"
+
+
+def _endpoints():
+    for pattern in urlpatterns:
+        route = str(pattern.pattern)
+        if route.startswith(PAGES):
+            continue
+        view = getattr(pattern.callback, "cls", None)
+        for method in sorted(set(view.http_method_names) - {"options", "head"}) if view else ["post"]:
+            yield Endpoint(method.upper(), _path(route), _header(view) if view else "X-Platform-Key")
+
+
+def _path(route):
+    parts = [PARAMETERS.get(part, ANY_ID if part.startswith("<") else part) for part in route.split("/")]
+    return f"/{'/'.join(parts)}"
+
+
+def _header(view):
+    headers = {PlatformKeyAuthentication: "X-Platform-Key", AdminKeyAuthentication: "X-Admin-Key"}
+    return next((headers[kind] for kind in view.authentication_classes), None)
+
+
+ALL = sorted(_endpoints(), key=str)
+PATHS = sorted({endpoint.path for endpoint in ALL})
+
+
+def methods(path):
+    return {endpoint.method for endpoint in ALL if endpoint.path == path}
