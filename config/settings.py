@@ -130,7 +130,7 @@ CONTENT_SECURITY_POLICY = {
 
 def _database(url: str) -> dict[str, Any]:
     """Django's entry for `url`, with a small pool of checked connections in each process."""
-    entry: dict[str, Any] = dict(dj_database_url.parse(url or "postgresql://unset/unset", conn_health_checks=True))
+    entry: dict[str, Any] = dict(dj_database_url.parse(url or "postgresql://unset/unset", engine="config.pooled"))
     entry["OPTIONS"] = {
         **entry.get("OPTIONS", {}),
         "connect_timeout": 5,

@@ -164,7 +164,7 @@ def test_environment_is_generated_once(home: Path, monkeypatch: pytest.MonkeyPat
     assert embedded.environment(home) == first
     assert set(first) == {
         "ORCH_HOME", "ORCH_SECRET_KEY", "ORCH_MASTER_KEY", "ORCH_ADMIN_KEY",
-        "ORCH_DATABASE_URL", "ORCH_DATABASE_OWNER_URL", "ORCH_REDIS_URL",
+        "ORCH_DATABASE_URL", "ORCH_DATABASE_OWNER_URL", "ORCH_REDIS_URL", "ORCH_DEPLOYMENT",
     }  # fmt: skip
     assert living(home) == []
 

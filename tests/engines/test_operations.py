@@ -190,13 +190,14 @@ def test_waiter_holds_no_database_connection(operation):
 
     waiters = [threading.Thread(target=wait) for _ in range(7)]
     connection.close()
+    others = in_use()  # threads of other tests
     for waiter in waiters:
         waiter.start()
     looks = []
     while any(waiter.is_alive() for waiter in waiters):
         looks.append(in_use())
         threading.Event().wait(0.01)
-    assert sorted(looks)[len(looks) // 2] <= 1, looks
+    assert sorted(looks)[len(looks) // 2] <= others + 1, looks
 
 
 def test_waiter_gives_up_at_its_deadline(operation):

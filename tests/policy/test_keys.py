@@ -135,7 +135,7 @@ def test_issue_without_a_word_gives_a_key_for_everything_without_an_end(admin, p
     [
         ({"scopes": []}, "scopes"), ({"scopes": "read"}, "scopes"), ({"scopes": ["all"]}, "scopes"), ({"scopes": None}, "scopes"),
         ({"scopes": [["read"]]}, "scopes"), ({"expires_in_s": 0}, "expires_in_s"), ({"expires_in_s": -1}, "expires_in_s"),
-        ({"expires_in_s": "60"}, "expires_in_s"), ({"expires_in_s": 1.5}, "expires_in_s"), ({"expires_in_s": True}, "expires_in_s"),
+        ({"expires_in_s": "60"}, "expires_in_s"), ({"expires_in_s": 1.5}, "expires_in_s"), ({"expires_in_s": True}, "expires_in_s"),  # noqa: E501
         ({"expires_in_s": 10**9}, "expires_in_s"), ({"scope": ["read"]}, "scope"),
     ],
 )  # fmt: skip
