@@ -121,7 +121,7 @@ def _hardening(options: Options) -> dict[str, Any]:
     """Seccomp and AppArmor are not named: that is the daemon's default profile of each."""
     return {
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges:true"],
+        "SecurityOpt": ["no-new-privileges"],
         "ReadonlyRootfs": True,
         "Tmpfs": {"/tmp": f"rw,nosuid,nodev,noexec,mode=1777,size={options.tmp_mb}m"},  # noqa: S108
         "IpcMode": "private",

@@ -28,7 +28,7 @@ NO_ANSWER = (requests.RequestException, DockerException, OSError)
 
 T = TypeVar("T")
 
-# The daemon has no codes for these: what it says is all there is, in the words of versions 20.10 to 29.
+# The daemon has no codes for these, so its words are all there is: those of 20.10 (tried), and of later versions as far as known.
 SAYS: tuple[tuple[type[BackendError], str], ...] = (
     (PortTaken, "port is already allocated|address already in use|failed to bind host port"),
     (NetworkFull, "no available ipv4 addresses|exchange full|ipv4 address pool among|address pools have been fully subnetted"),

@@ -140,7 +140,7 @@ class Guard:
             "UsernsMode": "host",
             "CapDrop": ["ALL"],
             "CapAdd": ["NET_ADMIN"],
-            "SecurityOpt": ["no-new-privileges:true"],
+            "SecurityOpt": ["no-new-privileges"],
             "ReadonlyRootfs": True,
             "RestartPolicy": {"Name": "always"},
             "Memory": 64 * 1024 * 1024,

@@ -34,7 +34,7 @@ def test_create_hardens_container_by_default(client, docked):
     host, config = attributes["HostConfig"], attributes["Config"]
     assert host["CapDrop"] == ["ALL"]
     assert not host["CapAdd"]
-    assert host["SecurityOpt"] == ["no-new-privileges:true"]  # and no seccomp=..., which leaves the default profile
+    assert host["SecurityOpt"] == ["no-new-privileges"]  # and no seccomp=..., which leaves the default profile
     assert not host["Privileged"]
     assert host["ReadonlyRootfs"]
     assert list(host["Tmpfs"]) == ["/tmp"]
