@@ -33,6 +33,10 @@ def configure(level: str) -> None:
             "formatters": {"json": formatter},
             "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"}},
             "root": {"handlers": ["stdout"], "level": level},
-            "loggers": {"urllib3": {"level": "WARNING"}, "docker": {"level": "WARNING"}, "asyncio": {"level": "WARNING"}},
+            "loggers": {
+                # At DEBUG it writes whole contexts of pages, and with one of them the key that the page shows once.
+                "django.template": {"level": "INFO"},
+                **{name: {"level": "WARNING"} for name in ("urllib3", "docker", "asyncio")},
+            },
         }
     )

@@ -165,7 +165,7 @@ def claim(operation_id: UUID) -> Lease | None:
 
 
 def renew(leases: list[Lease]) -> None:
-    """Extend the leases by the full length, those of them that still hold."""
+    """Extend the leases by the full length, those of them that still hold and were not given back meanwhile."""
     if not leases:
         return
     with connection.cursor() as cursor:
@@ -173,7 +173,7 @@ def renew(leases: list[Lease]) -> None:
             """
             UPDATE engines_operation o SET lease_until = clock_timestamp() + make_interval(secs => %s)
             FROM unnest(%s::uuid[], %s::int[]) AS held(id, attempt)
-            WHERE o.id = held.id AND o.attempt = held.attempt AND o.state = 'running'
+            WHERE o.id = held.id AND o.attempt = held.attempt AND o.state = 'running' AND o.lease_until IS NOT NULL
             """,
             [settings.ENV.lease_s, [lease.operation_id for lease in leases], [lease.attempt for lease in leases]],
         )

@@ -85,12 +85,18 @@ def _attempt(attempt: Attempt) -> None:
             log.warning("operation_returned", error=error.code, attempt=attempt.lease.attempt)
             operations.release(attempt.lease, delay_s=min(2.0 ** min(attempt.lease.attempt, 5), RETRY_MAX_S))
             return
-        outcome = _failed(attempt, (error.code, str(error) or (type(error).__doc__ or "")))
+        outcome = _failed(attempt, _told(error))
     except Failed as failure:
         outcome = _failed(attempt, failure.error)
     if not lifecycle.settle(attempt.lease, attempt.operation, outcome):
         raise LeaseLost(attempt.lease.operation_id)
     log.info("operation_ended", kind=attempt.operation.kind, action=outcome.action.value, error=outcome.error[0] or None)
+
+
+def _told(error: BackendError) -> tuple[str, str]:
+    """Code and sentence of a backend's error: what it is, what to do, and what the runtime said."""
+    meaning = " ".join((type(error).__doc__ or "").split())
+    return error.code, f"{meaning} ({error})" if str(error) else meaning
 
 
 def _act_on_one_runtime(attempt: Attempt) -> Outcome:
@@ -167,7 +173,7 @@ def _rotate_key(attempt: Attempt) -> Outcome:
 
 def _return_to_old_key(attempt: Attempt, failure: Failed | BackendError) -> Outcome:
     """Put the old incarnation back; the operation has failed either way, the engine only if that does not get healthy."""
-    error = failure.error if isinstance(failure, Failed) else (failure.code, str(failure))
+    error = failure.error if isinstance(failure, Failed) else _told(failure)
     attempt.step("returning_to_old_key")
     attempt.backend.destroy(attempt.next_ref)
     try:

@@ -89,13 +89,22 @@ def handle(error: Exception, context: Mapping[str, Any]) -> Response:
     return response
 
 
+_OF_CAUSE = {  # of an operation that failed; any other cause is 502 BACKEND_ERROR
+    "boot_timeout": (504, "BOOT_TIMEOUT"),
+    "network_full": (503, "CAPACITY_EXHAUSTED"),
+    "disk_full": (503, "CAPACITY_EXHAUSTED"),
+    "network_unguarded": (503, "UNAVAILABLE"),
+    "backend_unavailable": (503, "UNAVAILABLE"),
+}
+
+
 def classify(error: Exception) -> tuple[int, str]:
     """Status and code of an error; 500 INTERNAL_ERROR for one that is in no table."""
     if isinstance(error, engines.Unfinished) and error.operation.kind == Kind.PROVISION:
         return 504, "BOOT_TIMEOUT"
     if isinstance(error, engines.Unsuccessful):
-        if error.operation.error_code == "boot_timeout":
-            return 504, "BOOT_TIMEOUT"
+        if found := _OF_CAUSE.get(error.operation.error_code):
+            return found
         if error.operation.state == "superseded":
             return 409, "OPERATION_IN_PROGRESS"
     for kind, status, code in TABLE:

@@ -206,6 +206,10 @@ def test_renew_extends_only_the_leases_that_hold(product, superuser):
     operations.renew([lease])
     operation.refresh_from_db()
     assert operation.lease_until == renewed
+    superuser.execute("UPDATE engines_operation SET attempt = 1, lease_until = NULL")
+    operations.renew([lease])
+    operation.refresh_from_db()
+    assert operation.lease_until is None  # given back between the renewer's look and its write
     assert (renewed - operation.attempt_started_at).total_seconds() > 10
 
 
