@@ -18,6 +18,7 @@ GRACE_S = 5
 ENVIRONMENT = {
     "ORCH_STOP_GRACE_S": str(GRACE_S),
     "ORCH_BOOT_TIMEOUT_S": "90",
+    "ORCH_WEB_WAITERS": "12",  # all ten are to be waited for, by one web process
     "ORCH_ENGINE_ENV_PASSTHROUGH": "DEMO_FAULTS,DEMO_BOOT_DELAY_S",
     "DEMO_FAULTS": "1",
     "DEMO_BOOT_DELAY_S": "60",

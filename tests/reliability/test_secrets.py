@@ -32,7 +32,8 @@ ENVIRONMENT = {
     "ORCH_LEASE_S": "3",
     "ORCH_LEASE_RENEW_S": "1",
     "ORCH_RESEND_AFTER_S": "2",
-    "ORCH_ENGINE_ENV_PASSTHROUGH": "DEMO_BOOT_DELAY_S",
+    "ORCH_ENGINE_ENV_PASSTHROUGH": "DEMO_FAULTS,DEMO_BOOT_DELAY_S",
+    "DEMO_FAULTS": "1",
     "DEMO_BOOT_DELAY_S": "1.5",
 }
 IMAGES = ["roundhouse-demo-engine:*", "nope:*"]

@@ -238,6 +238,8 @@ def test_start_leaves_nothing_running_for_image_without_a_program(client, docked
     docked.create(wanted)
     assert type(_start(docked, wanted)) in (BackendError, type(None))  # the daemon's init program may be there and fail instead
     until(lambda: docked.observe(wanted.ref) in (State.CREATED, State.EXITED))
+    docked.remove(wanted.ref.engine_id)
+    client.images.remove(wanted.image)
 
 
 def test_verbs_raise_backend_unavailable_without_a_daemon(tmp_path):

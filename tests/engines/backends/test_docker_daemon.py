@@ -4,6 +4,7 @@ import signal
 import subprocess
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -93,11 +94,18 @@ def test_identity_changes_when_the_daemon_is_started_again_in_good_order(dockerd
     assert backend.identity() != before
 
 
+def is_stopped(pid):
+    """Whether every thread of the process has come to a stop."""
+    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 def test_verbs_end_at_their_deadline_while_the_daemon_is_frozen(dockerd, backend):
     wanted = started(backend)
     hasty = DockerBackend(replace(backend.options, timeout_s=0.5))
     assert hasty.observe(wanted.ref) is State.RUNNING
     dockerd.process.send_signal(signal.SIGSTOP)
+    until(lambda: is_stopped(dockerd.process.pid))
     try:
         assert hasty.observe(wanted.ref) is State.UNKNOWN
         for verb in verbs(hasty, wanted).values():
