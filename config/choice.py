@@ -33,19 +33,23 @@ def choose(home: Path) -> tuple[str, str]:
     return chosen, why
 
 
+def _setting(name: str) -> str:
+    """Value of `ORCH_<NAME>`; whether the whole environment is right is told by whatever starts next."""
+    from config.env import Env
+
+    return os.environ.get(f"ORCH_{name.upper()}") or str(Env.model_fields[name].default)
+
+
 def _missing_for_docker() -> str:
     """What is missing for the Docker backend, or an empty string."""
     import docker
     from docker.errors import DockerException, ImageNotFound
 
-    from config.env import Env
-
-    env = Env()
-    url = env.docker_url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    url = os.environ.get("ORCH_DOCKER_URL") or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     try:
         client = docker.DockerClient(base_url=url, timeout=3)
-        client.images.get(env.engine_image)
-        client.images.get(env.guard_image)
+        client.images.get(_setting("engine_image"))
+        client.images.get(_setting("guard_image"))
     except ImageNotFound:
         return "the daemon has no engine image; `make engine-image` builds it"
     except (DockerException, OSError):

@@ -137,6 +137,13 @@ class Backend(ABC):
         """
         return 0
 
+    def stand_down(self) -> None:  # noqa: B027 (most backends keep nothing)
+        """End what the backend keeps running beside its instances, when the whole fleet of the host goes down.
+
+        Before: no instance runs. After: nothing of the deployment runs; the next `start` brings up what it needs. Raises
+        BackendUnavailable.
+        """
+
     @abstractmethod
     def create(self, spec: Spec) -> None:
         """Make the instance, and the engine's volume when it has none, without starting it.

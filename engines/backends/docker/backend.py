@@ -128,6 +128,10 @@ class DockerBackend(Backend):
             found = self._list([f"{containers.DEPLOYMENT}={self.options.deployment}"])
             return self._networks.tidy({each.network for each in found})
 
+    def stand_down(self) -> None:
+        with self._daemon.verb("stand_down"):
+            self._guard.remove()
+
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         with self._daemon.verb("logs"):
             found = self._find(ref)

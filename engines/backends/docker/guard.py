@@ -98,7 +98,7 @@ class Guard:
         except NotFound:
             return None
         if found["Config"]["Labels"].get(RULES) != self._config["Labels"][RULES]:
-            self._remove()
+            self.remove()
             return None
         state: dict[str, Any] = found["State"]
         return state
@@ -113,8 +113,8 @@ class Guard:
         with suppress(NotFound):  # the other worker is not there yet, or has replaced it: look again
             self._daemon.ask(lambda api: api.start(self.name))
 
-    def _remove(self) -> None:
-        """The rules stay in force meanwhile: the next container puts its own in their place in one step."""
+    def remove(self) -> None:
+        """End the container. The rules stay in force: the next container puts its own in their place in one step."""
         try:
             self._daemon.ask(lambda api: api.remove_container(self.name, force=True))
         except APIError as refused:

@@ -12,9 +12,11 @@ class Command(BaseCommand):
     help = "Stop every engine of this host, for its shutdown; the registry is left as it is, so that they are resumed."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        backend = backends.get()
         try:
-            left = stop_all(backends.get(), grace_s=settings.ENV.stop_grace_s)
+            left = stop_all(backend, grace_s=settings.ENV.stop_grace_s)
+            if left:
+                raise CommandError(f"{len(left)} engines could not be stopped; their logs say why")
+            backend.stand_down()
         except BackendUnavailable as error:
             raise CommandError(f"the backend does not answer: {error}") from error
-        if left:
-            raise CommandError(f"{len(left)} engines could not be stopped; their logs say why")
