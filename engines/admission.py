@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from audit import actors, trail
 from audit.actions import Action
 from audit.actors import Actor
-from engines import lifecycle, operations
+from engines import lifecycle, names, operations
 from engines.errors import (
     EngineAlreadyExists,
     EngineAlreadyRunning,
@@ -86,7 +86,7 @@ def admit(product: Product, user_id: str, *, auto_provision: bool, auto_wake: bo
     `timeout_s` is how long it may wait, `longest_s()` when not given. Call `count` first. Raises InvalidUserId, what
     `lifecycle.provision` raises, Unfinished, Unsuccessful.
     """
-    user_id = lifecycle.check_user_id(user_id)
+    user_id = names.check_user_id(user_id)
     deadline = time.monotonic() + (longest_s() if timeout_s is None else timeout_s)
     wish = Wish(product, user_id, auto_provision, auto_wake, deadline)
     engine = look(product, user_id)
@@ -106,7 +106,7 @@ def count(product: Product, user_id: str) -> limits.Window | None:
 
     Raises InvalidUserId, and with an `admit_denied` row RateLimited.
     """
-    user_id = lifecycle.check_user_id(user_id)
+    user_id = names.check_user_id(user_id)
     try:
         return limits.hit(str(product.pk), product.policy)
     except RateLimited as refused:

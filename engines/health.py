@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
-from engines import lifecycle, reconcile
+from engines import lifecycle, moves, reconcile
 from engines.models import Engine
 
 log = structlog.get_logger(__name__)
@@ -191,7 +191,7 @@ def _count(found: dict[UUID, tuple[Target, Result]]) -> list[tuple[UUID, int, in
     for engine in Engine.objects.filter(pk__in=sampled).select_related("product"):
         result = found[engine.pk][1]
         metadata = {"healthy": result.ok, "result": result.text, "failures": sampled[engine.pk]}
-        trail.record(Action.HEALTH_CHECK, lifecycle.subject(engine), by=SYSTEM, metadata=metadata)
+        trail.record(Action.HEALTH_CHECK, moves.subject(engine), by=SYSTEM, metadata=metadata)
     return [(row[0], row[1], row[2]) for row in counted]
 
 

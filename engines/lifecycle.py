@@ -1,13 +1,11 @@
 """The verbs, and every write of `Engine.status`.
 
 A verb states intent in one transaction: it locks (product, host, engine, operation, in this order), checks, and opens an
-operation. `settle` ends the operation that a worker carried out. Whatever moves an engine goes through `_move`: one statement
-that changes the engine, adds one to `seq`, and writes the audit row.
+operation. `settle` ends the operation that a worker carried out. Whatever moves an engine goes through `moves.move`,
+which nobody else calls: one statement that changes the engine, adds one to `seq`, and writes the audit row.
 """
 
-import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,53 +16,29 @@ from django.db.models.functions import Now
 from audit import trail
 from audit.actions import Action
 from audit.actors import Actor
-from engines import hosts, operations
+from engines import hosts, moves, names, operations
 from engines.errors import (
     CapacityExhausted,
     EngineAlreadyExists,
     EngineAlreadyRunning,
     EngineNotFound,
     EngineNotRunning,
-    ImageUnknown,
-    InvalidUserId,
     OperationInProgress,
 )
 from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.operations import Lease
-from engines.outcomes import CLEARED, NO_PENDING, NO_RESTART, NOW, After, Outcome
+from engines.outcomes import NO_PENDING, NO_RESTART, NOW, After, Outcome
 from engines.transitions import TRANSITIONS
 from policy import environments, products, refusals, rules, secrets
 from policy.errors import Denied
 from policy.models import Product
 
-SUBJECT = (
-    " RETURNING e.product_id, (SELECT slug FROM policy_product p WHERE p.id = e.product_id) AS product_slug,"
-    " e.user_id, e.id AS engine_id, %(e_from)s::text AS from_status, e.status AS to_status, e.seq AS engine_seq"
-)
-
-
 # -- finding and locking -----------------------------------------------------------------------------------------------
-
-
-# What emoji are made of and `isprintable` refuses: joiners, the letters of flags, and pictures newer than Python's Unicode.
-_EMOJI = re.compile("[\u200c\u200d\U0001f000-\U0001faff\U000e0020-\U000e007f]")
-
-
-def check_user_id(user_id: object) -> str:
-    """The user id as it is stored. Raises InvalidUserId unless it is 1 to 255 printable characters, not `.` or `..` alone."""
-    if not isinstance(user_id, str) or not 1 <= len(user_id) <= 255 or not _is_printable(user_id) or user_id in (".", ".."):
-        raise InvalidUserId("user_id: must be a string of 1 to 255 printable characters, and not . or .. alone.")
-    return user_id
-
-
-def _is_printable(text: str) -> bool:
-    """No control, separator but the space, or override of the reading direction."""
-    return text.isprintable() or _EMOJI.sub("", text).isprintable()
 
 
 def find(product: Product, user_id: str) -> Engine:
     """The product's living engine for the user. Raises InvalidUserId, EngineNotFound."""
-    engine = Engine.objects.filter(product=product, user_id=check_user_id(user_id), destroyed_at=None).first()
+    engine = Engine.objects.filter(product=product, user_id=names.check_user_id(user_id), destroyed_at=None).first()
     if engine is None:
         raise EngineNotFound("The product has no engine for this user.")
     return engine
@@ -109,8 +83,8 @@ def provision(product: Product, user_id: str, *, by: Actor, engine_version: str 
     A call for a user whose engine is being provisioned joins that. Raises InvalidUserId, ImageUnknown, EngineAlreadyExists,
     PortExhaustion, and with a row of the refusal ImageDenied, QuotaExceeded, CapacityExhausted.
     """
-    user_id = check_user_id(user_id)
-    image = check_image(engine_version)
+    user_id = names.check_user_id(user_id)
+    image = names.check_image(engine_version)
     about = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
     try:
         return _provision(product, user_id, image, by=by, auto=auto)
@@ -146,13 +120,6 @@ def _join_provision(engine: Engine, image: str) -> Operation:
     raise EngineAlreadyExists("The product has an engine for this user already.")
 
 
-def check_image(image: object) -> str:
-    """The image's name, or an empty string for none in particular. Raises ImageUnknown when it cannot be one."""
-    if image != "" and not rules.is_image(image):
-        raise ImageUnknown("engine_version: must be the name of an image, up to 255 characters without spaces.")
-    return str(image)
-
-
 def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, by: Actor, auto: bool) -> Engine:
     """Insert the engine, with its key and port, and its `provision_requested` row."""
     host = hosts.local()
@@ -178,7 +145,7 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
         " health_failures, restart_attempts)"
         " VALUES (%(e_id)s, %(e_product)s, %(e_host)s, %(e_user)s, 'provisioning', 1, %(e_image)s, %(e_port)s, 1, 1,"
         " %(e_memory)s, %(e_disk)s, %(e_env)s,"
-        " %(e_hash)s, %(e_cipher)s, '', '', 0, 0)" + SUBJECT,
+        " %(e_hash)s, %(e_cipher)s, '', '', 0, 0)" + moves.SUBJECT,
         params,
         Action.PROVISION_REQUESTED,
         by=by,
@@ -246,7 +213,7 @@ def destroy(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
         record_superseded(engine, current, by=by, superseded_by="destroy")
     operation_id = uuid4()
     if engine.status != Status.DESTROYING:
-        _move(
+        moves.move(
             engine,
             Status.DESTROYING,
             Action.DESTROY_REQUESTED,
@@ -273,7 +240,7 @@ def cancel_sleep(engine: Engine, *, by: Actor) -> bool:
 def reveal_key(engine: Engine, *, by: Actor) -> str:
     """The engine's key in plaintext, once the row that says who looked is written. Raises EngineNotFound, InvalidToken."""
     engine = lock(engine.pk)
-    trail.record(Action.KEY_REVEAL, subject(engine), by=by)
+    trail.record(Action.KEY_REVEAL, moves.subject(engine), by=by)
     return secrets.decrypt(engine.key_ciphertext)
 
 
@@ -287,7 +254,7 @@ def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
     number = engine.restart_attempts + 1
     Engine.objects.filter(pk=engine.pk).update(next_restart_at=None, restart_attempts=number)
     operation = operations.open(engine, Kind.RESTART, by=by, params={"cause": "health", "restart": number})
-    trail.record(Action.AUTO_RESTART_START, subject(engine), by=by, metadata={"restart": number}, operation_id=operation.pk)
+    trail.record(Action.AUTO_RESTART_START, moves.subject(engine), by=by, metadata={"restart": number}, operation_id=operation.pk)
     return operation
 
 
@@ -307,7 +274,7 @@ def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str, cause: str =
     try:
         return _open(engine, kind, by=by, params=_params(cause, reason))
     except CapacityExhausted as full:
-        _record_no_room(full, kind, subject(engine), by=by)
+        _record_no_room(full, kind, moves.subject(engine), by=by)
         raise
 
 
@@ -352,7 +319,7 @@ def settle(lease: Lease, operation: Operation, outcome: Outcome) -> bool:
     state = OperationState.FAILED if outcome.error[0] else OperationState.SUCCEEDED
     if not operations.close(lease, state, error=outcome.error):
         return False
-    _move(
+    moves.move(
         engine,
         outcome.status,
         outcome.action,
@@ -365,7 +332,7 @@ def settle(lease: Lease, operation: Operation, outcome: Outcome) -> bool:
     if outcome.also is not None:
         action, metadata = outcome.also
         engine.refresh_from_db(fields=["seq"])
-        trail.record(action, subject(engine), by=Actor(operation.actor), metadata=metadata, operation_id=operation.pk)
+        trail.record(action, moves.subject(engine), by=Actor(operation.actor), metadata=metadata, operation_id=operation.pk)
     return True
 
 
@@ -385,74 +352,15 @@ def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: 
     else:
         columns["next_restart_at"] = After(retry_in_s)
         metadata["restart_in_s"] = round(retry_in_s, 1)
-    _move(engine, Status.FAILED, Action.HEALTH_FAILED, by=by, metadata=metadata, extra=columns)
+    moves.move(engine, Status.FAILED, Action.HEALTH_FAILED, by=by, metadata=metadata, extra=columns)
     if retry_in_s is None:
         engine.refresh_from_db(fields=["seq"])
-        trail.record(Action.AUTO_RESTART_GAVE_UP, subject(engine), by=by, metadata={"restarts": engine.restart_attempts})
+        trail.record(Action.AUTO_RESTART_GAVE_UP, moves.subject(engine), by=by, metadata={"restarts": engine.restart_attempts})
     return True
-
-
-# -- moves -------------------------------------------------------------------------------------------------------------
-
-_COLUMNS = frozenset(CLEARED.keys() | NO_PENDING.keys()) | {
-    "image_digest",
-    "next_probe_at",
-    "provisioned_at",
-    "destroyed_at",
-    "restart_attempts",
-    "key_hash",
-    "key_ciphertext",
-    "incarnation",
-    "env_version",
-}
-
-
-def _move(
-    engine: Engine,
-    to: Status,
-    action: Action,
-    *,
-    by: Actor,
-    metadata: Mapping[str, Any],
-    extra: Mapping[str, Any],
-    operation_id: UUID | None = None,
-    started: datetime | None = None,
-) -> None:
-    """Change the state of a locked engine, with its row, in one statement."""
-    assert extra.keys() <= _COLUMNS, extra.keys() - _COLUMNS
-    sets = [
-        f"{name} = now() + make_interval(secs => %(e_{name})s)" if isinstance(value, After) else f"{name} = %(e_{name})s"
-        for name, value in extra.items()
-    ]
-    params = {f"e_{name}": value.seconds if isinstance(value, After) else value for name, value in extra.items()}
-    params |= {"e_id": engine.pk, "e_from": engine.status, "e_to": to, "e_seq": engine.seq}
-    row = trail.record_move(
-        f"UPDATE engines_engine AS e SET {', '.join(['status = %(e_to)s', 'seq = seq + 1', *sets])}"
-        " WHERE id = %(e_id)s AND status = %(e_from)s AND seq = %(e_seq)s" + SUBJECT,
-        params,
-        action,
-        by=by,
-        metadata=metadata,
-        operation_id=operation_id,
-        started=started,
-    )
-    if row is None:
-        raise trail.NotRecorded(f"{action} of engine {engine.pk}: it moved under its lock")
-
-
-def subject(engine: Engine) -> trail.Subject:
-    """What a row about the engine says of it when the engine does not move."""
-    return trail.Subject(
-        product_id=engine.product_id,
-        product_slug=engine.product.slug,
-        user_id=engine.user_id,
-        engine_id=engine.pk,
-        engine_seq=engine.seq,
-    )
 
 
 def record_superseded(engine: Engine, operation: Operation, *, by: Actor, superseded_by: str) -> None:
     """The row of an operation that was ended before it was done, and the end of a key that was pending for it."""
     Engine.objects.filter(pk=engine.pk).update(**NO_PENDING)
     metadata = {"kind": operation.kind, "superseded_by": superseded_by}
-    trail.record(Action.OPERATION_SUPERSEDED, subject(engine), by=by, metadata=metadata, operation_id=operation.pk)
+    trail.record(Action.OPERATION_SUPERSEDED, moves.subject(engine), by=by, metadata=metadata, operation_id=operation.pk)

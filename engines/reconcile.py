@@ -15,7 +15,7 @@ import structlog
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
-from engines import backends, hosts, lifecycle, operations
+from engines import backends, hosts, lifecycle, moves, operations
 from engines.backends.base import BackendUnavailable, Instance, Ref, State
 from engines.errors import EngineError
 from engines.models import Engine, Status
@@ -92,7 +92,7 @@ def _remove(owner: Engine, ref: Ref, reason: str) -> None:
     else:
         backend.destroy(ref)
     metadata = {"incarnation": ref.incarnation, "reason": reason}
-    trail.record(Action.ORPHAN_REMOVED, lifecycle.subject(owner), by=SYSTEM, metadata=metadata)
+    trail.record(Action.ORPHAN_REMOVED, moves.subject(owner), by=SYSTEM, metadata=metadata)
     log.warning("orphan_removed", engine_id=str(ref.engine_id), **metadata)
 
 

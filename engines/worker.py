@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import connection
 
 from engines import backends, health, hosts, leases, lifecycle, operations, outcomes, reconcile
-from engines.backends.base import Backend, BackendError, BackendUnavailable, Limits, PortTaken, Ref, Spec, State
+from engines.backends.base import Backend, BackendError, BackendUnavailable, InstanceMissing, Limits, PortTaken, Ref, Spec, State
 from engines.models import Engine, Kind, Operation, Status
 from engines.operations import Lease, LeaseLost
 from engines.outcomes import Outcome
@@ -251,7 +251,9 @@ def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
         connection.close()  # not held while we wait
         healthy = health.probe_once(attempt.engine).ok
         state = attempt.backend.observe(ref)  # asked after the probe: something else may have answered on the port
-        if state in (State.EXITED, State.ABSENT):
+        if state == State.ABSENT:
+            raise InstanceMissing("somebody removed the instance while it was booting")
+        if state == State.EXITED:
             raise Failed("engine_exited", "The engine ended while it was booting; its log says why.")
         if healthy and state == State.RUNNING:
             return

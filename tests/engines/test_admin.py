@@ -13,7 +13,7 @@ from django.utils import timezone
 from audit import actors, trail
 from audit.actions import Action
 from audit.models import AuditRow
-from engines import lifecycle, staff, timeline
+from engines import lifecycle, moves, staff, timeline
 from engines.models import Engine, Kind, Operation, OperationState, Status
 from policy import secrets
 from tests.engines.registry import put_engine, put_operation
@@ -106,7 +106,7 @@ def test_page_of_a_big_lifetime_shows_the_newest_rows_and_leads_to_the_others(pr
 def test_page_hides_what_the_user_may_not_look_at(product):
     engine = put_engine(product)
     put_operation(engine)
-    trail.record(Action.STOP, lifecycle.subject(engine), by=actors.SYSTEM)
+    trail.record(Action.STOP, moves.subject(engine), by=actors.SYSTEM)
     client, user = Client(), hire("rita")
     user.user_permissions.clear()
     client.force_login(user)

@@ -1,17 +1,20 @@
 """Carrying operations out, on real processes: what each kind does, and what every failure leaves behind."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
+from django.db import connection
 
 from audit import actors
 from audit.models import AuditRow
 from engines import backends, lifecycle, operations, outcomes, worker
 from engines.api import url
 from engines.backends.base import Ref, State
-from engines.models import Engine, Kind, Status
+from engines.models import Engine, Kind, Operation, Status
 from policy import products, secrets
+from tests import waiting
 
 ACME = actors.product("acme")
 
@@ -133,6 +136,28 @@ def test_provision_takes_another_port_when_something_else_has_its_own(product, c
     engine = Engine.objects.get(pk=operation.engine_id)
     assert engine.port != taken
     assert AuditRow.objects.get(engine_id=engine.pk, action="provision").metadata["port"] == engine.port
+
+
+def test_provision_makes_again_what_somebody_removed_in_its_middle(settings, product, carry_out, superuser):
+    settings.ENGINE_ENV = {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "2"}
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    with ThreadPoolExecutor() as pool:
+        attempt = pool.submit(in_a_thread, operation)
+        waiting.until(lambda: any(s["step"] == "waiting_for_health" for s in Operation.objects.get(pk=operation.pk).steps))
+        backends.get().destroy(Ref(operation.engine_id, 1))
+        attempt.result()
+    operation.refresh_from_db()
+    assert (operation.state, operation.returned) == ("running", 1)
+    superuser.execute("UPDATE engines_operation SET due_at = now()")
+    assert carry_out(operation).state == "succeeded"
+    assert rows(operation.engine) == ["provision_requested", "provision"]
+
+
+def in_a_thread(operation):
+    try:
+        worker.run(operation.pk)
+    finally:
+        connection.close()
 
 
 def test_destroy_supersedes_what_is_open(product, carry_out):
