@@ -24,7 +24,8 @@ from policy.errors import EngineEnvUnreadable
 log = structlog.get_logger(__name__)
 
 MAX_PORTS = 20  # tries of another port before a boot fails
-QUICK_S, QUICK_FOR_S, SLOW_S = 0.03, 3.0, 0.3  # between two looks at a booting engine: most are up within a second
+PAUSES = ((0.4, 0.015), (3.0, 0.04), (float("inf"), 0.3))  # until so many s of a boot: s between two probes of it
+LOOK_S = 0.25  # between two looks at its instance and its lease, which cost more than a probe that nobody answers
 EXHAUSTED = "attempts_exhausted"
 RETRY_MAX_S = 10.0  # cap of the pause before the next attempt at a backend that did not answer
 
@@ -205,12 +206,19 @@ def _done(attempt: Attempt, metadata: Mapping[str, Any]) -> Outcome:
 def _bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> dict[str, Any]:
     """Make and start the instance, wait until it is healthy; returns what its row says. Raises Failed, BackendError."""
     deadline = time.monotonic() + settings.ENV.boot_timeout_s
-    digest = attempt.backend.resolve(attempt.engine.engine_version)
+    digest = _digest(attempt, ref)
     _start_on_free_port(attempt, ref, key_hash)
     attempt.step("waiting_for_health")
     _wait_healthy(attempt, ref, deadline)
     engine = attempt.engine
     return {"image": engine.engine_version, "digest": digest, "port": engine.port, "incarnation": ref.incarnation}
+
+
+def _digest(attempt: Attempt, ref: Ref) -> str:
+    """What the image's name stands for now, or stood for when this incarnation was made. Raises ImageMissing."""
+    engine = attempt.engine
+    kept = engine.image_digest if ref.incarnation == engine.incarnation else ""
+    return kept or attempt.backend.resolve(engine.engine_version)
 
 
 def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> None:
@@ -245,19 +253,27 @@ def _spec(attempt: Attempt, ref: Ref, key_hash: str) -> Spec:
 
 def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
     """Until the instance answers its health check. Raises Failed when it ends, or, stopped by us, when the time is over."""
-    began = time.monotonic()
+    connection.close()  # not held while we wait
+    began = looked = time.monotonic()
     while (now := time.monotonic()) < deadline:
-        operations.check(attempt.lease)
-        connection.close()  # not held while we wait
         healthy = health.probe_once(attempt.engine).ok
-        state = attempt.backend.observe(ref)  # asked after the probe: something else may have answered on the port
-        if state == State.ABSENT:
-            raise InstanceMissing("somebody removed the instance while it was booting")
-        if state == State.EXITED:
-            raise Failed("engine_exited", "The engine ended while it was booting; its log says why.")
-        if healthy and state == State.RUNNING:
-            return
-        time.sleep(QUICK_S if now - began < QUICK_FOR_S else SLOW_S)
+        if healthy or now - looked > LOOK_S:
+            looked = now
+            operations.check(attempt.lease)
+            connection.close()
+            if _runs(attempt, ref) and healthy:  # asked after the probe: something else may have answered on the port
+                return
+        time.sleep(next(pause for until, pause in PAUSES if now - began < until))
     attempt.step("stopping")
     attempt.backend.stop(ref, grace_s=min(settings.ENV.stop_grace_s, 5.0))
     raise Failed("boot_timeout", f"The engine was not healthy within {settings.ENV.boot_timeout_s:g} s.")
+
+
+def _runs(attempt: Attempt, ref: Ref) -> bool:
+    """Whether a booting instance runs, as far as the runtime says. Raises Failed, InstanceMissing when it does not any more."""
+    state = attempt.backend.observe(ref)
+    if state == State.ABSENT:
+        raise InstanceMissing("somebody removed the instance while it was booting")
+    if state == State.EXITED:
+        raise Failed("engine_exited", "The engine ended while it was booting; its log says why.")
+    return state == State.RUNNING
