@@ -227,6 +227,7 @@ ENDPOINTS = (
         body=api.Admit, body_example={"auto_provision": True}, answer={"$ref": "#/components/schemas/Admission"},
         example={"admitted": True, "engine": {**_ENGINE, "api_key": _KEY}},
         errors=("POLICY_DENIED", *_BOOT, "QUOTA_EXCEEDED", "RATE_LIMITED", "PORT_EXHAUSTION"),
+        headers=dict.fromkeys((200, 202, 429), ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")),
         parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),
     Endpoint(

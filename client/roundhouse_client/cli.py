@@ -1,0 +1,234 @@
+"""`roundhouse`: the API from a shell. Where and as whom: ROUNDHOUSE_URL, ROUNDHOUSE_PLATFORM_KEY, ROUNDHOUSE_ADMIN_KEY.
+
+Exit codes: 0 done; 1 refused; 2 wrong usage; 3 no answer, or not available also after the retries; 130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+from roundhouse_client import show
+from roundhouse_client.client import Client
+from roundhouse_client.errors import ApiError, RoundhouseError, StillRunning, Unreachable
+from roundhouse_client.operator import Operator
+
+Run = Callable[["Shell"], Any]
+REFUSED, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as it was given."""
+
+
+class Shell:
+    """The arguments, and the clients that the command asks for."""
+
+    def __init__(self, arguments: argparse.Namespace, stack: ExitStack) -> None:
+        self.arguments, self._stack = arguments, stack
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.arguments, name)
+
+    @property
+    def anyone(self) -> Client:
+        return self._stack.enter_context(Client(self.url, "", retries=self.retries))
+
+    @property
+    def product(self) -> Client:
+        return self._stack.enter_context(Client(self.url, _need("ROUNDHOUSE_PLATFORM_KEY"), retries=self.retries))
+
+    @property
+    def operator(self) -> Operator:
+        return self._stack.enter_context(Operator(self.url, _need("ROUNDHOUSE_ADMIN_KEY"), retries=self.retries))
+
+
+def _need(name: str) -> str:
+    if value := os.environ.get(name):
+        return value
+    raise UsageError(f"set {name}")
+
+
+# -- commands ------------------------------------------------------------------------------------------------------------
+
+USER: dict[str, Any] = {"user": {"metavar": "USER", "help": "the product's user"}}
+WAIT: dict[str, Any] = {"--wait": {"type": int, "metavar": "S", "help": "wait at most S seconds; then name the operation"}}
+PRODUCT: dict[str, Any] = {"product_id": {"metavar": "PRODUCT", "help": "id of the product"}}
+KEY: dict[str, Any] = {"key_id": {"metavar": "KEY", "help": "id of the key"}}
+TAIL: dict[str, Any] = {"-n": {"dest": "tail", "type": int, "metavar": "N"}, "-f": {"dest": "follow", "action": "store_true"}}
+EXPIRES: dict[str, Any] = {"--expires": {"type": int, "metavar": "S", "help": "seconds until it ends by itself"}}
+SCOPE: dict[str, Any] = {"--scope": {"action": "append", "choices": ["admit", "lifecycle", "read"]}}
+FILTERS = ("action", "actor", "user_id", "engine_id", "since", "until")
+
+
+def _audit(shell: Shell) -> Iterable[Any]:
+    filters = {name: getattr(shell, name) for name in FILTERS}
+    if shell.follow:
+        return shell.product.follow_audit(shell.tail or 20, **filters)
+    return shell.product.list_audit(limit=shell.tail or 100, **filters).results[::-1]
+
+
+def _logs(shell: Shell) -> Iterable[str]:
+    tail = shell.tail or 100
+    return shell.product.follow_logs(shell.user, tail) if shell.follow else shell.product.get_logs(shell.user, tail).lines
+
+
+def _admit(shell: Shell) -> Any:
+    return shell.product.admit(shell.user, auto_provision=shell.provision, auto_wake=shell.wake, wait_s=shell.wait)
+
+
+ENGINES: dict[str, tuple[str, dict[str, Any], Run]] = {
+    "list": ("engines, newest first", {"--status": {}}, lambda shell: shell.product.engines(shell.status)),
+    "get": ("one engine, with its key", USER, lambda shell: shell.product.get_engine(shell.user)),
+    "provision": (
+        "a new engine, once it is healthy",
+        {**USER, "--image": {"default": ""}, **WAIT},
+        lambda shell: shell.product.provision(shell.user, shell.image, wait_s=shell.wait),
+    ),
+    "start": ("start an engine", {**USER, **WAIT}, lambda shell: shell.product.start(shell.user, wait_s=shell.wait)),
+    "stop": ("stop an engine", {**USER, **WAIT}, lambda shell: shell.product.stop(shell.user, wait_s=shell.wait)),
+    "rotate-key": (
+        "a new key for an engine",
+        {**USER, **WAIT},
+        lambda shell: shell.product.rotate_key(shell.user, wait_s=shell.wait),
+    ),
+    "destroy": (
+        "end an engine and its data, for good",
+        {**USER, **WAIT},
+        lambda shell: shell.product.destroy(shell.user, wait_s=shell.wait),
+    ),
+    "admit": (
+        "may a request go to the user's engine now? exit 1 when not",
+        {**USER, "--provision": {"action": "store_true"}, "--wake": {"action": "store_true"}, **WAIT},
+        _admit,
+    ),
+}
+
+COMMANDS: dict[str, tuple[str, dict[str, Any], Run]] = {
+    **{name: command for name, command in ENGINES.items() if name != "list"},
+    "logs": ("the last lines that an engine wrote", {**USER, **TAIL}, _logs),
+    "audit": ("rows of the audit log, oldest first", {**TAIL, **{f"--{name.replace('_', '-')}": {} for name in FILTERS}}, _audit),
+    "operation": ("what became of a request", {"id": {}}, lambda shell: shell.product.get_operation(shell.id)),
+    "status": ("engines by state", {}, lambda shell: shell.product.get_status()),
+    "metrics": ("the last hour, and totals", {}, lambda shell: shell.product.get_metrics()),
+    "health": ("whether the web process can serve", {}, lambda shell: shell.anyone.get_health()),
+}
+
+GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
+    "engines": ENGINES,
+    "products": {
+        "register": (
+            "a new product, with its first platform key",
+            {"slug": {}, "name": {}, "--policy": {"type": json.loads, "metavar": "JSON"}},
+            lambda shell: shell.operator.register_product(shell.slug, shell.name, shell.policy),
+        ),
+        "policy": (
+            "replace the policy",
+            {**PRODUCT, "policy": {"type": json.loads, "metavar": "JSON"}},
+            lambda shell: shell.operator.replace_policy(shell.product_id, shell.policy),
+        ),
+        "env": (
+            "names of the variables of its engines; with JSON, replace them",
+            {**PRODUCT, "env": {"nargs": "?", "type": json.loads, "metavar": "JSON"}},
+            lambda shell: (
+                shell.operator.get_engine_env(shell.product_id)
+                if shell.env is None
+                else shell.operator.replace_engine_env(shell.product_id, shell.env)
+            ),
+        ),
+    },
+    "keys": {
+        "list": ("a product's platform keys", PRODUCT, lambda shell: shell.operator.list_platform_keys(shell.product_id)),
+        "issue": (
+            "one more platform key",
+            {**PRODUCT, **SCOPE, **EXPIRES},
+            lambda shell: shell.operator.issue_platform_key(shell.product_id, shell.scope, shell.expires),
+        ),
+        "rotate": (
+            "a new platform key in place of the others",
+            {**PRODUCT, "--overlap": {"type": int, "metavar": "S"}},
+            lambda shell: shell.operator.rotate_platform_key(shell.product_id, overlap_s=shell.overlap),
+        ),
+        "revoke": (
+            "end a platform key at once",
+            {**PRODUCT, **KEY},
+            lambda shell: shell.operator.revoke_platform_key(shell.product_id, shell.key_id),
+        ),
+    },
+    "admin-keys": {
+        "list": ("the named admin keys", {}, lambda shell: shell.operator.list_admin_keys()),
+        "issue": (
+            "one more admin key",
+            {"name": {}, **EXPIRES},
+            lambda shell: shell.operator.issue_admin_key(shell.name, shell.expires),
+        ),
+        "revoke": ("end an admin key at once", KEY, lambda shell: shell.operator.revoke_admin_key(shell.key_id)),
+    },
+}
+
+
+# -- parsing -------------------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command, with the options that all of them take on either side of their name."""
+    made = argparse.ArgumentParser(prog="roundhouse", description="Roundhouse's API from a shell.")
+    _add_common(made, {"json": False, "url": os.environ.get("ROUNDHOUSE_URL", "http://127.0.0.1:8000"), "retries": 4})
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        _add(commands, name, *command)
+    for name, group in GROUPS.items():
+        grouped = commands.add_parser(name, help=", ".join(group)).add_subparsers(required=True, metavar="COMMAND")
+        for verb, command in group.items():
+            _add(grouped, verb, *command)
+    return made
+
+
+def _add(commands: Any, name: str, told: str, arguments: dict[str, dict[str, Any]], run: Run) -> None:
+    made = commands.add_parser(name, help=told, description=told)
+    _add_common(made, dict.fromkeys(("json", "url", "retries"), argparse.SUPPRESS))
+    for argument, options in arguments.items():
+        made.add_argument(argument, **options)
+    made.set_defaults(run=run)
+
+
+def _add_common(made: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
+    made.add_argument("--json", action="store_true", default=defaults["json"], help="print JSON, one object a line")
+    made.add_argument("--url", default=defaults["url"], help="where the API is; else ROUNDHOUSE_URL")
+    made.add_argument("--retries", type=int, default=defaults["retries"], metavar="N", help="tries after the first (4)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        with ExitStack() as stack:
+            answer = arguments.run(Shell(arguments, stack))
+            show.show(answer, as_json=arguments.json)
+        return REFUSED if getattr(answer, "admitted", True) is False or getattr(answer, "allowed", True) is False else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever reads us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (RoundhouseError, UsageError, ValueError) as error:
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong on stderr; returns the exit code for it."""
+    print(f"roundhouse: {error}", file=sys.stderr)
+    if isinstance(error, ApiError):
+        told = {"details": error.details and json.dumps(error.details), "request id": error.request_id}
+        print("".join(f"  {name}: {value}\n" for name, value in told.items() if value), end="", file=sys.stderr)
+        return UNAVAILABLE if error.status in (502, 503, 504) else REFUSED
+    if isinstance(error, StillRunning):
+        return UNAVAILABLE
+    return UNAVAILABLE if isinstance(error, Unreachable) else USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

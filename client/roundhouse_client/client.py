@@ -1,0 +1,143 @@
+"""The API as a product uses it."""
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from roundhouse_client import results
+from roundhouse_client.results import read
+from roundhouse_client.transport import READ_S, Transport, path_of
+
+PAGE = 500
+LINES = 1000  # as many as one answer has
+LATE_S = 300  # a row is as old as the start of its action: how much later than its timestamp one may appear
+
+
+class Client(Transport):
+    """A product's client. Every method raises ApiError, Unreachable; those with `wait_s` StillRunning when that time is over."""
+
+    def __init__(self, url: str, platform_key: str, *, retries: int = 4, timeout_s: float = READ_S) -> None:
+        super().__init__(url, {"X-Platform-Key": platform_key}, retries=retries, timeout_s=timeout_s)
+
+    # -- engines ---------------------------------------------------------------------------------------------------------
+
+    def provision(self, user_id: str, engine_version: str = "", *, wait_s: int | None = None) -> results.Provisioned:
+        """A new engine, once it is healthy; of the given image, or the policy's."""
+        body = {"user_id": user_id} | ({"engine_version": engine_version} if engine_version else {})
+        return read(results.Provisioned, self._call("POST", "/engines/provision", body=body, wait_s=wait_s))
+
+    def get_engine(self, user_id: str) -> results.Engine:
+        """The user's engine, with its key."""
+        return read(results.Engine, self._call("GET", path_of(user_id)))
+
+    def list_engines(self, status: str | None = None, *, limit: int = 100, offset: int = 0) -> results.Engines:
+        """One page of engines, newest first, without their keys."""
+        query = {"status": status, "limit": limit, "offset": offset}
+        return read(results.Engines, self._call("GET", "/engines", query=query))
+
+    def engines(self, status: str | None = None, *, page_size: int = PAGE) -> Iterator[results.Engine]:
+        """Every engine, page by page; one that is made or goes meanwhile may be left out, none comes twice."""
+        seen: set[str] = set()
+        offset = 0
+        while page := self.list_engines(status, limit=page_size, offset=offset).engines:
+            yield from (engine for engine in page if engine.engine_id not in seen)
+            seen |= {engine.engine_id for engine in page}
+            offset += len(page)
+
+    def start(self, user_id: str, *, wait_s: int | None = None) -> results.Started:
+        """Start a stopped, sleeping or failed engine."""
+        return read(results.Started, self._call("POST", path_of(user_id, "start"), wait_s=wait_s))
+
+    def stop(self, user_id: str, *, wait_s: int | None = None) -> results.Stopped:
+        """Stop an engine; its data and key stay."""
+        return read(results.Stopped, self._call("POST", path_of(user_id, "stop"), wait_s=wait_s))
+
+    def rotate_key(self, user_id: str, *, wait_s: int | None = None) -> results.NewEngineKey:
+        """A new key for a running engine, once it is healthy with it."""
+        return read(results.NewEngineKey, self._call("POST", path_of(user_id, "rotate-key"), wait_s=wait_s))
+
+    def destroy(self, user_id: str, *, wait_s: int | None = None) -> results.Destroyed:
+        """End the engine, its data and its key, for good."""
+        return read(results.Destroyed, self._call("DELETE", path_of(user_id), wait_s=wait_s))
+
+    def admit(
+        self, user_id: str, *, auto_provision: bool = False, auto_wake: bool = False, wait_s: int | None = None
+    ) -> results.Admission:
+        """May a request of this user go to the user's engine now?"""
+        body = {"auto_provision": auto_provision, "auto_wake": auto_wake}
+        return read(results.Admission, self._call("POST", path_of(user_id, "admit"), body=body, wait_s=wait_s))
+
+    def get_operation(self, operation_id: str) -> results.Operation:
+        """What became of a request."""
+        return read(results.Operation, self._call("GET", f"/operations/{operation_id}"))
+
+    # -- logs ------------------------------------------------------------------------------------------------------------
+
+    def get_logs(self, user_id: str, tail: int = 100) -> results.Logs:
+        """The last lines that the engine wrote."""
+        return read(results.Logs, self._call("GET", path_of(user_id, "logs"), query={"tail": tail}))
+
+    def follow_logs(self, user_id: str, tail: int = 100, *, every_s: float = 1.0) -> Iterator[str]:
+        """The last lines, and then each new one, without end. Of more than LINES between two looks the last are shown."""
+        known = self.get_logs(user_id, LINES).lines
+        yield from known[-tail:]
+        while True:
+            time.sleep(every_s)
+            now = self.get_logs(user_id, LINES).lines
+            yield from now[_overlap(known, now) :]
+            known = now
+
+    # -- record ----------------------------------------------------------------------------------------------------------
+
+    def list_audit(self, *, limit: int = 100, **filters: str | datetime | None) -> results.Rows:
+        """A page of the newest rows. Filters: `action`, `actor`, `user_id`, `engine_id`, `since`, `until`, `cursor`."""
+        return read(results.Rows, self._call("GET", "/audit", query={"limit": limit, **filters}))
+
+    def list_audit_of_user(self, user_id: str, *, limit: int = 100, **filters: str | datetime | None) -> results.Rows:
+        """A page of the newest rows of one user, also of engines that are destroyed."""
+        return read(results.Rows, self._call("GET", path_of(user_id, "audit"), query={"limit": limit, **filters}))
+
+    def audit(self, *, page_size: int = PAGE, **filters: str | datetime | None) -> Iterator[results.Row]:
+        """Every row, newest first, page by page."""
+        page = self.list_audit(limit=page_size, **filters)
+        yield from page.results
+        while page.next:
+            address = urlsplit(page.next)  # of it the path and the query: we may reach the API by another name than it has
+            page = read(results.Rows, self._call("GET", f"{address.path}?{address.query}"))
+            yield from page.results
+
+    def follow_audit(self, tail: int = 20, *, every_s: float = 1.0, **filters: str | datetime | None) -> Iterator[results.Row]:
+        """The last rows, oldest first, and then each new one, without end."""
+        newest = self.list_audit(limit=tail, **filters).results
+        seen = {row.id: row.timestamp for row in newest}
+        floor = min(seen) if seen else 0  # what is older than the first rows shown is not news
+        yield from sorted(newest, key=lambda row: row.id)
+        while True:
+            time.sleep(every_s)
+            window = {**filters, "since": max(seen.values()) - timedelta(seconds=LATE_S)} if seen else filters
+            fresh = [row for row in self.audit(page_size=PAGE, **window) if row.id not in seen and row.id > floor]
+            yield from sorted(fresh, key=lambda row: row.id)
+            seen |= {row.id: row.timestamp for row in fresh}
+
+    # -- fleet -----------------------------------------------------------------------------------------------------------
+
+    def get_status(self) -> results.Status:
+        """The product's engines by state."""
+        return read(results.Status, self._call("GET", "/status"))
+
+    def get_metrics(self) -> results.Metrics:
+        """The product's last hour, and totals."""
+        return read(results.Metrics, self._call("GET", "/metrics"))
+
+    def get_health(self) -> results.Health:
+        """Whether the web process can serve."""
+        return read(results.Health, self._call("GET", "/health"))
+
+
+def _overlap(known: Sequence[str], now: Sequence[str]) -> int:
+    """How many of the first lines of `now` are the last of `known`; 0 when more was written since than a look shows."""
+    for length in range(min(len(known), len(now)), 0, -1):
+        if known[-length:] == now[:length]:
+            return length
+    return 0

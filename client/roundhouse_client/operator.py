@@ -1,0 +1,80 @@
+"""The API as its operator uses it: products, keys and environments."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from roundhouse_client import results
+from roundhouse_client.results import read
+from roundhouse_client.transport import READ_S, Transport
+
+
+class Operator(Transport):
+    """The operator's client. Every method raises ApiError, Unreachable."""
+
+    def __init__(self, url: str, admin_key: str, *, retries: int = 4, timeout_s: float = READ_S) -> None:
+        super().__init__(url, {"X-Admin-Key": admin_key}, retries=retries, timeout_s=timeout_s)
+
+    def register_product(self, slug: str, display_name: str, policy: Mapping[str, Any] | None = None) -> results.Registered:
+        """A new product, with its first platform key."""
+        body = {"slug": slug, "display_name": display_name, "policy": dict(policy or {})}
+        return read(results.Registered, self._call("POST", "/products/register", body=body))
+
+    def replace_policy(self, product_id: str, policy: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace the whole policy; returns the one in force."""
+        answer = self._call("PUT", f"/products/{product_id}/policy", body={"policy": dict(policy)})
+        return dict(answer["policy"])
+
+    def get_engine_env(self, product_id: str) -> results.EngineEnv:
+        """Names of the variables that the product's engines get."""
+        return read(results.EngineEnv, self._call("GET", f"/products/{product_id}/engine-env"))
+
+    def replace_engine_env(self, product_id: str, env: Mapping[str, str]) -> results.EngineEnv:
+        """Replace all of them."""
+        return read(results.EngineEnv, self._call("PUT", f"/products/{product_id}/engine-env", body={"env": dict(env)}))
+
+    # -- keys ------------------------------------------------------------------------------------------------------------
+
+    def list_platform_keys(self, product_id: str) -> list[results.PlatformKey]:
+        """Every platform key that the product had, newest first."""
+        answer = self._call("GET", f"/products/{product_id}/platform-keys")
+        return [read(results.PlatformKey, key) for key in answer["platform_keys"]]
+
+    def issue_platform_key(
+        self, product_id: str, scopes: Sequence[str] | None = None, expires_in_s: int | None = None
+    ) -> results.PlatformKey:
+        """One more platform key; its plaintext is in this answer only."""
+        body = _given(scopes=scopes and list(scopes), expires_in_s=expires_in_s)
+        return read(results.PlatformKey, self._call("POST", f"/products/{product_id}/platform-keys", body=body))
+
+    def rotate_platform_key(
+        self,
+        product_id: str,
+        *,
+        key_id: str | None = None,
+        overlap_s: int | None = None,
+        scopes: Sequence[str] | None = None,
+        expires_in_s: int | None = None,
+    ) -> results.RotatedPlatformKey:
+        """A new platform key in place of all, or of one, which live on for the overlap."""
+        body = _given(key_id=key_id, overlap_s=overlap_s, scopes=scopes and list(scopes), expires_in_s=expires_in_s)
+        return read(results.RotatedPlatformKey, self._call("POST", f"/products/{product_id}/rotate-platform-key", body=body))
+
+    def revoke_platform_key(self, product_id: str, key_id: str) -> results.PlatformKey:
+        """End a platform key at once."""
+        return read(results.PlatformKey, self._call("DELETE", f"/products/{product_id}/platform-keys/{key_id}"))
+
+    def list_admin_keys(self) -> list[results.AdminKey]:
+        """Every named admin key that there was, newest first."""
+        return [read(results.AdminKey, key) for key in self._call("GET", "/admin-keys")["admin_keys"]]
+
+    def issue_admin_key(self, name: str, expires_in_s: int | None = None) -> results.AdminKey:
+        """One more admin key; its plaintext is in this answer only."""
+        return read(results.AdminKey, self._call("POST", "/admin-keys", body=_given(name=name, expires_in_s=expires_in_s)))
+
+    def revoke_admin_key(self, key_id: str) -> results.AdminKey:
+        """End an admin key at once."""
+        return read(results.AdminKey, self._call("DELETE", f"/admin-keys/{key_id}"))
+
+
+def _given(**body: Any) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if value is not None}

@@ -1,0 +1,119 @@
+"""One request, with its retries."""
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+
+from roundhouse_client.errors import ApiError, StillRunning, Unreachable
+
+READ_S = 120.0  # longer than the API lets any request wait
+LONGEST_S = 60.0  # a Retry-After beyond this is the caller's to wait for
+BASE_S, CAP_S = 0.25, 8.0  # backoff without a Retry-After
+
+
+class Transport:
+    """HTTP with a key. Retries what a retry may help: no connection, 429 with a Retry-After, 503.
+
+    A call that changes something carries an `Idempotency-Key`, the same in each of its tries: it is done once, however many of
+    them arrive. `retries` is how many tries follow the first.
+    """
+
+    def __init__(self, url: str, key: Mapping[str, str], *, retries: int = 4, timeout_s: float = READ_S) -> None:
+        self._retries = retries
+        timeout = httpx.Timeout(timeout_s, connect=min(5.0, timeout_s))
+        self._http = httpx.Client(base_url=url.rstrip("/"), headers=dict(key), timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+        wait_s: int | None = None,
+    ) -> Any:
+        """The answer's JSON. Raises ApiError, StillRunning, Unreachable."""
+        headers = {} if method == "GET" else {"Idempotency-Key": uuid4().hex}
+        headers |= {} if wait_s is None else {"Prefer": f"wait={wait_s}"}
+        params = {name: _text(value) for name, value in (query or {}).items() if value is not None}
+        tries = self._retries
+        while True:
+            try:
+                response = self._http.request(method, path, json=body, params=params or None, headers=headers)
+            except httpx.TransportError as error:
+                if tries == 0:
+                    raise Unreachable(f"{self._http.base_url}: {error or type(error).__name__}") from error
+                pause_s = None
+            else:
+                if response.is_success:
+                    return _read(response)
+                refusal = _refusal(response)
+                pause_s = refusal.retry_after_s
+                if tries == 0 or not _is_worth_a_retry(refusal):
+                    raise refusal
+            time.sleep(_pause_s(self._retries - tries, pause_s))
+            tries -= 1
+
+
+def path_of(user_id: str, verb: str = "") -> str:
+    """The path of a user's engine. Raises ValueError for a user id that no path can hold."""
+    if user_id in ("", ".", ".."):
+        raise ValueError(f"not a user id: {user_id!r}")
+    return f"/engines/{quote(user_id, safe='')}{verb and '/'}{verb}"
+
+
+def _text(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _read(response: httpx.Response) -> Any:
+    body = response.json()
+    if response.status_code == 202:
+        raise StillRunning(body["operation_id"], body["kind"], body["state"])
+    return body
+
+
+def _refusal(response: httpx.Response) -> ApiError:
+    try:
+        error = response.json()["error"]
+        code, message = error["code"], error["message"]
+    except (ValueError, KeyError, TypeError):  # a proxy's answer, not the API's
+        error, code, message = {}, "UNKNOWN", f"HTTP {response.status_code}"
+    after = response.headers.get("Retry-After", "")
+    return ApiError(
+        code,
+        message,
+        status=response.status_code,
+        details=error.get("details"),
+        request_id=error.get("request_id", ""),
+        retry_after_s=float(after) if after.isdigit() else None,
+    )
+
+
+def _is_worth_a_retry(refusal: ApiError) -> bool:
+    after = refusal.retry_after_s
+    if after is not None and after > LONGEST_S:
+        return False
+    return refusal.status == 503 or (refusal.status == 429 and after is not None)
+
+
+def _pause_s(attempt: int, asked_s: float | None) -> float:
+    """Seconds before the next try: what was asked for and a bit, or twice as long each time; never the same for all callers."""
+    if asked_s is not None:
+        return asked_s + random.uniform(0, 0.25)  # noqa: S311 (jitter)
+    return float(min(CAP_S, BASE_S * 2**attempt)) * random.uniform(0.5, 1.0)  # noqa: S311

@@ -1,0 +1,69 @@
+"""A stack for the client's tests, and products to call it as."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+from roundhouse_client import Client, Operator
+from tests import waiting
+from tests.conftest import _remove_engines, empty, make_product
+from tests.stack import Stack
+
+
+@pytest.fixture(scope="module")
+def server(database, django_db_blocker):
+    """The web server and its workers, for a whole module; every test has a product of its own."""
+    empty()
+    with django_db_blocker.unblock(), contextlib.closing(Stack(ORCH_OPS_CONCURRENCY="4")) as stack:
+        stack.start("web", "ops", "health")
+        waiting.until(stack.serves, 30, "the web server answers")
+        yield stack
+        _remove_engines()
+
+
+@pytest.fixture
+def acme(server, request):
+    """A product of this test's own."""
+    return make_product(request.node.name.partition("[")[0].removeprefix("test_").replace("_", "-")[:60])
+
+
+@pytest.fixture
+def client(server, acme):
+    """`acme` as a client."""
+    with Client(server.url, acme.key) as made:
+        yield made
+
+
+@pytest.fixture
+def operator(server):
+    """The operator as a client."""
+    with Operator(server.url, settings.ENV.admin_key) as made:
+        yield made
+
+
+class Shell:
+    """`roundhouse` as `acme` and the operator run it."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.environment = {**os.environ, "ROUNDHOUSE_URL": url, "ROUNDHOUSE_PLATFORM_KEY": key}
+        self.environment |= {"ROUNDHOUSE_ADMIN_KEY": settings.ENV.admin_key, "PYTHONUNBUFFERED": "1"}
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        command = [str(Path(sys.executable).parent / "roundhouse"), *arguments]
+        return subprocess.Popen(command, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, *arguments: str, expect: int = 0) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*arguments)
+        output, complaint = process.communicate(timeout=60)
+        assert process.returncode == expect, (output, complaint)
+        return subprocess.CompletedProcess(arguments, process.returncode, output, complaint)
+
+
+@pytest.fixture
+def shell(server, acme):
+    return Shell(server.url, acme.key)

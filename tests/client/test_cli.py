@@ -1,0 +1,88 @@
+"""The command line on the real stack, as a process."""
+
+import json
+import signal
+
+from tests.engines.registry import put_engine
+
+
+def test_engine_is_provisioned_listed_and_destroyed(shell):
+    assert json.loads(shell.run("provision", "alice", "--json").stdout)["status"] == "running"
+    assert "alice" in shell.run("engines", "list").stdout
+    assert "sk-sept-" not in shell.run("engines", "list").stdout
+    assert "sk-sept-" in shell.run("engines", "get", "alice").stdout
+    assert shell.run("stop", "alice").stdout.split() == ["status", "stopped"]
+    assert "engine_stopped" in shell.run("admit", "alice", expect=1).stdout
+    assert json.loads(shell.run("--json", "engines", "start", "alice").stdout)["status"] == "running"
+    assert "api_key" in shell.run("rotate-key", "alice").stdout
+    assert "running" in shell.run("status").stdout
+    assert "destroyed" in shell.run("destroy", "alice").stdout
+    assert shell.run("engines", "list").stdout == ""
+
+
+def test_list_is_json_lines(shell, acme):
+    for user_id in ("a", "b"):
+        put_engine(acme, user_id)
+    lines = shell.run("engines", "list", "--json", "--status", "running").stdout.splitlines()
+    assert {json.loads(line)["user_id"] for line in lines} == {"a", "b"}
+
+
+def test_refusal_is_told_on_stderr(shell):
+    told = shell.run("engines", "get", "nobody", expect=1)
+    assert told.stdout == ""
+    assert "ENGINE_NOT_FOUND" in told.stderr
+    assert "request id: " in told.stderr
+
+
+def test_wait_that_is_over_names_the_operation(shell):
+    told = shell.run("provision", "alice", "--wait", "0", expect=3).stderr
+    operation = told.split()[-1]
+    assert operation in shell.run("operation", operation).stdout
+
+
+def test_nobody_there_is_another_exit_code(shell):
+    assert "refused" in shell.run("status", "--url", "http://127.0.0.1:1", "--retries", "0", expect=3).stderr
+
+
+def test_missing_key_is_named(shell):
+    del shell.environment["ROUNDHOUSE_PLATFORM_KEY"]
+    assert "set ROUNDHOUSE_PLATFORM_KEY" in shell.run("status", expect=2).stderr
+    shell.run("health")
+
+
+def test_wrong_usage_is_refused(shell):
+    shell.run("fly", expect=2)
+    shell.run("engines", "get", "..", expect=2)
+
+
+def test_logs_and_audit_are_followed_until_interrupted(shell):
+    shell.run("provision", "alice")
+    assert len(shell.run("logs", "-n", "1", "alice").stdout.splitlines()) == 1
+    for command in (["logs", "-f", "alice"], ["audit", "-f"]):
+        process = shell.start(*command)
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+
+
+def test_audit_is_printed_oldest_first(shell):
+    shell.run("provision", "alice")
+    told = shell.run("audit", "--user-id", "alice").stdout.splitlines()
+    assert [line.split()[1] for line in told] == ["provision_requested", "provision"]
+
+
+def test_operator_keeps_products_and_keys(shell):
+    made = json.loads(shell.run("products", "register", "initech", "Initech", "--policy", '{"max_engines": 1}', "--json").stdout)
+    assert made["platform_api_key"].startswith("pk-sept-")
+    product = made["product_id"]
+    assert json.loads(shell.run("products", "policy", product, "{}", "--json").stdout) == {}
+    shell.run("products", "env", product, '{"MODEL": "x"}')
+    assert "MODEL" in shell.run("products", "env", product).stdout
+    key = json.loads(shell.run("keys", "issue", product, "--scope", "read", "--json").stdout)
+    shell.run("keys", "rotate", product, "--overlap", "5")
+    shell.run("keys", "revoke", product, key["key_id"])
+    assert len(shell.run("keys", "list", product, "--json").stdout.splitlines()) == 3
+    admin = json.loads(shell.run("admin-keys", "issue", "bob", "--json").stdout)
+    assert admin["name"] in shell.run("admin-keys", "list").stdout
+    shell.run("admin-keys", "revoke", admin["key_id"])
