@@ -15,6 +15,7 @@ from engines.backends.base import Ref, State
 from engines.models import Engine, Kind, Operation, Status
 from policy import products, secrets
 from tests import waiting
+from tests.staff import log_in
 
 ACME = actors.product("acme")
 
@@ -44,6 +45,14 @@ def test_provision_gives_a_healthy_engine_that_knows_its_key(running_engine):
     assert ask(running_engine, "POST", "/execute", {"input": "hi"}).status_code == 200
     assert ask(running_engine, "POST", "/execute", {"input": "hi"}, key="sk-sept-wrong").status_code == 401
     assert rows(running_engine) == ["provision_requested", "provision"]
+
+
+def test_digest_of_the_image_is_stored_recorded_and_shown(running_engine, carry_out):
+    digest = backends.get().resolve(running_engine.engine_version)
+    assert running_engine.image_digest == digest
+    assert AuditRow.objects.get(action="provision").metadata["digest"] == digest
+    page = log_in("rita").get(f"/admin/engines/engine/{running_engine.pk}/change/").text
+    assert f'title="{digest}"' in page
 
 
 @pytest.mark.parametrize(("away", "back"), [(lifecycle.stop, lifecycle.start), (lifecycle.sleep, lifecycle.wake)])
