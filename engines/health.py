@@ -124,16 +124,20 @@ def probe_due() -> int:
 
 
 def claim() -> list[Target]:
-    """Running engines that are due and have no open operation; each is claimed once, by moving its next probe."""
+    """Running engines that are due and have no open operation; each is claimed once, by moving its next probe.
+
+    Materialized, so that no plan can evaluate (and lock) the chunk once per row of the registry.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE engines_engine SET next_probe_at = now() + make_interval(secs => %(interval)s * (0.9 + 0.2 * random()))
-            WHERE id IN (
+            WITH due AS MATERIALIZED (
                 SELECT id FROM engines_engine e WHERE status = 'running' AND next_probe_at <= now() AND NOT EXISTS (
                     SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND o.state IN ('pending', 'running'))
                 ORDER BY next_probe_at LIMIT %(chunk)s FOR NO KEY UPDATE SKIP LOCKED)
-            RETURNING id, seq, port
+            UPDATE engines_engine e SET next_probe_at = now() + make_interval(secs => %(interval)s * (0.9 + 0.2 * random()))
+            FROM due WHERE e.id = due.id
+            RETURNING e.id, e.seq, e.port
             """,
             {"interval": settings.ENV.health_check_interval_s, "chunk": CHUNK},
         )

@@ -121,12 +121,13 @@ def resend_due() -> int:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE engines_operation SET sent_at = now() WHERE id IN (
+            WITH due AS MATERIALIZED (
                 SELECT id FROM engines_operation
                 WHERE state IN ('pending', 'running') AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
                   AND (sent_at IS NULL OR sent_at < now() - make_interval(secs => %s))
                 ORDER BY due_at LIMIT 500 FOR UPDATE SKIP LOCKED)
-            RETURNING id
+            UPDATE engines_operation o SET sent_at = now() FROM due WHERE o.id = due.id
+            RETURNING o.id
             """,
             [settings.ENV.resend_after_s],
         )
