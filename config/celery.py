@@ -1,10 +1,11 @@
-"""The Celery app: three queues, each its own process, and what beat sends to them."""
+"""The Celery app: five queues, each its own process, and what beat sends to them."""
 
 import os
 from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging, worker_ready
+from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -20,12 +21,12 @@ def keep_our_logging(**_: Any) -> None:
 
 @worker_ready.connect
 def begin(sender: Any, **_: Any) -> None:
-    """`ops` ends itself when it stops consuming (see engines.leases); `keeper` catches up with what it missed."""
+    """A worker of operations ends itself when it goes deaf (see engines.leases); `keeper` catches up with what it missed."""
     process = os.environ.get("ORCH_PROCESS")
-    if process == "ops":
+    if process in settings.OPERATION_WORKERS:
         from engines import leases
 
-        leases.watch()
+        leases.watch(*settings.OPERATION_WORKERS[process])
     elif process == "keeper":
         for task in ("audit.tasks.make_partitions", "audit.tasks.prune"):
             app.send_task(task)

@@ -116,7 +116,14 @@ class Env(BaseSettings):
         5, ge=1, description="Attempts at an operation that may die in the middle before it fails for good."
     )
     operation_give_up_s: float = Field(900, gt=0, description="How long an operation tries a backend that does not answer.")
-    ops_concurrency: int = Field(16, ge=1, description="Operations that one `ops` process carries out at a time.")
+    wake_concurrency: int = Field(12, ge=1, description="Operations that one `wake` process carries out at a time.")
+    ops_concurrency: int = Field(24, ge=1, description="Operations that one `ops` process carries out at a time.")
+    background_concurrency: int = Field(8, ge=1, description="Operations that one `background` process carries out at a time.")
+    product_max_operations: int = Field(
+        10, ge=1, description="Operations of a product that are in flight in each queue: so many that boot, so many that end."
+    )
+    max_boots: int = Field(16, ge=1, description="Engines that boot at a time, over all products.")
+    wake_boots: int = Field(4, ge=0, description="How many of those only wakes may be.")
 
     web_workers: int = Field(2, ge=1, description="Web processes.")
     web_threads: int = Field(16, ge=2, description="Threads per web process.")
@@ -136,6 +143,8 @@ class Env(BaseSettings):
     def _check(self) -> Self:
         if self.port_min > self.port_max:
             raise ValueError("ORCH_PORT_MIN must not be above ORCH_PORT_MAX")
+        if self.wake_boots >= self.max_boots:
+            raise ValueError("ORCH_WAKE_BOOTS must be below ORCH_MAX_BOOTS, or nothing but wakes would ever boot")
         if self.lease_renew_s * 2 > self.lease_s:
             raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
         for number, key in enumerate(self.master_keys, 1):

@@ -42,7 +42,7 @@ def settings_defaults() -> dict[str, str]:
     """Defaults of the settings that command lines are made of. The supervisor hands them down: importing them is slow."""
     from config.env import Env
 
-    names = ("bind", "port", "web_workers", "web_threads", "ops_concurrency")
+    names = ("bind", "port", "web_workers", "web_threads", "wake_concurrency", "ops_concurrency", "background_concurrency")
     return {f"ORCH_{name.upper()}": str(Env.model_fields[name].default) for name in names}
 
 
@@ -88,7 +88,9 @@ PROCESSES = (
     Process("valkey", "server", _valkey),
     Process("migrate", "once", _migrate, owns_database=True),
     Process("web", "app", _web, stop_seconds=35),
-    Process("ops", "app", _worker("ops", "ops_concurrency")),
+    Process("wake", "app", _worker("wake", "wake_concurrency")),
+    Process("ops", "app", _worker("lifecycle", "ops_concurrency")),
+    Process("background", "app", _worker("background", "background_concurrency")),
     Process("health", "app", _worker("health", "2")),
     Process("keeper", "app", _worker("keeper", "1"), owns_database=True),
     Process("beat", "app", _beat),

@@ -125,7 +125,23 @@ CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {"default-src": ["'none'"], "base-uri": ["'none'"], "form-action": ["'none'"], "frame-ancestors": ["'none'"]}
 }
 
+# -- Processes that carry operations out: the queue of each, and how many at a time -------------------------------------
+
+OPERATION_WORKERS = {
+    "wake": ("wake", ENV.wake_concurrency),
+    "ops": ("lifecycle", ENV.ops_concurrency),
+    "background": ("background", ENV.background_concurrency),
+}
+
 # -- PostgreSQL: the application's role, and the owner's where it is given ----------------------------------------------
+
+
+_THREADS = {name: threads for name, (_, threads) in OPERATION_WORKERS.items()} | {"health": 4, "keeper": 4, "beat": 1}
+
+
+def _pool_size() -> int:
+    """A connection for every thread of this process, and a few for what runs beside them."""
+    return _THREADS.get(os.environ.get("ORCH_PROCESS", ""), ENV.web_threads) + 4
 
 
 def _database(url: str) -> dict[str, Any]:
@@ -137,7 +153,7 @@ def _database(url: str) -> dict[str, Any]:
         "application_name": os.environ.get("ORCH_PROCESS", "roundhouse"),
         "pool": {
             "min_size": 1,
-            "max_size": max(ENV.web_threads, ENV.ops_concurrency) + 4,
+            "max_size": _pool_size(),
             "timeout": 5,
             # A pool that goes on trying by itself doubles its pauses: after an outage it would be away as long again.
             "reconnect_timeout": 1,
@@ -188,9 +204,8 @@ SPECTACULAR_SETTINGS = {
 REDIS_URL = ENV.redis_url
 CELERY_BROKER_URL = ENV.redis_url.replace("unix://", "redis+socket://", 1)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-_BROKER_TIMEOUT_S = (
-    5.0 if os.environ.get("ORCH_PROCESS") in ("ops", "health", "keeper") else 1.0
-)  # a consumer's reads block for 1 s
+_CONSUMERS = (*OPERATION_WORKERS, "health", "keeper")
+_BROKER_TIMEOUT_S = 5.0 if os.environ.get("ORCH_PROCESS") in _CONSUMERS else 1.0  # a consumer's reads block for 1 s
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": _BROKER_TIMEOUT_S,
     "socket_connect_timeout": 1.0,
@@ -198,9 +213,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_TASK_IGNORE_RESULT = True
-CELERY_TASK_DEFAULT_QUEUE = "ops"
+CELERY_TASK_DEFAULT_QUEUE = "lifecycle"
 CELERY_TASK_ROUTES = {
-    "engines.tasks.run_operation": {"queue": "ops"},
+    "engines.tasks.run_operation": {"queue": "lifecycle"},  # where `queues.send` names no other
     "engines.tasks.*": {"queue": "health"},
     "policy.tasks.*": {"queue": "health"},
     "audit.tasks.*": {"queue": "keeper"},
@@ -215,7 +230,7 @@ def _every(task: str, seconds: float) -> dict[str, Any]:
 
 
 CELERY_BEAT_SCHEDULE = {
-    "resend-due-operations": _every("engines.tasks.resend_due", min(5.0, ENV.resend_after_s / 2)),
+    "dispatch-operations": _every("engines.tasks.dispatch", min(5.0, ENV.resend_after_s / 2)),
     "probe-due-engines": _every("engines.tasks.probe_due", min(5.0, ENV.health_check_interval_s / 2)),
     "restart-due-engines": _every("engines.tasks.restart_due", min(5.0, ENV.restart_backoff_base_s)),
     "check-host": _every("engines.tasks.check_host", 5.0),

@@ -20,7 +20,7 @@ from django.utils.html import format_html, format_html_join
 from audit import wording
 from audit.readonly import KeysetAdmin, StaticFilter, labelled
 from audit.search import parse_uuid
-from engines import lifecycle, operations, staff, timeline
+from engines import lifecycle, operations, queues, staff, timeline
 from engines.api import url
 from engines.errors import EngineError, EngineNotFound
 from engines.forms import Reason
@@ -266,7 +266,12 @@ class OperationAdmin(KeysetAdmin):
         return queryset.filter(named if uuid is None else named | Q(pk=uuid) | Q(engine_id=uuid)), False
 
     def get_page(self, request: HttpRequest, found: Operation) -> dict[str, Any]:
-        page = {"row": describe(found), "steps": timeline.steps(found), "facts": wording.facts(found.params)}
+        page: dict[str, Any] = {
+            "row": describe(found),
+            "position": queues.position(found),
+            "steps": timeline.steps(found),
+            "facts": wording.facts(found.params),
+        }
         if request.user.has_perm("audit.view_auditrow"):
             page["entries"] = timeline.of_operation(found.engine_id, found.pk)
         return page

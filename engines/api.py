@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from audit import actors
 from audit.api import read_limit
 from audit.times import iso
-from engines import admission, lifecycle, operations
+from engines import admission, lifecycle, operations, queues
 from engines.errors import EngineError, EngineNotFound, Unfinished
 from engines.models import Engine, Kind, Operation, Status
 from policy import idempotency, secrets
@@ -98,6 +98,8 @@ def render_operation(operation: Operation) -> dict[str, Any]:
         "kind": operation.kind,
         "state": operation.state,
         "attempt": operation.attempt,
+        "queue": operation.queue,
+        "queue_position": queues.position(operation),
         "created_at": iso(operation.created_at),
         "finished_at": iso(operation.finished_at),
         "steps": [{**step, "at": iso(datetime.fromisoformat(step["at"]))} for step in operation.steps],

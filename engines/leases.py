@@ -60,30 +60,30 @@ def _renew_forever() -> None:
         _quietly(partial(operations.renew, leases))
 
 
-def watch() -> None:
-    """Start a thread that ends this worker when it has claimed nothing for STALLED_S while work was due all the time."""
-    threading.Thread(target=_watch_forever, name="stall-watch", daemon=True).start()
+def watch(queue: str, concurrency: int) -> None:
+    """Start a thread that ends this worker when, with threads free, it has claimed nothing of its queue for STALLED_S."""
+    threading.Thread(target=_watch_forever, args=(queue, concurrency), name="stall-watch", daemon=True).start()
 
 
-def _watch_forever() -> None:
+def _watch_forever(queue: str, concurrency: int) -> None:
     while True:
         time.sleep(5)
-        if time.monotonic() - _last_claim < STALLED_S or len(_held) >= settings.ENV.ops_concurrency:
+        if time.monotonic() - _last_claim < STALLED_S or len(_held) >= concurrency:
             continue
-        if _quietly(_work_is_due):
+        if _quietly(partial(_work_is_due, queue)):
             log.error("worker_stalled", idle_s=round(time.monotonic() - _last_claim))
             os.kill(os.getpid(), signal.SIGKILL)  # a supervisor starts the next one; leases run out by themselves
 
 
-def _work_is_due() -> bool:
-    """Something was sent, and is unclaimed for longer than a healthy worker would ever leave it."""
+def _work_is_due(queue: str) -> bool:
+    """Something had its turn, was sent, and is unclaimed for longer than a healthy worker would ever leave it."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT EXISTS (SELECT 1 FROM engines_operation WHERE state IN ('pending', 'running')"
             " AND due_at < now() - make_interval(secs => %(s)s)"
             " AND (lease_until IS NULL OR lease_until < now() - make_interval(secs => %(s)s))"
-            " AND sent_at IS NOT NULL)",
-            {"s": STALLED_S},
+            " AND sent_at IS NOT NULL AND queue = %(queue)s)",
+            {"s": STALLED_S, "queue": queue},
         )
         return bool(cursor.fetchone()[0])
 

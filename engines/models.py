@@ -35,6 +35,14 @@ class Kind(models.TextChoices):
     DESTROY = "destroy"
 
 
+class Queue(models.TextChoices):
+    """Where operations wait, each with its own process: what users wait for, what callers wait for, what nobody waits for."""
+
+    WAKE = "wake"
+    LIFECYCLE = "lifecycle"
+    BACKGROUND = "background"
+
+
 class OperationState(models.TextChoices):
     """PENDING and RUNNING are open; RUNNING means that a worker has claimed it at least once."""
 
@@ -154,6 +162,7 @@ class Operation(models.Model):
     engine = models.ForeignKey(Engine, on_delete=models.PROTECT, related_name="operations")
     kind = models.TextField(choices=Kind.choices)
     state = models.TextField(choices=OperationState.choices, default=OperationState.PENDING)
+    queue = models.TextField(choices=Queue.choices, db_default=Queue.LIFECYCLE)
     params = models.JSONField(default=dict, help_text="What makes two operations of one kind differ.")
     actor = models.TextField()
     request_id = models.TextField(null=True)  # noqa: DJ001 (as in the audit log: null is "of no request")
@@ -185,6 +194,7 @@ class Operation(models.Model):
             models.UniqueConstraint(fields=["engine"], condition=Q(state__in=OPEN), name="operation_one_open_per_engine"),
             models.CheckConstraint(condition=Q(state__in=OperationState.values), name="operation_state_known"),
             models.CheckConstraint(condition=Q(kind__in=Kind.values), name="operation_kind_known"),
+            models.CheckConstraint(condition=Q(queue__in=Queue.values), name="operation_queue_known"),
             models.CheckConstraint(
                 condition=(Q(state__in=OPEN) & Q(finished_at=None)) | (~Q(state__in=OPEN) & Q(finished_at__isnull=False)),
                 name="operation_finished_is_closed",

@@ -17,9 +17,9 @@ import structlog
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
-from kombu.exceptions import OperationalError
 
 from audit.actors import Actor
+from engines import queues
 from engines.errors import OperationInProgress, OperationNotFound, Unfinished, Unsuccessful
 from engines.models import OPEN, Engine, Kind, Operation, OperationState
 from policy import valkey
@@ -76,17 +76,19 @@ def open(  # noqa: A001 (operations.open reads as what it is)
         if (current.kind, current.params) == (kind, same):
             return current
         raise OperationInProgress(current.kind, current.pk)
+    queue = queues.choose(kind, by)
     operation = Operation.objects.create(
         pk=operation_id or uuid4(),
         engine=engine,
         kind=kind,
+        queue=queue,
         params=same,
         actor=by,
         incarnation=incarnation or engine.incarnation,
         request_id=structlog.contextvars.get_contextvars().get("request_id"),
         sent_at=Now(),
     )
-    transaction.on_commit(lambda: send(operation.pk), robust=True)
+    transaction.on_commit(lambda: queues.send(operation.pk, queue), robust=True)
     return operation
 
 
@@ -102,65 +104,39 @@ def supersede(operation: Operation, *, only_unclaimed: bool = False) -> bool:
         state=OperationState.SUPERSEDED, finished_at=Now(), lease_until=None
     )
     if hit:
-        transaction.on_commit(lambda: announce(operation.pk), robust=True)
+        transaction.on_commit(lambda: _over(operation.pk), robust=True)
     return bool(hit)
-
-
-def send(operation_id: UUID) -> None:
-    """Hand the operation's id to the `ops` queue. A broker that is away is a delay: `resend_due` sends it again."""
-    from engines.tasks import run_operation  # tasks import this module
-
-    try:
-        run_operation.apply_async((str(operation_id),), retry=False)
-    except (OperationalError, redis.RedisError, OSError) as error:
-        log.warning("operation_not_sent", operation_id=str(operation_id), error=type(error).__name__)
-
-
-def resend_due() -> int:
-    """Send every operation that is due, unleased and unsent for `ORCH_RESEND_AFTER_S`; returns how many."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            WITH due AS MATERIALIZED (
-                SELECT id FROM engines_operation
-                WHERE state IN ('pending', 'running') AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
-                  AND (sent_at IS NULL OR sent_at < now() - make_interval(secs => %s))
-                ORDER BY due_at LIMIT 500 FOR UPDATE SKIP LOCKED)
-            UPDATE engines_operation o SET sent_at = now() FROM due WHERE o.id = due.id
-            RETURNING o.id
-            """,
-            [settings.ENV.resend_after_s],
-        )
-        due = [row[0] for row in cursor.fetchall()]
-    for operation_id in due:
-        send(operation_id)
-    return len(due)
 
 
 # -- claim, lease, fence -----------------------------------------------------------------------------------------------
 
 
 def claim(operation_id: UUID) -> Lease | None:
-    """Take the lease of a due operation that nobody holds; None when there is nothing to claim."""
+    """Take the lease of a due operation that nobody holds; None when there is nothing to claim, or no room for it yet.
+
+    One that finds no room counts as not sent: `queues.dispatch` sends it when its turn has come.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            UPDATE engines_operation
+            f"""{queues.LOCK}
+            UPDATE engines_operation o
             SET state = 'running', attempt = attempt + 1, attempt_started_at = clock_timestamp(),
                 lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
                 steps = steps || jsonb_build_object('step', 'claimed', 'at', clock_timestamp(), 'attempt', attempt + 1)
-            WHERE id = %(id)s AND state IN ('pending', 'running') AND due_at <= clock_timestamp()
-              AND (lease_until IS NULL OR lease_until < clock_timestamp())
+            FROM engines_engine e WHERE o.id = %(id)s AND e.id = o.engine_id AND {queues.READY} AND {queues.ROOM}
             RETURNING attempt, attempt_started_at, attempt - returned > %(most)s,
-                created_at < now() - make_interval(secs => %(give_up)s)
+                (o.steps -> 0 ->> 'at')::timestamptz < clock_timestamp() - make_interval(secs => %(give_up)s);
+            UPDATE engines_operation o SET sent_at = NULL WHERE id = %(id)s AND {queues.READY}
             """,
             {
+                **queues.params(),
                 "id": operation_id,
                 "lease": settings.ENV.lease_s,
                 "most": settings.ENV.operation_max_attempts,
                 "give_up": settings.ENV.operation_give_up_s,
             },
         )
+        cursor.nextset()  # past the lock's
         row = cursor.fetchone()
     return Lease(operation_id, *row) if row else None
 
@@ -201,13 +177,14 @@ def check(lease: Lease) -> None:
 
 
 def release(lease: Lease, *, delay_s: float) -> None:
-    """Give the lease back because the backend did not answer; the operation is due again after `delay_s`."""
+    """Give lease and place back because the backend did not answer; the operation is due again after `delay_s`."""
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE engines_operation SET lease_until = NULL, sent_at = NULL, returned = returned + 1,"
             f" due_at = clock_timestamp() + make_interval(secs => %(delay)s) WHERE {HELD}",
             {**lease.params, "delay": delay_s},
         )
+    queues.dispatch()
 
 
 def close(lease: Lease, state: OperationState, *, error: tuple[str, str] = ("", "")) -> bool:
@@ -222,8 +199,14 @@ def close(lease: Lease, state: OperationState, *, error: tuple[str, str] = ("", 
         )
         held = bool(cursor.rowcount == 1)
     if held:
-        transaction.on_commit(lambda: announce(lease.operation_id), robust=True)
+        transaction.on_commit(lambda: _over(lease.operation_id), robust=True)
     return held
+
+
+def _over(operation_id: UUID) -> None:
+    """Tell who waits for the operation, and give its place to the next."""
+    announce(operation_id)
+    queues.dispatch()
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------

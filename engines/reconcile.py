@@ -99,7 +99,7 @@ def _remove(owner: Engine, ref: Ref, reason: str) -> None:
 def resume() -> int:
     """After the host came back: restart every engine that should run and does not; returns how many restarts were opened.
 
-    They are done as many at a time as the `ops` processes have threads.
+    They are done as many at a time as the `background` processes have threads.
     """
     running = Engine.objects.filter(status=Status.RUNNING).select_related("product")
     backend = backends.get()

@@ -9,7 +9,7 @@ from rest_framework import serializers
 from audit.schema import PAGE_LIMIT, PATH_USER_ID, USER_ID, Endpoint, Json, describe
 from engines import api, logs
 from engines.admission import REASONS
-from engines.models import Kind, OperationState, Status
+from engines.models import Kind, OperationState, Queue, Status
 from policy.requests import Text
 
 LIVING = [status.value for status in Status if status != Status.DESTROYED]
@@ -121,6 +121,10 @@ class Operation(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(choices=Kind.values)
     state = serializers.ChoiceField(choices=OperationState.values)
     attempt = serializers.IntegerField(min_value=0)
+    queue = serializers.ChoiceField(choices=Queue.values)
+    queue_position = serializers.IntegerField(
+        min_value=1, allow_null=True, help_text="1 is next; null unless it waits for its turn."
+    )
     created_at = serializers.DateTimeField()
     finished_at = serializers.DateTimeField(allow_null=True)
     steps = Step(many=True)
@@ -256,6 +260,8 @@ ENDPOINTS = (
             "kind": "provision",
             "state": "running",
             "attempt": 1,
+            "queue": "lifecycle",
+            "queue_position": None,
             "created_at": "2026-11-24T03:39:04.580Z",
             "finished_at": None,
             "steps": [{"at": "2026-11-24T03:39:04.588Z", "step": "claimed", "attempt": 1}],

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from celery import shared_task
 
-from engines import environments, health, logs, operations, reconcile, worker
+from engines import environments, health, logs, queues, reconcile, worker
 from policy import idempotency
 
 
@@ -14,8 +14,8 @@ def run_operation(operation_id: str) -> None:
 
 
 @shared_task(ignore_result=True)
-def resend_due() -> None:
-    operations.resend_due()
+def dispatch() -> None:
+    queues.dispatch()
 
 
 @shared_task(ignore_result=True)

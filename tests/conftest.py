@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.test import Client
 
 from tests import servers, waiting
-from tests.stack import Stack
+from tests.stack import WORKERS, Stack
 
 KEPT = {"django_migrations", "django_content_type", "auth_permission", "audit_window"}
 
@@ -182,7 +182,7 @@ def make_running(product: Any, user_id: str, carry_out: Callable[[Any], Any]) ->
 
 @pytest.fixture
 def stack(db: None) -> Iterator[Stack]:
-    """Every process there is, for real, on the test's database: web, ops, health, keeper, beat; a dead one is started again."""
+    """Every process there is, for real, on the test's database; a dead one is started again."""
     with running_stack() as processes:
         yield processes
 
@@ -191,6 +191,6 @@ def stack(db: None) -> Iterator[Stack]:
 def running_stack(**environment: str) -> Iterator[Stack]:
     """A stack that serves, with further variables in its environment."""
     with contextlib.closing(Stack(**environment)) as processes:
-        processes.start("web", "ops", "health", "keeper", "beat")
+        processes.start("web", *WORKERS, "health", "keeper", "beat")
         waiting.until(processes.serves, 30, "the web server answers")
         yield processes

@@ -12,6 +12,7 @@ import requests
 
 from tests import servers
 
+WORKERS = ("wake", "ops", "background")  # they carry operations out
 ROOT = Path(__file__).resolve().parent.parent
 
 

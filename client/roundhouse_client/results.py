@@ -119,6 +119,8 @@ class Operation:
     kind: str
     state: str
     attempt: int
+    queue: str
+    queue_position: int | None
     created_at: datetime
     finished_at: datetime | None
     steps: list[Step]

@@ -12,7 +12,7 @@ from django.conf import settings
 from roundhouse_client import Client, Operator
 from tests import waiting
 from tests.conftest import _remove_engines, empty, make_product
-from tests.stack import Stack
+from tests.stack import WORKERS, Stack
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def server(database, django_db_blocker):
     """The web server and its workers, for a whole module; every test has a product of its own."""
     empty()
     with django_db_blocker.unblock(), contextlib.closing(Stack(ORCH_OPS_CONCURRENCY="4")) as stack:
-        stack.start("web", "ops", "health")
+        stack.start("web", *WORKERS, "health")
         waiting.until(stack.serves, 30, "the web server answers")
         yield stack
         _remove_engines()

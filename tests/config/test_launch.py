@@ -98,7 +98,7 @@ def test_manage_talks_to_the_same_servers(run: Run) -> None:
     assert postgres.pid(run.home) == pid
 
 
-@pytest.mark.parametrize("name", ["postgres", "valkey", "web", "ops", "health", "keeper", "beat"])
+@pytest.mark.parametrize("name", ["postgres", "valkey", "web", "wake", "ops", "background", "health", "keeper", "beat"])
 def test_process_that_is_killed_comes_back(run: Run, name: str) -> None:
     victim = waiting.until(lambda: run.pid(name), 30, f"{name} runs")
     os.kill(victim, signal.SIGKILL)

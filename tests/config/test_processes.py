@@ -45,7 +45,7 @@ def test_commands_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     by_name = {process.name: " ".join(process.command()) for process in PROCESSES if process.kind == "app"}
     assert "--threads 7" in by_name["web"]
     assert "--bind 0.0.0.0:8123" in by_name["web"]
-    assert "-Q ops -P threads -c 3" in by_name["ops"]
+    assert "-Q lifecycle -P threads -c 3" in by_name["ops"]
 
 
 def test_supervisor_configuration_holds_no_secret_and_stops_servers_last(home: Path) -> None:

@@ -16,7 +16,7 @@ from tests import floods, waiting
 from tests.conftest import _remove_engines, empty, make_product
 from tests.engines.registry import put_engine
 from tests.envelopes import assert_error
-from tests.stack import Stack
+from tests.stack import WORKERS, Stack
 
 # fmt: off
 USER_IDS = [
@@ -34,7 +34,7 @@ def server(database, django_db_blocker):
     empty()
     sizes = {"ORCH_WEB_WORKERS": "2", "ORCH_WEB_THREADS": "60", "ORCH_WEB_WAITERS": "55", "ORCH_OPS_CONCURRENCY": "4"}
     with django_db_blocker.unblock(), contextlib.closing(Stack(**sizes)) as stack:
-        stack.start("web", "ops")
+        stack.start("web", *WORKERS)
         waiting.until(stack.serves, 30, "the web server answers")
         yield stack
         _remove_engines()

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from audit import actors
 from config.celery import app
-from engines import lifecycle, operations, outcomes
+from engines import lifecycle, operations, outcomes, queues
 from engines.errors import OperationNotFound, Unfinished, Unsuccessful
 from engines.models import Operation, OperationState
 from engines.operations import LeaseLost
@@ -32,7 +32,7 @@ def operation(product):
 def sent():
     """Messages that wait for a worker."""
     with app.connection_for_read() as broker:
-        return broker.default_channel.client.llen("ops")
+        return broker.default_channel.client.llen("lifecycle")
 
 
 # -- sending -----------------------------------------------------------------------------------------------------------------
@@ -54,10 +54,10 @@ def test_broker_that_is_frozen_neither_fails_nor_holds_up_a_verb(product, api):
 
 
 def test_due_operation_that_nobody_claims_is_sent_again(operation):
-    assert operations.resend_due() == 1
-    assert operations.resend_due() == 0
+    assert queues.dispatch() == 1
+    assert queues.dispatch() == 0
     Operation.objects.update(sent_at=Now() - timedelta(seconds=11))
-    assert operations.resend_due() == 1
+    assert queues.dispatch() == 1
     assert sent() == 2
 
 
@@ -72,21 +72,22 @@ def test_due_operation_that_nobody_claims_is_sent_again(operation):
 )
 def test_operation_that_is_not_due_is_not_sent_again(operation, columns):
     Operation.objects.update(**columns)
-    assert operations.resend_due() == 0
+    assert queues.dispatch() == 0
     assert operations.claim(operation.pk) is None
 
 
 def test_operation_whose_worker_died_is_sent_again(operation):
     operations.claim(operation.pk)
-    assert operations.resend_due() == 0
+    assert queues.dispatch() == 0
     Operation.objects.update(lease_until=Now() - timedelta(seconds=1))
-    assert operations.resend_due() == 1
+    assert queues.dispatch() == 1
 
 
 def test_resending_at_once_sends_each_once(product):
+    other = make_product("other")
     for number in range(20):
-        put_operation(put_engine(product, f"user-{number}"))
-    assert sum(in_parallel(lambda _: operations.resend_due(), range(6))) == 20
+        put_operation(put_engine(product if number % 2 else other, f"user-{number}"))
+    assert sum(in_parallel(lambda _: queues.dispatch(), range(6))) == 20
 
 
 # -- claiming and fencing ----------------------------------------------------------------------------------------------------

@@ -2,14 +2,17 @@
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import requests
 from django.db import connection
+from django.db.models.functions import Now
+from django.utils import timezone
 
 from audit import actors
 from audit.models import AuditRow
-from engines import backends, lifecycle, operations, outcomes, worker
+from engines import backends, lifecycle, operations, outcomes, queues, worker
 from engines.api import url
 from engines.backends.base import Ref, State
 from engines.models import Engine, Kind, Operation, Status
@@ -224,6 +227,11 @@ def test_run_ends_the_operation_when_the_backend_was_away_for_too_long(settings,
     memory_backend.unavailable = True
     operation = lifecycle.provision(product, "alice", by=ACME)
     superuser.execute("UPDATE engines_operation SET created_at = now() - interval '1 hour'")
+    worker.run(operation.pk)  # an hour of waiting for its turn is no hour of trying
+    operation.refresh_from_db()
+    assert operation.is_open
+    operation.steps[0]["at"] = (timezone.now() - timedelta(hours=1)).isoformat()
+    Operation.objects.update(steps=operation.steps, due_at=Now())
     worker.run(operation.pk)
     operation.refresh_from_db()
     assert (operation.state, operation.error_code) == ("failed", "backend_unavailable")
@@ -247,17 +255,17 @@ def test_renew_extends_only_the_leases_that_hold(product, superuser):
     assert (renewed - operation.attempt_started_at).total_seconds() > 10
 
 
-def test_resend_due_sends_what_nobody_claimed(product, superuser):
+def test_dispatch_sends_what_nobody_claimed(product, superuser):
     operation = lifecycle.provision(product, "alice", by=ACME)
-    assert operations.resend_due() == 0
+    assert queues.dispatch() == 0
     superuser.execute("UPDATE engines_operation SET sent_at = now() - interval '11 seconds'")
-    assert operations.resend_due() == 1
-    assert operations.resend_due() == 0
+    assert queues.dispatch() == 1
+    assert queues.dispatch() == 0
     operations.claim(operation.pk)
     superuser.execute("UPDATE engines_operation SET sent_at = now() - interval '11 seconds'")
-    assert operations.resend_due() == 0
+    assert queues.dispatch() == 0
     superuser.execute("UPDATE engines_operation SET lease_until = now() - interval '1 second'")
-    assert operations.resend_due() == 1
+    assert queues.dispatch() == 1
 
 
 def test_open_joins_the_same_and_refuses_another(running_engine):

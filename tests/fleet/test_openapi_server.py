@@ -15,7 +15,7 @@ from schemathesis.checks import CHECKS
 
 from tests import waiting
 from tests.conftest import _remove_engines, empty, make_product
-from tests.stack import Stack
+from tests.stack import WORKERS, Stack
 
 EXAMPLES = 25  # of each operation, beside those made to cover its parameters
 
@@ -100,7 +100,7 @@ def tenants(database, django_db_blocker):
     """The stack with its tenants, for the whole module."""
     empty()
     with django_db_blocker.unblock(), contextlib.closing(Stack(ORCH_OPS_CONCURRENCY="8")) as stack:
-        stack.start("web", "ops", "health")
+        stack.start("web", *WORKERS, "health")
         waiting.until(stack.serves, 30, "the web server answers")
         yield Tenants(stack)
         _remove_engines()

@@ -15,7 +15,7 @@ from tests import servers, waiting
 from tests.conftest import make_product, running_stack
 from tests.reliability import fleet, matrix, results
 from tests.reliability.runtimes import Docker, Subprocesses, restart_daemon, used
-from tests.stack import Stack
+from tests.stack import WORKERS, Stack
 
 ENVIRONMENT = {
     "ORCH_STOP_GRACE_S": "10",
@@ -55,7 +55,7 @@ def restart_server(name: str) -> None:
 
 
 FAULTS: dict[str, Callable[[Stack], None]] = {
-    "SIGKILL of the ops worker": lambda stack: stack.kill("ops"),
+    "SIGKILL of the ops worker": lambda stack: [stack.kill(name) for name in WORKERS],
     "SIGKILL of web": lambda stack: stack.kill("web"),
     "Valkey stopped and started": lambda stack: restart_server("valkey"),
     "PostgreSQL stopped and started": lambda stack: restart_server("postgres"),

@@ -15,7 +15,7 @@ from policy import secrets
 from tests import waiting
 from tests.conftest import make_product, running_stack
 from tests.reliability import fleet
-from tests.stack import Stack
+from tests.stack import WORKERS, Stack
 
 BOOT_S = 2.0
 ENVIRONMENT = {
@@ -112,7 +112,7 @@ def test_ten_provisions_survive_the_death_of_every_celery_process(stack, product
         requests_ = [pool.submit(stack.call, "POST", "/engines/provision", product.key, body, 30) for body in bodies]
         waiting.until(lambda: Operation.objects.exists(), 10)
         waiting.until(partial(waiting.passed, waiting.now(), 0.15), 1)
-        for name in ("ops", "health", "keeper", "beat"):
+        for name in (*WORKERS, "health", "keeper", "beat"):
             stack.kill(name)
         waiting.until(lambda: Engine.objects.filter(status="running").count() == 10, 60, "ten engines run")
         [request.exception() for request in requests_]
