@@ -1,5 +1,6 @@
 """What runs engines in a reliability test, seen from outside: which engines have a process, and what lies about."""
 
+import json
 import os
 import secrets
 import signal
@@ -17,6 +18,18 @@ from tests import servers, waiting
 from tests.engines.backends import dock
 
 
+def _engine_processes() -> list[Path]:
+    return [folder for folder in Path("/proc").glob("[0-9]*") if b"engines.demo" in _read(folder / "cmdline")]
+
+
+def _read(file: Path) -> bytes:
+    """The file of a process, empty once it has ended."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
 class Subprocesses:
     """Engines as processes of this machine."""
 
@@ -27,12 +40,8 @@ class Subprocesses:
         """The engine of every engine process of this test run, as the operating system has them; one entry per process."""
         root = str(servers.HOME / "engines").encode()
         found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                environ, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"engines.demo" in command and root in environ:
+        for folder in _engine_processes():
+            if root in (environ := _read(folder / "environ")):
                 data = next(part for part in environ.split(b"\0") if part.startswith(b"SQLITE_DB_PATH="))
                 found.append(UUID(Path(data.decode().partition("=")[2]).parent.parent.name))
         return found
@@ -40,6 +49,15 @@ class Subprocesses:
     def volumes(self) -> set[UUID]:
         """Engines that have data on disk."""
         return {UUID(folder.name) for folder in (servers.HOME / "engines").iterdir() if (folder / "data").exists()}
+
+    def told(self) -> dict[str, str]:
+        """What engines' processes were started with, and all of their files."""
+        environs = [_read(folder / "environ") for folder in _engine_processes()]
+        files = [path.read_bytes() for path in (servers.HOME / "engines").rglob("*") if path.is_file()]
+        return {
+            "environments of engines": "".join(environ.decode() for environ in environs if str(servers.HOME).encode() in environ),
+            "files of engines": "".join(text.decode(errors="replace") for text in files),
+        }
 
     def close(self) -> None:
         """Nothing of it is left: `db` removes the engines."""
@@ -78,6 +96,23 @@ class Docker:
     def networks(self) -> int:
         """Networks of the deployment."""
         return len(self.client.networks.list(filters=self._mine()))
+
+    def told(self) -> dict[str, str]:
+        """`docker inspect` of all that the deployment has on the daemon, and the logs and data of its engines."""
+        api = self.client.api
+        containers = api.containers(all=True, filters=self._mine())
+        engines = self.client.containers.list(all=True, filters=self._engines())
+        data = [b"".join(engine.get_archive("/data")[0]) for engine in engines]
+        inspected = [
+            [api.inspect_container(found["Id"]) for found in containers],
+            [api.inspect_image(image) for image in {found["ImageID"] for found in containers}],
+            [api.inspect_volume(found["Name"]) for found in api.volumes(filters=self._mine())["Volumes"]],
+            [api.inspect_network(found["Id"]) for found in api.networks(filters=self._mine())],
+        ]
+        return {
+            "docker inspect": json.dumps(inspected),
+            "files of engines": b"".join([*data, *(engine.logs() for engine in engines)]).decode(errors="replace"),
+        }
 
     def close(self) -> None:
         """Remove everything of the deployment."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from html.parser import HTMLParser
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -22,6 +21,7 @@ from engines.models import Engine, Operation, OperationState, Status
 from policy import valkey
 from tests import servers, waiting
 from tests.conftest import running_stack
+from tests.reliability.runtimes import Docker, Subprocesses, used
 from tests.staff import hire
 
 KEY = re.compile(r"[aps]k-sept-[\w-]{20,}")  # what lists may show of a key is shorter
@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "DEMO_FAULTS": "1",
     "DEMO_BOOT_DELAY_S": "1.5",
 }
+GIVEN = {"environments of engines", "docker inspect"}  # where a runtime shows what an engine was started with
 IMAGES = ["roundhouse-demo-engine:*", "nope:*"]
 
 
@@ -204,30 +205,23 @@ def dump_of_valkey():
     return str([(key, read[client.type(key)](key)) for key in client.scan_iter()]) + saved.decode("latin-1")
 
 
-def environments():
-    """What the processes of engines were started with."""
-    found = [folder for folder in Path("/proc").glob("[0-9]*") if b"engines.demo" in _read(folder / "cmdline")]
-    mine = [_read(folder / "environ").decode() for folder in found]
-    return "".join(environ for environ in mine if str(servers.HOME) in environ)
-
-
-def _read(file):
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
-
-
 def files(name):
     folder = servers.HOME / name
     return "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
 
-def test_no_key_is_kept_logged_sent_or_shown(commands):
+@pytest.fixture(params=["subprocess", "docker"])
+def runtime(request, db) -> Iterator[Subprocesses | Docker]:
+    runtime = Docker() if request.param == "docker" else Subprocesses()
+    with used(runtime):
+        yield runtime
+
+
+def test_no_key_is_kept_logged_sent_or_shown(runtime, commands):
     hire("viewer", "policy.view_adminkey", password=PASSWORD)
     hire("operator", "policy.view_adminkey", "engines.operate_engine", "policy.operate_product", password=PASSWORD)
     User.objects.create_superuser("root", password=PASSWORD)
-    with running_stack(**ENVIRONMENT) as stack:
+    with running_stack(**ENVIRONMENT, **runtime.environment) as stack:
         operator = Operator(stack.url)
         live(operator, stack)
         sessions = {name: log_in(stack.url, name) for name in ("root", "operator", "viewer")}
@@ -235,7 +229,7 @@ def test_no_key_is_kept_logged_sent_or_shown(commands):
         waiting.until(lambda: not Operation.objects.filter(state__in=[OperationState.PENDING, OperationState.RUNNING]).exists())
         pages = {name: crawl(session, stack.url) for name, session in sessions.items()}
         searched = {
-            "environments of engines": environments(),
+            **runtime.told(),
             **{f"pages of {name}": "".join(found.values()) for name, found in pages.items()},
         }
     searched |= {
@@ -243,7 +237,6 @@ def test_no_key_is_kept_logged_sent_or_shown(commands):
         "Valkey": dump_of_valkey(),
         "commands to Valkey": "\n".join(commands),
         "logs": files("log"),
-        "files of engines": files("engines"),
         "audit rows": str([vars(row) for row in AuditRow.objects.all()]),
     }
     handed_out = set(KEY.findall("".join(operator.answers)))
@@ -253,19 +246,20 @@ def test_no_key_is_kept_logged_sent_or_shown(commands):
         found = [text[max(0, hit.start() - 300) : hit.end() + 40] for hit in KEY.finditer(text)]
         assert not found, (where, found[:3])
         assert not any(key.partition("-sept-")[2] in text for key in handed_out), where
-        if where not in ("environments of engines", "files of engines"):  # there it has to be
+        if where not in (*GIVEN, "files of engines"):  # there it has to be
             assert VALUE not in text, where
-    check_searched(searched, pages)
+    (given,) = searched.keys() & GIVEN
+    check_searched(searched, pages, searched[given])
 
 
-def check_searched(searched, pages):
+def check_searched(searched, pages, given):
     """That the search was one: each place holds what it is expected to hold."""
     engine = Engine.objects.get(user_id="alice")
     assert engine.status == Status.RUNNING
     assert Operation.objects.filter(engine=engine, attempt__gt=1).exists()  # the worker died in the middle
     assert engine.key_hash in searched["pg_dump"]
-    assert engine.key_hash in searched["environments of engines"]
-    assert VALUE in searched["environments of engines"]
+    assert engine.key_hash in given
+    assert VALUE in given
     assert f"/admin/engines/engine/{engine.pk}/change/" in pages["viewer"].keys() & pages["root"].keys()
     assert "/admin/policy/adminkey/issue/" in pages["root"].keys() - pages["viewer"].keys()
     assert {path for path in pages["operator"] if path.endswith("/issue_key/")}
