@@ -44,7 +44,7 @@ def pour(superuser, rows=20_000):
         " SELECT at, md5((n %% 500)::text)::uuid, 'user-' || n %% 500, md5((n %% 5)::text)::uuid, 'p' || n %% 5,"
         " CASE WHEN probe THEN 'health_check' ELSE 'stop' END, CASE WHEN probe THEN 'probe' ELSE 'standard' END"
         " FROM (SELECT n, now() - (n %% 700) * interval '1 hour' AS at, n %% 2 = 0 AS probe FROM generate_series(1, %s) n) rows"
-        " WHERE at >= (SELECT min(starts) FROM audit_window)",
+        " WHERE at >= (SELECT starts FROM audit_window WHERE retention = CASE WHEN probe THEN 'probe' ELSE 'standard' END)",
         [rows],
     )
     superuser.execute("ANALYZE audit_log")
