@@ -44,6 +44,8 @@ class Action(StrEnum):
     KEY_REVEAL = "key_reveal"
     POLICY_REGISTER = "policy_register"
     POLICY_UPDATE = "policy_update"
+    POLICY_OVERRIDE_GRANT = "policy_override_grant"
+    POLICY_OVERRIDE_END = "policy_override_end"
     PLATFORM_KEY_ISSUE = "platform_key_issue"
     PLATFORM_KEY_ROTATE = "platform_key_rotate"
     PLATFORM_KEY_REVOKE = "platform_key_revoke"
@@ -92,6 +94,7 @@ _POLICY: Mapping[str, type | UnionType] = {
     "pids": int,
 }
 _SIGNED: Mapping[str, type | UnionType] = {"admin_key": str}  # the name of the admin key that was used, where it has one
+_OVERRIDE: Mapping[str, type | UnionType] = {"override_id": str, "rule": str, "expires_at": str}
 _KEY: Mapping[str, type | UnionType] = {"key_id": str, "prefix": str, **_SIGNED}
 _NEW_KEY: Mapping[str, type | UnionType] = {"scopes": list, "expires_at": str}
 
@@ -164,6 +167,17 @@ CATALOGUE: Mapping[Action, Entry] = {
     Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}),
     Action.POLICY_UPDATE: Entry(
         "a product's policy replaced; the values are the new ones", "the endpoint, or staff", {**_POLICY, **_SIGNED}
+    ),
+    Action.POLICY_OVERRIDE_GRANT: Entry(
+        "a rule of a product's policy got another value, until `expires_at`",
+        "the endpoint, or staff",
+        {**_OVERRIDE, "value": int | float | str | list, "reason": str, **_SIGNED},
+    ),
+    Action.POLICY_OVERRIDE_END: Entry(
+        "the rule has its own value again; `cause` is `expired` (within a minute after it), `revoked`, `replaced` by another, or"
+        " `product_deleted`",
+        "a periodic job, the endpoints, or staff",
+        {**_OVERRIDE, "cause": str, **_SIGNED},
     ),
     Action.PLATFORM_KEY_ISSUE: Entry("platform key issued", "registration, the endpoint, or staff", {**_KEY, **_NEW_KEY}),
     Action.PLATFORM_KEY_ROTATE: Entry(

@@ -236,6 +236,7 @@ CELERY_BEAT_SCHEDULE = {
     "check-host": _every("engines.tasks.check_host", 5.0),
     "forget-idempotency-keys": _every("engines.tasks.forget_idempotency_keys", 3600.0),
     "write-refusals": _every("policy.tasks.write_refusals", 5.0),
+    "end-overrides": _every("policy.tasks.end_overrides", 15.0),
     "reconcile": _every("engines.tasks.sweep", 30.0),
     "make-partitions": _every("audit.tasks.make_partitions", 3600.0),
     "prune-environments": _every("engines.tasks.prune_environments", 3600.0),

@@ -23,7 +23,7 @@ from engines.errors import (
     Unsuccessful,
 )
 from engines.models import OPEN, Engine, Kind, Operation, OperationState, Status
-from policy import limits, refusals
+from policy import limits, overrides, refusals
 from policy.errors import RateLimited
 from policy.models import Product
 
@@ -108,7 +108,7 @@ def count(product: Product, user_id: str) -> limits.Window | None:
     """
     user_id = names.check_user_id(user_id)
     try:
-        return limits.hit(str(product.pk), product.policy)
+        return limits.hit(str(product.pk), overrides.in_force(product))
     except RateLimited as refused:
         subject = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
         refusals.record(Action.ADMIT_DENIED, subject, by=actors.product(product.slug), metadata=refused.metadata())

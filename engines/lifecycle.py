@@ -29,7 +29,7 @@ from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.operations import Lease
 from engines.outcomes import NO_PENDING, NO_RESTART, NOW, After, Outcome
 from engines.transitions import TRANSITIONS
-from policy import environments, products, refusals, rules, secrets
+from policy import environments, overrides, products, refusals, rules, secrets
 from policy.errors import Denied
 from policy.models import Product
 
@@ -102,10 +102,11 @@ def _provision(product: Product, user_id: str, asked: str, *, by: Actor, auto: b
     product = products.lock(product.pk)
     living = Engine.objects.filter(product=product, destroyed_at=None)
     existing = living.filter(user_id=user_id).first()
-    image = rules.choose_image(product.policy, asked, settings.ENV.engine_image)
+    policy = overrides.in_force(product)
+    image = rules.choose_image(policy, asked, settings.ENV.engine_image)
     if existing is not None:
         return _join_provision(existing, image)
-    rules.check_max_engines(product.policy, living.count())
+    rules.check_max_engines(policy, living.count())
     hosts.check_room(_memory_mb(product), settings.ENV.engine_disk_mb)
     operation_id = uuid4()
     engine = _insert(product, user_id, image, operation_id, by=by, auto=auto)
@@ -298,7 +299,7 @@ def _record_no_room(full: CapacityExhausted, kind: Kind, about: trail.Subject, *
 
 
 def _memory_mb(product: Product) -> int:
-    return int(rules.lowered(product.policy, "memory_mb", settings.ENV.engine_memory_mb))
+    return int(rules.lowered(overrides.in_force(product), "memory_mb", settings.ENV.engine_memory_mb))
 
 
 def _params(cause: str, reason: str) -> dict[str, str]:

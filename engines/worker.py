@@ -18,7 +18,7 @@ from engines.backends.base import Backend, BackendError, BackendUnavailable, Ins
 from engines.models import Engine, Kind, Operation, Status
 from engines.operations import Lease, LeaseLost
 from engines.outcomes import Outcome
-from policy import environments
+from policy import environments, overrides
 from policy.errors import EngineEnvUnreadable
 
 log = structlog.get_logger(__name__)
@@ -246,7 +246,7 @@ def _spec(attempt: Attempt, ref: Ref, key_hash: str) -> Spec:
     except EngineEnvUnreadable as error:
         raise Failed("engine_env_unreadable", str(error)) from error
     env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
-    policy = engine.product.policy
+    policy = overrides.in_force(engine.product)
     limits = Limits(policy.get("memory_mb"), policy.get("cpus"), policy.get("pids"))
     return Spec(ref=ref, product=engine.product.slug, image=engine.engine_version, port=engine.port, env=env, limits=limits)
 

@@ -31,6 +31,10 @@ class PlatformKeyNotFound(PolicyError):
     """The product has no such key, or it is revoked already."""
 
 
+class OverrideNotFound(PolicyError):
+    """The product has no override with this id, or it has ended already."""
+
+
 class InvalidAdminKeyName(PolicyError):
     """A name that an admin key cannot have."""
 

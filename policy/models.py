@@ -1,6 +1,7 @@
 """Products (API tenants), their platform keys and engine environments, and the operator's admin keys."""
 
 import uuid
+from datetime import datetime
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
@@ -18,7 +19,14 @@ class Product(models.Model):
     slug = models.TextField(unique=True)
     display_name = models.TextField()
     policy = models.JSONField(default=dict, blank=True, help_text="An object of rules; `{}` is no limits.")
+    overridden = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        help_text="Rules with an override: its `value` and `until` when. Read by `policy.overrides`.",
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    read_at: datetime | None = None  # the database's clock when it was read, where the query asked for it
 
     class Meta:
         ordering = ("slug",)
@@ -112,6 +120,33 @@ class EngineEnv(models.Model):
 
     def __str__(self) -> str:
         return f"version {self.version}"
+
+
+class PolicyOverride(models.Model):
+    """Another value of one rule of a product's policy, for a time. Written by `policy.overrides` only."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="overrides")
+    rule = models.TextField()
+    value = models.JSONField()
+    reason = models.TextField()
+    granted_by = models.TextField(help_text="Actor, as in the audit log.")
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, help_text="Null until its end has a row; it has no effect after `expires_at`.")
+
+    class Meta:
+        ordering = ("-created_at",)
+        default_permissions = ()
+        indexes: ClassVar = [models.Index(fields=["expires_at"], condition=Q(ended_at=None), name="policy_override_due")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["product", "rule"], condition=Q(ended_at=None), name="policy_override_one_open_per_rule"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.pk}"
 
 
 class IdempotencyKey(models.Model):

@@ -46,9 +46,10 @@ def get(product_id: UUID) -> Product:
 
 def lock(product_id: UUID) -> Product:
     """The product, locked for this transaction against other intents (not against foreign keys to it). Raises ProductNotFound."""
-    row = Product.objects.select_for_update(no_key=True).filter(pk=product_id).first()
+    row = Product.objects.select_for_update(no_key=True).filter(pk=product_id).annotate(clock=Now()).first()
     if row is None:
         raise ProductNotFound(f"No product has the id {product_id}.")
+    row.read_at = vars(row)["clock"]
     return row
 
 
@@ -129,7 +130,10 @@ def revoke_key(key_id: UUID, *, by: Actor) -> PlatformKey:
 
 def authenticate(plaintext: str) -> PlatformKey | None:
     """The living key with this plaintext, and with it its product; or None. Marks the key's last use, at most once a minute."""
-    return keys.find(PlatformKey.objects.select_related("product"), plaintext)
+    key = keys.find(PlatformKey.objects.select_related("product").annotate(clock=Now()), plaintext)
+    if key is not None:
+        key.product.read_at = vars(key)["clock"]
+    return key
 
 
 def _make_key(product: Product, scopes: Iterable[str], expires_in_s: int | None) -> tuple[PlatformKey, str]:

@@ -23,7 +23,11 @@ def sign(name: str | None) -> None:
 
 def record(action: Action, product: Product | None = None, *, by: Actor, metadata: Mapping[str, Any]) -> None:
     """Write one row about the product, or about none."""
-    name = structlog.contextvars.get_contextvars().get(ADMIN_KEY) if by == ADMIN else None
-    signed = {**metadata, ADMIN_KEY: name} if name else metadata
     subject = trail.Subject(product_id=product.pk, product_slug=product.slug) if product else trail.NOTHING
-    trail.record(action, subject, by=by, metadata=signed)
+    trail.record(action, subject, by=by, metadata=signed(metadata, by=by))
+
+
+def signed(metadata: Mapping[str, Any], *, by: Actor) -> Mapping[str, Any]:
+    """The metadata with the name of the admin key that the request came with, where it has one."""
+    name = structlog.contextvars.get_contextvars().get(ADMIN_KEY) if by == ADMIN else None
+    return {**metadata, ADMIN_KEY: name} if name else metadata
