@@ -18,6 +18,7 @@ class Action(StrEnum):
     PROVISION_DENIED = "provision_denied"
     START = "start"
     START_FAILED = "start_failed"
+    START_DENIED = "start_denied"
     STOP = "stop"
     STOP_FAILED = "stop_failed"
     SLEEP = "sleep"
@@ -43,6 +44,8 @@ class Action(StrEnum):
     ORPHAN_REMOVED = "orphan_removed"
     KEY_REVEAL = "key_reveal"
     POLICY_REGISTER = "policy_register"
+    PRODUCT_SUSPEND = "product_suspend"
+    PRODUCT_RESUME = "product_resume"
     POLICY_UPDATE = "policy_update"
     POLICY_OVERRIDE_GRANT = "policy_override_grant"
     POLICY_OVERRIDE_END = "policy_override_end"
@@ -109,6 +112,11 @@ CATALOGUE: Mapping[Action, Entry] = {
     Action.PROVISION_DENIED: Entry(f"refused by policy{_MORE}", "provision", _REFUSAL),
     Action.START: Entry("engine started", "the endpoint, or staff", {**_BOOT, **_CAUSE}),
     Action.START_FAILED: Entry("a start failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
+    Action.START_DENIED: Entry(
+        f"refused by policy: the product is suspended; `verb` is what was asked for{_MORE}",
+        "start, wake, and restart of a failed engine",
+        {"verb": str, **_REFUSAL},
+    ),
     Action.STOP: Entry("engine stopped", "the endpoint, or staff", {"attempt": int, **_CAUSE}),
     Action.STOP_FAILED: Entry("a stop failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
     Action.SLEEP: Entry("idle engine stopped, to free its memory", "staff", {"attempt": int, **_CAUSE}),
@@ -165,6 +173,12 @@ CATALOGUE: Mapping[Action, Entry] = {
     ),
     Action.KEY_REVEAL: Entry("staff looked at an engine's key", "staff"),
     Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}),
+    Action.PRODUCT_SUSPEND: Entry(
+        "product suspended: its users are not admitted, its engines not made to run; `reason` is told to it",
+        "the endpoint, or staff",
+        {"reason": str, **_SIGNED},
+    ),
+    Action.PRODUCT_RESUME: Entry("the suspension ended", "the endpoint, or staff", {"reason": str, **_SIGNED}),
     Action.POLICY_UPDATE: Entry(
         "a product's policy replaced; the values are the new ones", "the endpoint, or staff", {**_POLICY, **_SIGNED}
     ),

@@ -32,6 +32,8 @@ urlpatterns = [
     path("products/<uuid:product_id>/platform-keys/<uuid:key_id>", policy.platform_key),
     path("products/<uuid:product_id>/rotate-platform-key", policy.rotate_platform_key),
     path("products/<uuid:product_id>/engine-env", policy.engine_env),
+    path("products/<uuid:product_id>/suspend", engines.suspend),
+    path("products/<uuid:product_id>/resume", engines.resume),
     path("admin-keys", policy.all_admin_keys),
     path("admin-keys/<uuid:key_id>", policy.admin_key),
     path("health", fleet.health),

@@ -23,8 +23,8 @@ from engines.errors import (
     Unsuccessful,
 )
 from engines.models import OPEN, Engine, Kind, Operation, OperationState, Status
-from policy import limits, overrides, refusals
-from policy.errors import RateLimited
+from policy import decisions, limits, overrides, refusals
+from policy.errors import Denied
 from policy.models import Product
 
 if TYPE_CHECKING:
@@ -104,12 +104,13 @@ def admit(product: Product, user_id: str, *, auto_provision: bool, auto_wake: bo
 def count(product: Product, user_id: str) -> limits.Window | None:
     """Count an admit against the product's rate limit; returns what is left of that, None where nothing limits.
 
-    Raises InvalidUserId, and with an `admit_denied` row RateLimited.
+    Raises InvalidUserId, and with an `admit_denied` row ProductSuspended, RateLimited.
     """
     user_id = names.check_user_id(user_id)
     try:
+        decisions.check([decisions.suspended(product.suspension_reason)])
         return limits.hit(str(product.pk), overrides.in_force(product))
-    except RateLimited as refused:
+    except Denied as refused:
         subject = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
         refusals.record(Action.ADMIT_DENIED, subject, by=actors.product(product.slug), metadata=refused.metadata())
         raise

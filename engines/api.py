@@ -18,10 +18,11 @@ from rest_framework.response import Response
 from audit import actors
 from audit.api import read_limit
 from audit.times import iso
-from engines import admission, lifecycle, operations, queues
+from engines import admission, lifecycle, operations, queues, tenants
 from engines.errors import EngineError, EngineNotFound, Unfinished
 from engines.models import Engine, Kind, Operation, Status
-from policy import idempotency, secrets
+from policy import idempotency, products, secrets
+from policy.api import operator_view
 from policy.auth import HasAnyScope, MayAdmit, MayHoldEngineKey
 from policy.errors import PolicyError
 from policy.idempotency import Kept
@@ -54,6 +55,15 @@ class Provision(Body):
 class Admit(Body):
     auto_provision = Flag(default=False)
     auto_wake = Flag(default=False)
+
+
+class NewSuspension(Body):
+    reason = Text(max_length=products.MAX_REASON)
+    stop_engines = Flag(default=False)
+
+
+class Resumption(Body):
+    reason = Text(max_length=products.MAX_REASON)
 
 
 class Nothing(Body):
@@ -284,3 +294,24 @@ def _add_headers(request: Request, headers: Mapping[str, str]) -> None:
 def operation(request: Request, operation_id: UUID) -> Response:
     """GET /operations/{operation_id}."""
     return Response(render_operation(operations.get(_product(request), operation_id)))
+
+
+# -- products, with an admin key ---------------------------------------------------------------------------------------
+
+
+def _render_suspension(product: Product) -> dict[str, Any]:
+    reason = product.suspension_reason or None
+    return {"product_id": str(product.pk), "suspended_at": iso(product.suspended_at), "reason": reason}
+
+
+@operator_view("POST")
+def suspend(request: Request, product_id: UUID) -> Response:
+    """POST /products/{product_id}/suspend: what would make its engines serve is refused, from the next request on."""
+    done = tenants.suspend(product_id, by=actors.ADMIN, **read(request, NewSuspension))
+    return Response({**_render_suspension(done.product), "stopping": done.stopping, "busy": done.busy})
+
+
+@operator_view("POST")
+def resume(request: Request, product_id: UUID) -> Response:
+    """POST /products/{product_id}/resume: the end of the suspension; no engine is started."""
+    return Response(_render_suspension(products.resume(product_id, by=actors.ADMIN, **read(request, Resumption))))

@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 
 from audit import trail
 from audit.actions import Action
-from audit.actors import Actor
+from audit.actors import SYSTEM, Actor
 from engines import hosts, moves, names, operations
 from engines.errors import (
     CapacityExhausted,
@@ -29,7 +29,8 @@ from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.operations import Lease
 from engines.outcomes import NO_PENDING, NO_RESTART, NOW, After, Outcome
 from engines.transitions import TRANSITIONS
-from policy import environments, overrides, products, refusals, rules, secrets
+from policy import decisions, environments, overrides, products, refusals, rules, secrets
+from policy.decisions import Decision
 from policy.errors import Denied
 from policy.models import Product
 
@@ -81,7 +82,7 @@ def provision(product: Product, user_id: str, *, by: Actor, engine_version: str 
     """Promise a new engine for the user; `auto` when an admit asks for it.
 
     A call for a user whose engine is being provisioned joins that. Raises InvalidUserId, ImageUnknown, EngineAlreadyExists,
-    PortExhaustion, and with a row of the refusal ImageDenied, QuotaExceeded, CapacityExhausted.
+    PortExhaustion, and with a row of the refusal ProductSuspended, ImageDenied, QuotaExceeded, CapacityExhausted.
     """
     user_id = names.check_user_id(user_id)
     image = names.check_image(engine_version)
@@ -100,17 +101,27 @@ def provision(product: Product, user_id: str, *, by: Actor, engine_version: str 
 @transaction.atomic
 def _provision(product: Product, user_id: str, asked: str, *, by: Actor, auto: bool) -> Operation:
     product = products.lock(product.pk)
-    living = Engine.objects.filter(product=product, destroyed_at=None)
-    existing = living.filter(user_id=user_id).first()
-    policy = overrides.in_force(product)
-    image = rules.choose_image(policy, asked, settings.ENV.engine_image)
+    existing, image, decided = decide_provision(product, user_id, asked)
+    decisions.check(decided)
     if existing is not None:
         return _join_provision(existing, image)
-    rules.check_max_engines(policy, living.count())
-    hosts.check_room(_memory_mb(product), settings.ENV.engine_disk_mb)
+    hosts.check_room(memory_mb(product), settings.ENV.engine_disk_mb)
     operation_id = uuid4()
     engine = _insert(product, user_id, image, operation_id, by=by, auto=auto)
     return operations.open(engine, Kind.PROVISION, by=by, operation_id=operation_id)
+
+
+def decide_provision(product: Product, user_id: str, asked: str) -> tuple[Engine | None, str, list[Decision]]:
+    """The user's living engine if there is one, the image that a new one would have, and what the policy says of that.
+
+    It holds for as long as the product is locked.
+    """
+    living = Engine.objects.filter(product=product, destroyed_at=None)
+    existing = living.filter(user_id=user_id).first()
+    policy, default = overrides.in_force(product), settings.ENV.engine_image
+    image = rules.choose_image(policy, asked, default)
+    engines = living.count() if existing is None else None
+    return existing, image, decisions.on_provision(policy, product.suspension_reason, image, default, engines)
 
 
 def _join_provision(engine: Engine, image: str) -> Operation:
@@ -135,7 +146,7 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
         "e_port": hosts.pick_port(host),
         "e_hash": secrets.hash_key(key),
         "e_cipher": secrets.encrypt(key),
-        "e_memory": _memory_mb(product),
+        "e_memory": memory_mb(product),
         "e_disk": settings.ENV.engine_disk_mb,
         "e_env": environments.newest_version(product.pk),
         "e_from": None,
@@ -157,7 +168,10 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
 
 
 def start(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
-    """Ask for a start of a stopped, failed or sleeping engine. Raises EngineAlreadyRunning, OperationInProgress."""
+    """Ask for a start of a stopped, failed or sleeping engine.
+
+    Raises EngineAlreadyRunning, OperationInProgress, and with a row of the refusal ProductSuspended, CapacityExhausted.
+    """
     return _request(engine, Kind.START, by=by, reason=reason)
 
 
@@ -172,12 +186,15 @@ def sleep(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
 
 
 def wake(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
-    """Ask for a sleeping engine to run again. Raises EngineAlreadyRunning, EngineNotRunning, OperationInProgress."""
+    """Ask for a sleeping engine to run again. Raises what `start` raises, and EngineNotRunning."""
     return _request(engine, Kind.WAKE, by=by, reason=reason)
 
 
 def restart(engine: Engine, *, by: Actor, cause: str = "requested", reason: str = "") -> Operation:
-    """Ask for a stop and a start of a running or failed engine. Raises EngineNotRunning, OperationInProgress."""
+    """Ask for a stop and a start of a running or failed engine.
+
+    Raises EngineNotRunning, OperationInProgress, and for a failed one what `start` raises.
+    """
     return _request(engine, Kind.RESTART, by=by, reason=reason, cause=cause)
 
 
@@ -277,12 +294,18 @@ def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str, cause: str =
     except CapacityExhausted as full:
         _record_no_room(full, kind, moves.subject(engine), by=by)
         raise
+    except Denied as refusal:
+        metadata = {"verb": str(kind), **refusal.metadata()}
+        refusals.record(Action.START_DENIED, moves.subject(engine), by=by, metadata=metadata)
+        raise
 
 
 @transaction.atomic
 def _open(engine: Engine, kind: Kind, *, by: Actor, params: Mapping[str, str]) -> Operation:
+    if makes_serve(kind, engine) and by != SYSTEM:  # what we restart by ourselves had not been stopped
+        decisions.check(decisions.on_serve(products.hold_suspension(engine.product_id)))
     full = None
-    if kind in (Kind.START, Kind.WAKE) or (kind == Kind.RESTART and engine.status == Status.FAILED):
+    if makes_serve(kind, engine):
         try:
             hosts.check_room(engine.memory_mb, 0)
         except CapacityExhausted as error:
@@ -294,11 +317,17 @@ def _open(engine: Engine, kind: Kind, *, by: Actor, params: Mapping[str, str]) -
     return operations.open(engine, kind, by=by, params=params)
 
 
+def makes_serve(kind: Kind, engine: Engine) -> bool:
+    """Whether it brings up an engine that does not run."""
+    return kind in (Kind.START, Kind.WAKE) or (kind == Kind.RESTART and engine.status == Status.FAILED)
+
+
 def _record_no_room(full: CapacityExhausted, kind: Kind, about: trail.Subject, *, by: Actor) -> None:
     refusals.record(Action.CAPACITY_EXHAUSTED, about, by=by, metadata={"verb": str(kind), **full.metadata()})
 
 
-def _memory_mb(product: Product) -> int:
+def memory_mb(product: Product) -> int:
+    """Memory that a new engine of the product is counted with."""
     return int(rules.lowered(overrides.in_force(product), "memory_mb", settings.ENV.engine_memory_mb))
 
 

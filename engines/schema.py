@@ -11,6 +11,7 @@ from engines import api, logs
 from engines.admission import REASONS
 from engines.models import Kind, OperationState, Queue, Status
 from policy.requests import Text
+from policy.schema import PRODUCT_ID
 
 LIVING = [status.value for status in Status if status != Status.DESTROYED]
 ADMIT_REASONS = ["engine_not_found", *REASONS.values(), "engine_busy"]
@@ -139,6 +140,23 @@ class Accepted(serializers.Serializer[Any]):
     state = serializers.ChoiceField(choices=OperationState.values)
 
 
+class Suspension(serializers.Serializer[Any]):
+    """Whether the product is suspended, since when and why."""
+
+    product_id = serializers.UUIDField()
+    suspended_at = serializers.DateTimeField(allow_null=True)
+    reason = serializers.CharField(allow_null=True)
+
+
+class Suspended(Suspension):
+    """The product is suspended."""
+
+    stopping = serializers.IntegerField(min_value=0, help_text="Engines that are being stopped.")
+    busy = serializers.IntegerField(
+        min_value=0, help_text="Engines with another operation under way; suspend again to stop them."
+    )
+
+
 ADMITTED: Json = {
     "description": "Whether the user's request may go to the engine: with the engine, or with the reason why not.",
     "oneOf": [
@@ -187,8 +205,9 @@ _ENGINE = {
 ACCEPTED = {"operation_id": "103bc61c-3b64-4582-b9ef-e676666a87c2", "kind": "provision", "state": "pending"}
 _FOUND = ("ENGINE_NOT_FOUND",)
 _VERB = (*_FOUND, "OPERATION_IN_PROGRESS", "BACKEND_ERROR")
-_BOOT = (*_VERB, "BOOT_TIMEOUT", "CAPACITY_EXHAUSTED")
+_BOOT = (*_VERB, "PRODUCT_SUSPENDED", "BOOT_TIMEOUT", "CAPACITY_EXHAUSTED")
 _ONE = "/engines/{user_id}"
+_PRODUCT = "/products/{product_id}"
 
 ENDPOINTS = (
     Endpoint(
@@ -273,5 +292,17 @@ ENDPOINTS = (
             ),
         ),
         tag="operations",
+    ),
+    Endpoint(
+        "POST", f"{_PRODUCT}/suspend", api.suspend, "suspend_product", "Refuse what would make the product's engines serve",
+        body=api.NewSuspension, body_example={"reason": "unpaid", "stop_engines": True}, answer=Suspended,
+        example={"product_id": _ID, "suspended_at": "2026-11-24T08:39:04.580Z", "reason": "unpaid", "stopping": 12, "busy": 1},
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
+    ),
+    Endpoint(
+        "POST", f"{_PRODUCT}/resume", api.resume, "resume_product", "End the suspension",
+        body=api.Resumption, body_example={"reason": "paid"}, answer=Suspension,
+        example={"product_id": _ID, "suspended_at": None, "reason": None},
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
     ),
 )  # fmt: skip

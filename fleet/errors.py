@@ -43,6 +43,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (policy.AdminKeyExists, 409, "ADMIN_KEY_EXISTS"),
     (policy.QuotaExceeded, 429, "QUOTA_EXCEEDED"),
     (policy.ImageDenied, 403, "POLICY_DENIED"),
+    (policy.ProductSuspended, 403, "PRODUCT_SUSPENDED"),
     (policy.RateLimited, 429, "RATE_LIMITED"),
     (engines.EngineNotFound, 404, "ENGINE_NOT_FOUND"),
     (engines.OperationNotFound, 404, "NOT_FOUND"),

@@ -93,6 +93,16 @@ class ImageDenied(Denied):
 
 
 @dataclass
+class ProductSuspended(Denied):
+    """The product is suspended: none of its users is admitted, and none of its engines made to run."""
+
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"The product is suspended: {self.reason}"
+
+
+@dataclass
 class RateLimited(Denied):
     """The product used up its admits of this minute."""
 

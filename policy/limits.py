@@ -84,7 +84,7 @@ def hit(product_id: str, policy: Policy) -> Window | None:
     if limit is None:
         return None
     if limit == 0:
-        raise _refusal(Window(0, 0, MINUTE_S))
+        raise refusal(Window(0, 0, MINUTE_S))
     try:
         fits, counts = valkey.ask(lambda client: _count(client, product_id, limit, 1))
     except valkey.Away as away:
@@ -92,7 +92,7 @@ def hit(product_id: str, policy: Policy) -> Window | None:
         return None
     window = _window(limit, counts)
     if not fits:
-        raise _refusal(window)
+        raise refusal(window)
     return window
 
 
@@ -107,8 +107,8 @@ def look(product_id: str, policy: Policy) -> Window | None:
         return None
 
 
-def _refusal(window: Window) -> RateLimited:
-    """The refusal, with when to come back: spread, so that the clients that are refused together do not return together."""
+def refusal(window: Window) -> RateLimited:
+    """The refusal by a window that is full. It says when to come back: spread, so that not all who were refused do at once."""
     jitter_s = random.uniform(0, max(1, window.reset_s / 10))  # noqa: S311 (not for secrets)
     return RateLimited(
         "rate_limit_rpm", window.limit, window.limit, retry_after_s=window.reset_s + round(jitter_s), window=window

@@ -25,6 +25,8 @@ class Product(models.Model):
         help_text="Rules with an override: its `value` and `until` when. Read by `policy.overrides`.",
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    suspended_at = models.DateTimeField(null=True, help_text="Since then its users are not admitted.")
+    suspension_reason = models.TextField(default="", db_default="", blank=True, help_text="Told to the product.")
 
     read_at: datetime | None = None  # the database's clock when it was read, where the query asked for it
 
@@ -35,6 +37,11 @@ class Product(models.Model):
         constraints: ClassVar = [
             models.CheckConstraint(condition=Q(slug__regex=rf"^{SLUG_PATTERN}$"), name="product_slug_form"),
             models.CheckConstraint(condition=~Q(slug__in=["system", "admin"]), name="product_slug_not_reserved"),
+            models.CheckConstraint(
+                condition=(Q(suspended_at=None) & Q(suspension_reason=""))
+                | (Q(suspended_at__isnull=False) & ~Q(suspension_reason="")),
+                name="product_suspended_for_a_reason",
+            ),
         ]
 
     def __str__(self) -> str:

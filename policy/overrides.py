@@ -24,7 +24,6 @@ from policy.errors import OverrideNotFound, ProductNotFound
 from policy.models import PolicyOverride, Product
 
 MAX_S = 366 * 24 * 3600  # the longest that a value may be called temporary
-MAX_REASON = 200
 
 LIVING = Q(ended_at=None) & Q(expires_at__gt=Now())
 
@@ -58,7 +57,7 @@ def grant(product_id: UUID, rule: str, value: object, *, reason: str, expires_in
         product=product,
         rule=rule,
         value=checked,
-        reason=reason[:MAX_REASON],
+        reason=reason[: products.MAX_REASON],
         granted_by=by,
         expires_at=Now() + timedelta(seconds=expires_in_s),
     )

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Least, Now
 
 from audit.actions import Action
@@ -17,6 +17,7 @@ from policy.errors import InvalidProduct, PlatformKeyNotFound, ProductNotFound, 
 from policy.models import SLUG_PATTERN, PlatformKey, Product, Scope
 
 OVERLAP_S = 24 * 3600
+MAX_REASON = 200
 
 
 def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tuple[Product, str]:
@@ -62,6 +63,47 @@ def update_policy(product_id: UUID, policy: object, *, by: Actor) -> Product:
     product.save(update_fields=["policy"])
     rows.record(Action.POLICY_UPDATE, product, by=by, metadata=checked)
     return product
+
+
+# -- suspended and resumed ---------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def suspend(product_id: UUID, reason: str, *, by: Actor) -> Product:
+    """Refuse from the next request on what would admit a user or make an engine run. `reason` is told to the product.
+
+    A product that is suspended already stays so for the reason it was. Raises ProductNotFound.
+    """
+    product = lock(product_id)
+    if product.suspended_at is not None:
+        return product
+    product.suspension_reason = reason[:MAX_REASON]
+    Product.objects.filter(pk=product_id).update(suspended_at=Now(), suspension_reason=product.suspension_reason)
+    rows.record(Action.PRODUCT_SUSPEND, product, by=by, metadata={"reason": product.suspension_reason})
+    product.refresh_from_db(fields=["suspended_at"])
+    return product
+
+
+@transaction.atomic
+def resume(product_id: UUID, reason: str, *, by: Actor) -> Product:
+    """End the suspension; a product without one is left as it is. Raises ProductNotFound."""
+    product = lock(product_id)
+    if product.suspended_at is None:
+        return product
+    product.suspended_at, product.suspension_reason = None, ""
+    product.save(update_fields=["suspended_at", "suspension_reason"])
+    rows.record(Action.PRODUCT_RESUME, product, by=by, metadata={"reason": reason[:MAX_REASON]})
+    return product
+
+
+def hold_suspension(product_id: UUID) -> str:
+    """Why the product is suspended, empty when it is not; nobody suspends or resumes it before the transaction ends.
+
+    Beside others who hold it: starts of a product need not wait for each other.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT suspension_reason FROM policy_product WHERE id = %s FOR SHARE", [product_id])
+        return str(cursor.fetchone()[0])
 
 
 # -- platform keys -----------------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ USER: dict[str, Any] = {"user": {"metavar": "USER", "help": "the product's user"
 WAIT: dict[str, Any] = {"--wait": {"type": int, "metavar": "S", "help": "wait at most S seconds; then name the operation"}}
 PRODUCT: dict[str, Any] = {"product_id": {"metavar": "PRODUCT", "help": "id of the product"}}
 KEY: dict[str, Any] = {"key_id": {"metavar": "KEY", "help": "id of the key"}}
+REASON: dict[str, Any] = {"reason": {"metavar": "REASON", "help": "kept in the audit log"}}
 TAIL: dict[str, Any] = {"-n": {"dest": "tail", "type": int, "metavar": "N"}, "-f": {"dest": "follow", "action": "store_true"}}
 EXPIRES: dict[str, Any] = {"--expires": {"type": int, "metavar": "S", "help": "seconds until it ends by itself"}}
 SCOPE: dict[str, Any] = {"--scope": {"action": "append", "choices": ["admit", "lifecycle", "read"]}}
@@ -129,6 +130,16 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
             "replace the policy",
             {**PRODUCT, "policy": {"type": json.loads, "metavar": "JSON"}},
             lambda shell: shell.operator.replace_policy(shell.product_id, shell.policy),
+        ),
+        "suspend": (
+            "refuse what would make its engines serve",
+            {**PRODUCT, **REASON, "--stop-engines": {"action": "store_true"}},
+            lambda shell: shell.operator.suspend_product(shell.product_id, shell.reason, stop_engines=shell.stop_engines),
+        ),
+        "resume": (
+            "end the suspension",
+            {**PRODUCT, **REASON},
+            lambda shell: shell.operator.resume_product(shell.product_id, shell.reason),
         ),
         "env": (
             "names of the variables of its engines; with JSON, replace them",

@@ -24,6 +24,15 @@ class Operator(Transport):
         answer = self._call("PUT", f"/products/{product_id}/policy", body={"policy": dict(policy)})
         return dict(answer["policy"])
 
+    def suspend_product(self, product_id: str, reason: str, *, stop_engines: bool = False) -> results.Suspension:
+        """Refuse what would make the product's engines serve; with `stop_engines` stop those that do."""
+        body = {"reason": reason, "stop_engines": stop_engines}
+        return read(results.Suspension, self._call("POST", f"/products/{product_id}/suspend", body=body))
+
+    def resume_product(self, product_id: str, reason: str) -> results.Suspension:
+        """End the suspension; no engine is started."""
+        return read(results.Suspension, self._call("POST", f"/products/{product_id}/resume", body={"reason": reason}))
+
     def get_engine_env(self, product_id: str) -> results.EngineEnv:
         """Names of the variables that the product's engines get."""
         return read(results.EngineEnv, self._call("GET", f"/products/{product_id}/engine-env"))

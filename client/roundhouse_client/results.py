@@ -197,6 +197,17 @@ class Registered:
     platform_api_key: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Suspension:
+    """Whether the product is suspended; `stopping` and `busy` count engines, in the answer to a suspension only."""
+
+    product_id: str
+    suspended_at: datetime | None
+    reason: str | None
+    stopping: int | None = None
+    busy: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlatformKey:
     """A platform key; `platform_api_key` is there only when it was issued just now."""

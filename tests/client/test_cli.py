@@ -86,3 +86,11 @@ def test_operator_keeps_products_and_keys(shell):
     admin = json.loads(shell.run("admin-keys", "issue", "bob", "--json").stdout)
     assert admin["name"] in shell.run("admin-keys", "list").stdout
     shell.run("admin-keys", "revoke", admin["key_id"])
+
+
+def test_operator_suspends_and_resumes_a_product(shell, acme):
+    suspended = json.loads(shell.run("products", "suspend", str(acme.pk), "unpaid", "--stop-engines", "--json").stdout)
+    assert (suspended["reason"], suspended["stopping"]) == ("unpaid", 0)
+    assert "PRODUCT_SUSPENDED" in shell.run("admit", "alice", expect=1).stderr
+    shell.run("products", "resume", str(acme.pk), "paid")
+    assert "engine_not_found" in shell.run("admit", "alice", expect=1).stdout

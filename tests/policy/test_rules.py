@@ -1,13 +1,10 @@
-"""The rules of a policy, as values and as decisions."""
+"""The rules of a policy, as values."""
 
 import pytest
 
 from audit.actions import CATALOGUE, Action
 from policy import rules
-from policy.errors import ImageDenied, InvalidPolicy
-
-DEFAULT = "roundhouse-demo-engine:latest"
-DIGEST = "sha256:" + "a" * 64
+from policy.errors import InvalidPolicy
 
 
 def test_every_rule_may_stand_in_the_audit_log():
@@ -43,40 +40,6 @@ def test_check_names_the_key_it_refuses(key, value):
 def test_check_refuses_what_is_no_object(policy):
     with pytest.raises(InvalidPolicy):
         rules.check(policy)
-
-
-@pytest.mark.parametrize(
-    ("policy", "asked", "image"),
-    [
-        ({}, "", DEFAULT),
-        ({}, DEFAULT, DEFAULT),
-        ({"engine_image": "pinned:2"}, "", "pinned:2"),
-        ({"engine_image": "pinned:2"}, "pinned:2", "pinned:2"),
-        ({"engine_image": "pinned:2"}, DEFAULT, DEFAULT),
-        ({"images": ["agents/*:1.*"]}, "agents/sql:1.4", "agents/sql:1.4"),
-        ({"images": [DIGEST]}, f"agents/sql@{DIGEST}", f"agents/sql@{DIGEST}"),
-        ({"images": [DIGEST]}, DIGEST, DIGEST),
-    ],
-)
-def test_choose_image_takes_what_the_policy_allows(policy, asked, image):
-    assert rules.choose_image(policy, asked, DEFAULT) == image
-
-
-@pytest.mark.parametrize(
-    ("policy", "asked"),
-    [
-        ({}, "other:1"),
-        ({"images": ["agents/*:1.*"]}, "agents/sql:2.0"),
-        ({"images": ["agents/*"]}, ""),
-        ({"images": ["agents/*"]}, DEFAULT),
-        ({"images": [DIGEST]}, "agents/sql:latest"),
-        ({"images": [DIGEST]}, "agents/sql@sha256:" + "b" * 64),
-    ],
-)
-def test_choose_image_refuses_every_other(policy, asked):
-    with pytest.raises(ImageDenied) as refused:
-        rules.choose_image(policy, asked, DEFAULT)
-    assert refused.value.metadata()["value"] == (asked or DEFAULT)
 
 
 def test_lowered_only_lowers():
