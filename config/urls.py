@@ -28,6 +28,8 @@ urlpatterns = [
     path("metrics", fleet.metrics),
     path("products/register", policy.register),
     path("products/<uuid:product_id>/policy", policy.policy),
+    path("products/<uuid:product_id>/overrides", policy.all_overrides),
+    path("products/<uuid:product_id>/overrides/<uuid:override_id>", policy.override),
     path("products/<uuid:product_id>/platform-keys", policy.platform_keys),
     path("products/<uuid:product_id>/platform-keys/<uuid:key_id>", policy.platform_key),
     path("products/<uuid:product_id>/rotate-platform-key", policy.rotate_platform_key),

@@ -39,6 +39,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (policy.ProductNotFound, 404, "PRODUCT_NOT_FOUND"),
     (policy.PlatformKeyNotFound, 404, "NOT_FOUND"),
     (policy.AdminKeyNotFound, 404, "NOT_FOUND"),
+    (policy.OverrideNotFound, 404, "NOT_FOUND"),
     (policy.ProductSlugExists, 409, "PRODUCT_SLUG_EXISTS"),
     (policy.AdminKeyExists, 409, "ADMIN_KEY_EXISTS"),
     (policy.QuotaExceeded, 429, "QUOTA_EXCEEDED"),

@@ -13,11 +13,11 @@ from rest_framework.response import Response
 
 from audit import actors
 from audit.times import iso
-from policy import admin_keys, environments, idempotency, keys, products
+from policy import admin_keys, environments, idempotency, keys, overrides, products, rules
 from policy.auth import AdminKeyAuthentication, IsAdmin
 from policy.errors import AdminKeyNotFound, PlatformKeyNotFound
 from policy.idempotency import Kept
-from policy.models import AdminKey, EngineEnv, PlatformKey, Scope
+from policy.models import AdminKey, EngineEnv, PlatformKey, PolicyOverride, Scope
 from policy.requests import Body, Text, Whole, read
 
 
@@ -50,6 +50,13 @@ class NewAdminKey(Body):
 
 class EnvUpdate(Body):
     env = serializers.JSONField()
+
+
+class NewOverride(Body):
+    rule = serializers.ChoiceField(choices=list(rules.RULES))
+    value = serializers.JSONField()
+    reason = Text(max_length=products.MAX_REASON)
+    expires_in_s = Whole(min_value=1, max_value=overrides.MAX_S)
 
 
 class Nothing(Body):
@@ -112,6 +119,13 @@ def render_env(newest: EngineEnv | None) -> dict[str, Any]:
     return {"version": newest.version, "names": newest.names, "updated_at": iso(newest.created_at)}
 
 
+def render_override(override: PolicyOverride) -> dict[str, Any]:
+    """An override, whether it lives or not; `ended_at` is null until its end has a row."""
+    times = {name: iso(getattr(override, name)) for name in ("created_at", "expires_at", "ended_at")}
+    told = {"rule": override.rule, "value": override.value, "reason": override.reason, "granted_by": override.granted_by}
+    return {"override_id": str(override.pk), **told, **times}
+
+
 def _times(key: PlatformKey | AdminKey) -> dict[str, Any]:
     return {name: iso(getattr(key, name)) for name in ("created_at", "expires_at", "last_used_at", "revoked_at")}
 
@@ -132,6 +146,21 @@ def policy(request: Request, product_id: UUID) -> Response:
     """PUT /products/{product_id}/policy: replaces the policy whole."""
     product = products.update_policy(product_id, read(request, PolicyUpdate)["policy"], by=actors.ADMIN)
     return Response({"policy": product.policy})
+
+
+@operator_view("GET", "POST")
+def all_overrides(request: Request, product_id: UUID) -> Response:
+    """GET and POST /products/{product_id}/overrides: what its rules had as another value, newest first; one more."""
+    if request.method == "GET":
+        return Response({"overrides": [render_override(override) for override in overrides.of(products.get(product_id))]})
+    return Response(render_override(overrides.grant(product_id, by=actors.ADMIN, **read(request, NewOverride))))
+
+
+@operator_view("DELETE")
+def override(request: Request, product_id: UUID, override_id: UUID) -> Response:
+    """DELETE /products/{product_id}/overrides/{override_id}: the rule has its own value again from the next request on."""
+    read(request, Nothing)
+    return Response(render_override(overrides.end(product_id, override_id, by=actors.ADMIN)))
 
 
 @operator_view("GET", "PUT")

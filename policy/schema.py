@@ -62,6 +62,20 @@ class EnvUpdate(api.EnvUpdate):
     env = EnvField()
 
 
+_VALUE: Json = {"oneOf": [{"type": "number"}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+
+
+@extend_schema_field(_VALUE)
+class ValueField(serializers.JSONField):
+    """What the rule takes."""
+
+
+class NewOverride(api.NewOverride):
+    """Another value of one rule, for a time."""
+
+    value = ValueField()
+
+
 # -- answers -------------------------------------------------------------------------------------------------------------
 
 
@@ -74,7 +88,7 @@ class Registered(serializers.Serializer[Any]):
 
 
 class PolicySeen(serializers.Serializer[Any]):
-    """The policy in force."""
+    """The product's policy, without its overrides."""
 
     policy = PolicyField()
 
@@ -140,6 +154,25 @@ class AdminKeys(serializers.Serializer[Any]):
     admin_keys = AdminKey(many=True)
 
 
+class Override(serializers.Serializer[Any]):
+    """Another value of one rule of the product's policy, for a time."""
+
+    override_id = serializers.UUIDField()
+    rule = serializers.ChoiceField(choices=list(rules.RULES))
+    value = ValueField()
+    reason = serializers.CharField()
+    granted_by = serializers.CharField(help_text="Actor, as in the audit log.")
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True, help_text="Null until its end has a row, within a minute after it.")
+
+
+class Overrides(serializers.Serializer[Any]):
+    """Every override that the product had, newest first."""
+
+    overrides = Override(many=True)
+
+
 class EngineEnv(serializers.Serializer[Any]):
     """Names of the variables; their values are in no answer."""
 
@@ -171,6 +204,17 @@ _NAMED = "/products/{product_id}"
 _POLICY = {"max_engines": 1000, "rate_limit_rpm": 600}
 _ENV = {"version": 2, "names": ["MODEL", "REGION"], "updated_at": "2026-11-24T03:39:03.191Z"}
 
+_OVERRIDE_ID = describe("override_id", "The override.", _UUID, required=True, where=OpenApiParameter.PATH)
+_GRANT = {"rule": "max_engines", "value": 2000, "reason": "launch week"}
+_OVERRIDE = {
+    "override_id": "0d0ee7f3-3b0a-4c4e-8f6b-1a2f8f5f7f10",
+    **_GRANT,
+    "granted_by": "admin",
+    "created_at": "2026-11-24T08:39:03.191Z",
+    "expires_at": "2026-12-01T08:39:03.191Z",
+    "ended_at": None,
+}
+
 ENDPOINTS = (
     Endpoint(
         "POST", "/products/register", api.register, "register_product", "A new product, with its first platform key",
@@ -182,6 +226,21 @@ ENDPOINTS = (
         "PUT", f"{_NAMED}/policy", api.policy, "replace_policy", "Replace the whole policy; in force with the next request",
         body=PolicyUpdate, body_example={"policy": _POLICY}, answer=PolicySeen, example={"policy": _POLICY},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
+    ),
+    Endpoint(
+        "GET", f"{_NAMED}/overrides", api.all_overrides, "list_overrides", "The product's overrides, newest first",
+        answer=Overrides, example={"overrides": [_OVERRIDE]},
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
+    ),
+    Endpoint(
+        "POST", f"{_NAMED}/overrides", api.all_overrides, "grant_override", "Give a rule another value, for a time",
+        body=NewOverride, body_example={**_GRANT, "expires_in_s": 604800}, answer=Override, example=_OVERRIDE,
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
+    ),
+    Endpoint(
+        "DELETE", f"{_NAMED}/overrides/{{override_id}}", api.override, "end_override", "End an override before its time",
+        answer=Override, example={**_OVERRIDE, "ended_at": "2026-11-25T07:00:11.020Z"},
+        errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID, _OVERRIDE_ID), tag="products",
     ),
     Endpoint(
         "GET", f"{_NAMED}/platform-keys", api.platform_keys, "list_platform_keys", "The product's keys, newest first",

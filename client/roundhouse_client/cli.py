@@ -131,6 +131,17 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
             {**PRODUCT, "policy": {"type": json.loads, "metavar": "JSON"}},
             lambda shell: shell.operator.replace_policy(shell.product_id, shell.policy),
         ),
+        "override": (
+            "give a rule of the policy another value, for a time",
+            {**PRODUCT, "rule": {}, "value": {"type": json.loads, "metavar": "JSON"}, "seconds": {"type": int}, **REASON},
+            lambda shell: shell.operator.grant_override(shell.product_id, shell.rule, shell.value, shell.reason, shell.seconds),
+        ),
+        "overrides": ("its overrides, newest first", PRODUCT, lambda shell: shell.operator.list_overrides(shell.product_id)),
+        "end-override": (
+            "end an override before its time",
+            {**PRODUCT, "override_id": {"metavar": "OVERRIDE", "help": "id of the override"}},
+            lambda shell: shell.operator.end_override(shell.product_id, shell.override_id),
+        ),
         "suspend": (
             "refuse what would make its engines serve",
             {**PRODUCT, **REASON, "--stop-engines": {"action": "store_true"}},

@@ -24,6 +24,19 @@ class Operator(Transport):
         answer = self._call("PUT", f"/products/{product_id}/policy", body={"policy": dict(policy)})
         return dict(answer["policy"])
 
+    def list_overrides(self, product_id: str) -> list[results.Override]:
+        """Every override that the product's policy had, newest first."""
+        return [read(results.Override, each) for each in self._call("GET", f"/products/{product_id}/overrides")["overrides"]]
+
+    def grant_override(self, product_id: str, rule: str, value: Any, reason: str, expires_in_s: int) -> results.Override:
+        """Give a rule of the policy another value, for so many seconds."""
+        body = {"rule": rule, "value": value, "reason": reason, "expires_in_s": expires_in_s}
+        return read(results.Override, self._call("POST", f"/products/{product_id}/overrides", body=body))
+
+    def end_override(self, product_id: str, override_id: str) -> results.Override:
+        """End an override before its time."""
+        return read(results.Override, self._call("DELETE", f"/products/{product_id}/overrides/{override_id}"))
+
     def suspend_product(self, product_id: str, reason: str, *, stop_engines: bool = False) -> results.Suspension:
         """Refuse what would make the product's engines serve; with `stop_engines` stop those that do."""
         body = {"reason": reason, "stop_engines": stop_engines}

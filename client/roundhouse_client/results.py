@@ -198,6 +198,20 @@ class Registered:
 
 
 @dataclass(frozen=True)
+class Override:
+    """Another value of one rule of a product's policy, for a time."""
+
+    override_id: str
+    rule: str
+    value: Any
+    reason: str
+    granted_by: str
+    created_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
 class Suspension:
     """Whether the product is suspended; `stopping` and `busy` count engines, in the answer to a suspension only."""
 

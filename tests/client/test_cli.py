@@ -94,3 +94,11 @@ def test_operator_suspends_and_resumes_a_product(shell, acme):
     assert "PRODUCT_SUSPENDED" in shell.run("admit", "alice", expect=1).stderr
     shell.run("products", "resume", str(acme.pk), "paid")
     assert "engine_not_found" in shell.run("admit", "alice", expect=1).stdout
+
+
+def test_operator_overrides_a_rule_for_a_time(shell, acme):
+    command = ("products", "override", str(acme.pk), "images", '["acme/*"]', "60", "a new image", "--json")
+    granted = json.loads(shell.run(*command).stdout)
+    assert granted["value"] == ["acme/*"]
+    shell.run("products", "end-override", str(acme.pk), granted["override_id"])
+    assert "a new image" in shell.run("products", "overrides", str(acme.pk)).stdout

@@ -132,6 +132,18 @@ def test_operator_keeps_products_and_keys(operator, server):
     assert operator.revoke_admin_key(key.key_id).revoked_at
 
 
+def test_operator_overrides_a_rule_for_a_time(operator, client, acme):
+    product_id = str(acme.pk)
+    granted = operator.grant_override(product_id, "max_engines", 0, "full", 3600)
+    assert (granted.rule, granted.value, granted.granted_by, granted.ended_at) == ("max_engines", 0, "admin", None)
+    assert granted.expires_at > granted.created_at
+    with pytest.raises(ApiError, match="QUOTA_EXCEEDED"):
+        client.provision("alice")
+    assert operator.end_override(product_id, granted.override_id).ended_at
+    assert [each.override_id for each in operator.list_overrides(product_id)] == [granted.override_id]
+    assert client.provision("alice", wait_s=20).status == "running"
+
+
 def test_operator_suspends_and_resumes_a_product(operator, client, acme):
     put_engine(acme)
     suspended = operator.suspend_product(str(acme.pk), "unpaid", stop_engines=True)

@@ -221,3 +221,63 @@ def test_refusal_by_quota_is_a_row(admin, api, product, way):
     assert (row.action, row.actor, row.user_id, row.engine_id) == (f"{way}_denied", "acme", "alice", None)
     assert row.metadata == {"rule": "max_engines", "limit": 0, "value": 0}
     assert (row.product_id, row.request_id) == (product.pk, response.headers["X-Request-ID"])
+
+
+# -- overrides -----------------------------------------------------------------------------------------------------------------
+
+GRANT = {"rule": "max_engines", "value": 7, "reason": "launch", "expires_in_s": 60}
+
+
+def grant(admin, product, headers=None, **body):
+    return admin.post(f"/products/{product.pk}/overrides", {**GRANT, **body}, "application/json", headers=headers or {})
+
+
+def end(admin, product, override_id):
+    return admin.delete(f"/products/{product.pk}/overrides/{override_id}")
+
+
+def test_override_is_granted_listed_and_ended(admin, product):
+    granted = grant(admin, product).json()
+    assert {**GRANT, **granted, "expires_in_s": 60} == {**granted, **GRANT}
+    assert (granted["granted_by"], granted["ended_at"]) == ("admin", None)
+    assert admin.get(f"/products/{product.pk}/overrides").json() == {"overrides": [granted]}
+    ended = end(admin, product, granted["override_id"]).json()
+    assert ended["ended_at"]
+    assert admin.get(f"/products/{product.pk}/overrides").json() == {"overrides": [ended]}
+    assert_error(end(admin, product, granted["override_id"]), 404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rule", "colour"), ("rule", 1), ("value", -1), ("value", None), ("reason", ""), ("reason", "x" * 201),
+     ("expires_in_s", 0), ("expires_in_s", 366 * 24 * 3600 + 1), ("expires_in_s", "60")],
+)  # fmt: skip
+def test_override_that_cannot_be_is_refused(admin, product, field, value):
+    assert_error(grant(admin, product, **{field: value}), 400, "INVALID_REQUEST")
+    assert not Product.objects.get().overridden
+
+
+def test_override_of_no_product_is_not_found(admin, product):
+    granted = grant(admin, product).json()
+    product.pk = uuid.uuid4()
+    for answer in (
+        grant(admin, product),
+        admin.get(f"/products/{product.pk}/overrides"),
+        end(admin, product, granted["override_id"]),
+    ):
+        assert_error(answer, 404, "PRODUCT_NOT_FOUND")
+
+
+def test_override_sent_again_with_its_key_is_granted_once(admin, product):
+    first, second = (grant(admin, product, {"Idempotency-Key": "once"}) for _ in range(2))
+    assert first.content == second.content
+    assert AuditRow.objects.filter(action="policy_override_grant").count() == 1
+
+
+def test_override_is_in_force_for_the_next_request(admin, product):
+    put_engine(product)
+    headers = {"X-Platform-Key": product.key}
+    granted = grant(admin, product, rule="rate_limit_rpm", value=0).json()
+    assert_error(Client().post("/engines/alice/admit", {}, "application/json", headers=headers), 429, "RATE_LIMITED")
+    end(admin, product, granted["override_id"])
+    assert Client().post("/engines/alice/admit", {}, "application/json", headers=headers).status_code == 200
