@@ -46,6 +46,7 @@ class Action(StrEnum):
     POLICY_REGISTER = "policy_register"
     PRODUCT_SUSPEND = "product_suspend"
     PRODUCT_RESUME = "product_resume"
+    PRODUCT_DELETE = "product_delete"
     POLICY_UPDATE = "policy_update"
     POLICY_OVERRIDE_GRANT = "policy_override_grant"
     POLICY_OVERRIDE_END = "policy_override_end"
@@ -179,6 +180,7 @@ CATALOGUE: Mapping[Action, Entry] = {
         {"reason": str, **_SIGNED},
     ),
     Action.PRODUCT_RESUME: Entry("the suspension ended", "the endpoint, or staff", {"reason": str, **_SIGNED}),
+    Action.PRODUCT_DELETE: Entry("product deleted, with its keys and engine environments", "the endpoint, or staff", _SIGNED),
     Action.POLICY_UPDATE: Entry(
         "a product's policy replaced; the values are the new ones", "the endpoint, or staff", {**_POLICY, **_SIGNED}
     ),

@@ -12,7 +12,8 @@ _BAD = frozenset(
 )
 _GOOD = frozenset({Action.PROVISION, Action.START, Action.WAKE, Action.RESTART, Action.ROTATE_KEY, Action.AUTO_RESTART_SUCCESS})
 _WARNING = frozenset(
-    {Action.PROVISION_DENIED, Action.ADMIT_DENIED, Action.OPERATION_SUPERSEDED, Action.KEY_REVEAL, Action.ORPHAN_REMOVED}
+    {action for action in Action if action.endswith("_denied")}
+    | {Action.PRODUCT_SUSPEND, Action.PRODUCT_DELETE, Action.OPERATION_SUPERSEDED, Action.KEY_REVEAL, Action.ORPHAN_REMOVED}
 )
 
 

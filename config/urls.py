@@ -27,6 +27,7 @@ urlpatterns = [
     path("status", fleet.status),
     path("metrics", fleet.metrics),
     path("products/register", policy.register),
+    path("products/<uuid:product_id>", engines.product),
     path("products/<uuid:product_id>/policy", policy.policy),
     path("products/<uuid:product_id>/overrides", policy.all_overrides),
     path("products/<uuid:product_id>/overrides/<uuid:override_id>", policy.override),

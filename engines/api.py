@@ -315,3 +315,11 @@ def suspend(request: Request, product_id: UUID) -> Response:
 def resume(request: Request, product_id: UUID) -> Response:
     """POST /products/{product_id}/resume: the end of the suspension; no engine is started."""
     return Response(_render_suspension(products.resume(product_id, by=actors.ADMIN, **read(request, Resumption))))
+
+
+@operator_view("DELETE")
+def product(request: Request, product_id: UUID) -> Response:
+    """DELETE /products/{product_id}: refused while engines of it live."""
+    read(request, Nothing)
+    tenants.delete(product_id, by=actors.ADMIN)
+    return Response({"status": "deleted", "product_id": str(product_id)})

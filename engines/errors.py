@@ -49,6 +49,14 @@ class CapacityExhausted(EngineError):
         return {"rule": self.rule, "limit": self.limit, "value": self.value}
 
 
+class ProductHasEngines(EngineError):
+    """A product cannot be deleted while engines of it live."""
+
+    def __init__(self, engines: int) -> None:
+        super().__init__(f"Engines of the product live ({engines}); destroy them first.")
+        self.engines = engines
+
+
 class OperationInProgress(EngineError):
     """Another operation on the engine is open."""
 

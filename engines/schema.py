@@ -157,6 +157,13 @@ class Suspended(Suspension):
     )
 
 
+class Deleted(serializers.Serializer[Any]):
+    """The product is gone, with its keys."""
+
+    status = serializers.ChoiceField(choices=["deleted"])
+    product_id = serializers.UUIDField()
+
+
 ADMITTED: Json = {
     "description": "Whether the user's request may go to the engine: with the engine, or with the reason why not.",
     "oneOf": [
@@ -214,7 +221,7 @@ ENDPOINTS = (
         "POST", "/engines/provision", api.provision, "provision", "A new engine, answered once it is healthy",
         body=Provision, body_example={"user_id": "alice"}, answer=Provisioned,
         example={"engine_id": _ID, "user_id": "alice", "status": "running", "url": _URL, "api_key": _KEY},
-        errors=("POLICY_DENIED", *_BOOT, "ENGINE_ALREADY_EXISTS", "QUOTA_EXCEEDED", "PORT_EXHAUSTION"),
+        errors=("POLICY_DENIED", *_BOOT, "PRODUCT_NOT_FOUND", "ENGINE_ALREADY_EXISTS", "QUOTA_EXCEEDED", "PORT_EXHAUSTION"),
         parameters=(PREFER,), is_waiting=True,
     ),
     Endpoint(
@@ -249,7 +256,7 @@ ENDPOINTS = (
         "POST", f"{_ONE}/admit", api.admit, "admit", "May a request of this user go to the user's engine now?",
         body=api.Admit, body_example={"auto_provision": True}, answer={"$ref": "#/components/schemas/Admission"},
         example={"admitted": True, "engine": {**_ENGINE, "api_key": _KEY}},
-        errors=("POLICY_DENIED", *_BOOT, "QUOTA_EXCEEDED", "RATE_LIMITED", "PORT_EXHAUSTION"),
+        errors=("POLICY_DENIED", *_BOOT, "PRODUCT_NOT_FOUND", "QUOTA_EXCEEDED", "RATE_LIMITED", "PORT_EXHAUSTION"),
         headers=dict.fromkeys((200, 202, 429), ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")),
         parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),
@@ -304,5 +311,10 @@ ENDPOINTS = (
         body=api.Resumption, body_example={"reason": "paid"}, answer=Suspension,
         example={"product_id": _ID, "suspended_at": None, "reason": None},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
+    ),
+    Endpoint(
+        "DELETE", _PRODUCT, api.product, "delete_product", "Delete a product without living engines, for good",
+        answer=Deleted, example={"status": "deleted", "product_id": _ID},
+        errors=("PRODUCT_NOT_FOUND", "PRODUCT_HAS_ENGINES"), parameters=(PRODUCT_ID,), tag="products",
     ),
 )  # fmt: skip

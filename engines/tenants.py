@@ -1,15 +1,16 @@
-"""What is done to a product and its engines together: suspended, with its engines stopped or not, and resumed."""
+"""What is done to a product for which its engines matter: suspended, with its engines stopped or not, and deleted."""
 
 from dataclasses import dataclass
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import Q
 
 from audit.actors import Actor
 from engines import lifecycle
-from engines.errors import EngineError
+from engines.errors import EngineError, ProductHasEngines
 from engines.models import OPEN, Engine, Kind, Operation, Status
-from policy import products
+from policy import overrides, products
 from policy.models import Product
 
 _STARTS = Operation.objects.filter(state__in=OPEN, kind__in=(Kind.PROVISION, Kind.START, Kind.WAKE, Kind.RESTART))
@@ -44,3 +45,17 @@ def _stop(engine: Engine, reason: str, *, by: Actor) -> bool:
     except EngineError:
         return False
     return True
+
+
+@transaction.atomic
+def delete(product_id: UUID, *, by: Actor) -> None:
+    """Delete a product that has no living engine; a provision at the same moment is either counted, or finds no product.
+
+    Raises ProductNotFound, ProductHasEngines.
+    """
+    product = products.lock(product_id)
+    living = Engine.objects.filter(product=product, destroyed_at=None).count()
+    if living:
+        raise ProductHasEngines(living)
+    overrides.end_all(product, by=by)
+    products.delete(product, by=by)

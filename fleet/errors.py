@@ -41,6 +41,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (policy.AdminKeyNotFound, 404, "NOT_FOUND"),
     (policy.OverrideNotFound, 404, "NOT_FOUND"),
     (policy.ProductSlugExists, 409, "PRODUCT_SLUG_EXISTS"),
+    (engines.ProductHasEngines, 409, "PRODUCT_HAS_ENGINES"),
     (policy.AdminKeyExists, 409, "ADMIN_KEY_EXISTS"),
     (policy.QuotaExceeded, 429, "QUOTA_EXCEEDED"),
     (policy.ImageDenied, 403, "POLICY_DENIED"),
@@ -146,6 +147,8 @@ def _details(error: Exception) -> Any:
         return {"fields": error.detail}
     if isinstance(error, (policy.Denied, engines.CapacityExhausted)):
         return error.metadata()
+    if isinstance(error, engines.ProductHasEngines):
+        return {"engines": error.engines}
     if isinstance(error, engines.OperationInProgress):
         return {"operation_id": str(error.operation_id)}
     if isinstance(error, (engines.Unfinished, engines.Unsuccessful)):

@@ -31,7 +31,8 @@ SAMPLES: tuple[Exception, ...] = (
     engines.EngineAlreadyRunning("The engine is running already."),
     engines.EngineNotRunning("The engine is stopped; stop needs failed or running or sleeping."),
     engines.OperationInProgress(Kind.STOP, _OPERATION.pk),
-    policy.ProductSlugExists("A product with the slug 'acme' exists; choose another slug."),
+    policy.ProductSlugExists("A product with the slug 'acme' exists or existed; choose another slug."),
+    engines.ProductHasEngines(3),
     policy.AdminKeyExists("An admin key with the name 'ann' exists; revoke it, or choose another name."),
     drf.UnsupportedMediaType("text/plain"),
     policy.IdempotencyMismatch("This Idempotency-Key was used for another request; use a new key for a new request."),
@@ -62,7 +63,7 @@ ERROR: Json = {
                     "type": "object",
                     "description": "Where more can be said. Of a request that is not valid: `fields`. Of a refusal by policy, or"
                     " for want of room: `rule`, `limit`, `value`. Of an operation that is in the way, failed or goes on:"
-                    " `operation_id`, `cause`.",
+                    " `operation_id`, `cause`. Of a product that cannot be deleted: `engines`.",
                     "properties": {
                         "fields": {"description": "What is wrong with each field or parameter, by name."},
                         "rule": {"type": "string"},
@@ -70,6 +71,7 @@ ERROR: Json = {
                         "value": {"type": ["integer", "number", "string"]},
                         "operation_id": {"type": "string", "format": "uuid"},
                         "cause": {"type": "string"},
+                        "engines": {"type": "integer", "description": "How many live."},
                     },
                 },
                 "request_id": {"type": "string"},

@@ -81,11 +81,11 @@ def end(product_id: UUID, override_id: UUID, *, by: Actor) -> PolicyOverride:
     return found
 
 
-def end_all(product: Product, cause: str, *, by: Actor) -> None:
-    """End every override of a locked product."""
+def end_all(product: Product, *, by: Actor) -> None:
+    """End every override of a locked product, which is being deleted."""
     _end_expired(product)
     for override in product.overrides.filter(ended_at=None):
-        _end(override, cause, by=by)
+        _end(override, "product_deleted", by=by)
     _copy(product.pk)
 
 

@@ -14,7 +14,7 @@ from audit.actors import RESERVED, Actor
 from audit.times import iso
 from policy import keys, rows, rules, secrets
 from policy.errors import InvalidProduct, PlatformKeyNotFound, ProductNotFound, ProductSlugExists
-from policy.models import SLUG_PATTERN, PlatformKey, Product, Scope
+from policy.models import SLUG_PATTERN, EngineEnv, PlatformKey, Product, Scope
 
 OVERLAP_S = 24 * 3600
 MAX_REASON = 200
@@ -33,21 +33,21 @@ def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tupl
             rows.record(Action.POLICY_REGISTER, product, by=by, metadata=checked)
             _, plaintext = issue_key(product, by=by)
     except IntegrityError as error:
-        raise ProductSlugExists(f"A product with the slug {slug!r} exists; choose another slug.") from error
+        raise ProductSlugExists(f"A product with the slug {slug!r} exists or existed; choose another slug.") from error
     return product, plaintext
 
 
 def get(product_id: UUID) -> Product:
     """The product with this id. Raises ProductNotFound."""
     try:
-        return Product.objects.get(pk=product_id)
+        return Product.objects.get(pk=product_id, deleted_at=None)
     except Product.DoesNotExist as error:
         raise ProductNotFound(f"No product has the id {product_id}.") from error
 
 
 def lock(product_id: UUID) -> Product:
     """The product, locked for this transaction against other intents (not against foreign keys to it). Raises ProductNotFound."""
-    row = Product.objects.select_for_update(no_key=True).filter(pk=product_id).annotate(clock=Now()).first()
+    row = Product.objects.select_for_update(no_key=True).filter(pk=product_id, deleted_at=None).annotate(clock=Now()).first()
     if row is None:
         raise ProductNotFound(f"No product has the id {product_id}.")
     row.read_at = vars(row)["clock"]
@@ -65,7 +65,7 @@ def update_policy(product_id: UUID, policy: object, *, by: Actor) -> Product:
     return product
 
 
-# -- suspended and resumed ---------------------------------------------------------------------------------------------
+# -- suspended, resumed, deleted ---------------------------------------------------------------------------------------
 
 
 @transaction.atomic
@@ -104,6 +104,13 @@ def hold_suspension(product_id: UUID) -> str:
     with connection.cursor() as cursor:
         cursor.execute("SELECT suspension_reason FROM policy_product WHERE id = %s FOR SHARE", [product_id])
         return str(cursor.fetchone()[0])
+
+
+def delete(product: Product, *, by: Actor) -> None:
+    """End a locked product that has no living engine: its keys are dead, its environments gone. A tombstone keeps its slug."""
+    Product.objects.filter(pk=product.pk).update(deleted_at=Now())
+    EngineEnv.objects.filter(product=product).delete()
+    rows.record(Action.PRODUCT_DELETE, product, by=by, metadata={})
 
 
 # -- platform keys -----------------------------------------------------------------------------------------------------
@@ -172,7 +179,8 @@ def revoke_key(key_id: UUID, *, by: Actor) -> PlatformKey:
 
 def authenticate(plaintext: str) -> PlatformKey | None:
     """The living key with this plaintext, and with it its product; or None. Marks the key's last use, at most once a minute."""
-    key = keys.find(PlatformKey.objects.select_related("product").annotate(clock=Now()), plaintext)
+    of_living = PlatformKey.objects.filter(product__deleted_at=None).select_related("product")
+    key = keys.find(of_living.annotate(clock=Now()), plaintext)
     if key is not None:
         key.product.read_at = vars(key)["clock"]
     return key

@@ -152,6 +152,11 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
             {**PRODUCT, **REASON},
             lambda shell: shell.operator.resume_product(shell.product_id, shell.reason),
         ),
+        "delete": (
+            "delete a product without living engines, for good",
+            PRODUCT,
+            lambda shell: shell.operator.delete_product(shell.product_id),
+        ),
         "env": (
             "names of the variables of its engines; with JSON, replace them",
             {**PRODUCT, "env": {"nargs": "?", "type": json.loads, "metavar": "JSON"}},

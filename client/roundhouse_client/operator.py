@@ -46,6 +46,10 @@ class Operator(Transport):
         """End the suspension; no engine is started."""
         return read(results.Suspension, self._call("POST", f"/products/{product_id}/resume", body={"reason": reason}))
 
+    def delete_product(self, product_id: str) -> results.Deleted:
+        """Delete a product without living engines, for good."""
+        return read(results.Deleted, self._call("DELETE", f"/products/{product_id}"))
+
     def get_engine_env(self, product_id: str) -> results.EngineEnv:
         """Names of the variables that the product's engines get."""
         return read(results.EngineEnv, self._call("GET", f"/products/{product_id}/engine-env"))

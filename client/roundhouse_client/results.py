@@ -212,6 +212,14 @@ class Override:
 
 
 @dataclass(frozen=True)
+class Deleted:
+    """The product is gone."""
+
+    status: str
+    product_id: str
+
+
+@dataclass(frozen=True)
 class Suspension:
     """Whether the product is suspended; `stopping` and `busy` count engines, in the answer to a suspension only."""
 

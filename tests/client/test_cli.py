@@ -102,3 +102,8 @@ def test_operator_overrides_a_rule_for_a_time(shell, acme):
     assert granted["value"] == ["acme/*"]
     shell.run("products", "end-override", str(acme.pk), granted["override_id"])
     assert "a new image" in shell.run("products", "overrides", str(acme.pk)).stdout
+
+
+def test_operator_deletes_a_product(shell, acme):
+    assert json.loads(shell.run("products", "delete", str(acme.pk), "--json").stdout)["status"] == "deleted"
+    assert "INVALID_PLATFORM_KEY" in shell.run("status", expect=1).stderr

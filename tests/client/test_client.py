@@ -155,6 +155,17 @@ def test_operator_suspends_and_resumes_a_product(operator, client, acme):
     assert client.admit("bob").reason == "engine_not_found"
 
 
+def test_operator_deletes_a_product_without_engines(operator, client, acme):
+    client.provision("alice")
+    with pytest.raises(ApiError) as raised:
+        operator.delete_product(str(acme.pk))
+    assert (raised.value.code, raised.value.details) == ("PRODUCT_HAS_ENGINES", {"engines": 1})
+    client.destroy("alice")
+    assert operator.delete_product(str(acme.pk)).status == "deleted"
+    with pytest.raises(ApiError, match="INVALID_PLATFORM_KEY"):
+        client.get_status()
+
+
 # -- retries -------------------------------------------------------------------------------------------------------------------
 
 
