@@ -36,6 +36,7 @@ class Endpoint:
     errors: tuple[str, ...] = ()  # codes of its own
     parameters: tuple[OpenApiParameter, ...] = ()  # of path, query and header
     headers: dict[int, tuple[str, ...]] = field(default_factory=dict)  # of answers by status: names among the HEADERS
+    is_read: bool = False  # changes nothing, whatever its method: an `Idempotency-Key` would mean nothing
     is_waiting: bool = False  # may be answered with a 202, or with the failure of an operation
     tag: str = "engines"
     description: str = ""

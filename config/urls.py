@@ -26,6 +26,7 @@ urlpatterns = [
     path("audit", audit.rows),
     path("status", fleet.status),
     path("metrics", fleet.metrics),
+    path("policy/explain", fleet.explain),
     path("products/register", policy.register),
     path("products/<uuid:product_id>", engines.product),
     path("products/<uuid:product_id>/policy", policy.policy),

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, TypedDict
 from uuid import UUID
 
@@ -43,6 +44,17 @@ REASONS = {
     Status.FAILED: "engine_unhealthy",
     Status.DESTROYING: "engine_destroying",
 }
+
+
+class Step(StrEnum):
+    """What an admit does about an engine as it sees it."""
+
+    ADMIT = "admit"
+    REFUSE = "refuse"
+    PROVISION = "provision"
+    JOIN = "join"  # wait for an open operation that brings the engine up
+    CANCEL_SLEEP = "cancel_sleep"
+    WAKE = "wake"
 
 
 class _Looked(TypedDict):
@@ -137,17 +149,35 @@ def refusal(engine: "Seen | None") -> str:
     return "engine_busy" if engine.open_kind else ""
 
 
+def plan(engine: "Seen | None", *, auto_provision: bool, auto_wake: bool) -> Step:
+    """What an admit with these flags does."""
+    if engine is None:
+        return Step.PROVISION if auto_provision else Step.REFUSE
+    if not refusal(engine):
+        return Step.ADMIT
+    if engine.open_kind == Kind.SLEEP:
+        return Step.CANCEL_SLEEP
+    if engine.status == Status.PROVISIONING:
+        return Step.JOIN if auto_provision else Step.REFUSE
+    if engine.status == Status.SLEEPING and auto_wake:
+        if engine.open_kind in (Kind.WAKE, Kind.START):
+            return Step.JOIN
+        return Step.REFUSE if engine.open_kind else Step.WAKE
+    return Step.REFUSE
+
+
 def _pursue(wish: Wish, engine: "Seen | None") -> bool:
     """Do what the flags allow to make the engine callable. True when that calls for another look, or the engine moved."""
+    step = plan(engine, auto_provision=wish.auto_provision, auto_wake=wish.auto_wake)
     try:
         if engine is None:
-            return wish.auto_provision and _provision(wish)
-        if engine.open_kind == Kind.SLEEP:
+            return step == Step.PROVISION and _provision(wish)
+        if step == Step.CANCEL_SLEEP:
             return _interrupt_sleep(wish, engine)
-        if engine.status == Status.PROVISIONING:
-            return wish.auto_provision and _finish(wish, _open(engine))
-        if engine.status == Status.SLEEPING and wish.auto_wake:
-            return _wake(wish, engine)
+        if step == Step.JOIN:
+            return _finish(wish, _open(engine))
+        if step == Step.WAKE:
+            return _finish(wish, lifecycle.wake(engine, by=wish.by))
     except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
         return True  # it moved between the look and the lock
     return False
@@ -164,13 +194,6 @@ def _interrupt_sleep(wish: Wish, engine: "Seen") -> bool:
     if wish.auto_wake and engine.open_id is not None:
         operations.wait(engine.open_id, wish.left_s())
     return wish.auto_wake
-
-
-def _wake(wish: Wish, engine: "Seen") -> bool:
-    """Wake the engine, or join what brings it up already."""
-    if engine.open_kind in (Kind.WAKE, Kind.START):
-        return _finish(wish, _open(engine))
-    return _finish(wish, lifecycle.wake(engine, by=wish.by))
 
 
 def _open(engine: "Seen") -> Operation | None:

@@ -9,6 +9,8 @@ from engines import operations
 from engines.errors import CapacityExhausted, PortExhaustion
 from engines.models import Engine, Host
 from engines.operations import Lease
+from policy import decisions
+from policy.decisions import Decision
 
 NAME = "local"
 
@@ -47,26 +49,43 @@ SELECT count(*) FILTER (WHERE up), coalesce(sum(memory_mb) FILTER (WHERE up), 0)
 FROM (SELECT memory_mb, disk_mb, status IN ('running', 'provisioning') OR next_restart_at IS NOT NULL OR EXISTS (
         SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND o.state IN ('pending', 'running')
         AND o.kind IN ('provision', 'start', 'wake', 'restart')) AS up
-    FROM engines_engine e WHERE host_id = %s AND destroyed_at IS NULL) counted
+    FROM engines_engine e WHERE host_id = (SELECT id FROM engines_host WHERE name = %s) AND destroyed_at IS NULL) counted
 """
 
 
 def check_room(memory_mb: int, disk_mb: int) -> None:
     """Raise CapacityExhausted unless the host has room for one more running engine of this size.
 
-    Engines that are starting, or about to be restarted, count as running. `disk_mb` is 0 for an engine that has its volume.
     The host is locked until the transaction ends, so that two starts cannot take the same room; take no engine's lock before.
     """
-    ceilings = (settings.ENV.host_max_engines, settings.ENV.host_memory_mb, settings.ENV.host_disk_mb)
-    if not any(ceilings):
-        return
+    if any(_ceilings().values()):
+        local()
+        decisions.check(decide_room(memory_mb, disk_mb))
+
+
+def decide_room(memory_mb: int, disk_mb: int) -> list[Decision]:
+    """What each ceiling of the host says of one more running engine of this size; it holds for as long as the host is locked.
+
+    Engines that are starting, or about to be restarted, count as running. `disk_mb` is 0 for an engine that has its volume.
+    """
+    ceilings = _ceilings()
+    if not any(ceilings.values()):
+        return []
     with connection.cursor() as cursor:
-        cursor.execute(_USED, [local().pk])
+        cursor.execute(_USED, [NAME])
         used = cursor.fetchone()
-    names = ("host_max_engines", "host_memory_mb", "host_disk_mb")
-    for rule, limit, before, more in zip(names, ceilings, used, (1, memory_mb, disk_mb), strict=True):
-        if limit and more and before + more > limit:
-            raise CapacityExhausted(rule, limit, int(before + more))
+    asked = zip(ceilings.items(), used, (1, memory_mb, disk_mb), strict=True)
+    return [_decide(rule, limit, int(before), more) for (rule, limit), before, more in asked if limit and more]
+
+
+def _ceilings() -> dict[str, int]:
+    """The host's, 0 for none, in the order of what `_USED` selects."""
+    return {rule: getattr(settings.ENV, rule) for rule in ("host_max_engines", "host_memory_mb", "host_disk_mb")}
+
+
+def _decide(rule: str, limit: int, before: int, more: int) -> Decision:
+    refusal = CapacityExhausted(rule, limit, before + more) if before + more > limit else None
+    return Decision(rule, limit, before + more, max(0, limit - before), refusal)
 
 
 def pick_port(host: Host) -> int:

@@ -104,7 +104,7 @@ def _provision(product: Product, user_id: str, asked: str, *, by: Actor, auto: b
     existing, image, decided = decide_provision(product, user_id, asked)
     decisions.check(decided)
     if existing is not None:
-        return _join_provision(existing, image)
+        return join_provision(existing, image)
     hosts.check_room(memory_mb(product), settings.ENV.engine_disk_mb)
     operation_id = uuid4()
     engine = _insert(product, user_id, image, operation_id, by=by, auto=auto)
@@ -124,7 +124,7 @@ def decide_provision(product: Product, user_id: str, asked: str) -> tuple[Engine
     return existing, image, decisions.on_provision(policy, product.suspension_reason, image, default, engines)
 
 
-def _join_provision(engine: Engine, image: str) -> Operation:
+def join_provision(engine: Engine, image: str) -> Operation:
     """The open provision of the engine, when it is for the same image. Raises EngineAlreadyExists."""
     current = operations.find_open(engine)
     if current is not None and current.kind == Kind.PROVISION and engine.engine_version == image:
@@ -208,7 +208,7 @@ def rotate_key(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     check_can(engine, Kind.ROTATE_KEY)
     if (current := operations.find_open(engine)) is not None and current.kind == Kind.ROTATE_KEY:
         return current
-    params = {**_params("requested", reason), "env_version": environments.newest_version(engine.product_id)}
+    params = {**params_of("requested", reason), "env_version": environments.newest_version(engine.product_id)}
     operation = operations.open(engine, Kind.ROTATE_KEY, by=by, incarnation=engine.incarnations + 1, params=params)
     key = secrets.make_key(secrets.ENGINE_PREFIX)
     Engine.objects.filter(pk=engine.pk).update(
@@ -240,7 +240,7 @@ def destroy(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
             extra=NO_RESTART,
             operation_id=operation_id,
         )
-    return operations.open(engine, Kind.DESTROY, by=by, operation_id=operation_id, params=_params("requested", reason))
+    return operations.open(engine, Kind.DESTROY, by=by, operation_id=operation_id, params=params_of("requested", reason))
 
 
 @transaction.atomic
@@ -285,12 +285,12 @@ def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
     if engine is None or operations.find_open(engine) is not None:
         return None
     kind = Kind.STOP if engine.status == Status.STOPPED else Kind.SLEEP
-    return operations.open(engine, kind, by=by, params=_params("reconciled", ""))
+    return operations.open(engine, kind, by=by, params=params_of("reconciled", ""))
 
 
 def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str, cause: str = "requested") -> Operation:
     try:
-        return _open(engine, kind, by=by, params=_params(cause, reason))
+        return _open(engine, kind, by=by, params=params_of(cause, reason))
     except CapacityExhausted as full:
         _record_no_room(full, kind, moves.subject(engine), by=by)
         raise
@@ -331,7 +331,8 @@ def memory_mb(product: Product) -> int:
     return int(rules.lowered(overrides.in_force(product), "memory_mb", settings.ENV.engine_memory_mb))
 
 
-def _params(cause: str, reason: str) -> dict[str, str]:
+def params_of(cause: str = "requested", reason: str = "") -> dict[str, str]:
+    """Parameters of an operation that says nothing but why."""
     return {"cause": cause, **_reason(reason)}
 
 

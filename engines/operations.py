@@ -71,11 +71,8 @@ def open(  # noqa: A001 (operations.open reads as what it is)
     one is open.
     """
     same = dict(params or {})
-    current = find_open(engine)
-    if current is not None:
-        if (current.kind, current.params) == (kind, same):
-            return current
-        raise OperationInProgress(current.kind, current.pk)
+    if (current := join(engine, kind, same)) is not None:
+        return current
     queue = queues.choose(kind, by)
     operation = Operation.objects.create(
         pk=operation_id or uuid4(),
@@ -90,6 +87,14 @@ def open(  # noqa: A001 (operations.open reads as what it is)
     )
     transaction.on_commit(lambda: queues.send(operation.pk, queue), robust=True)
     return operation
+
+
+def join(engine: Engine, kind: Kind, params: Mapping[str, Any]) -> Operation | None:
+    """The engine's open operation when it is the same; None when none is open. Raises OperationInProgress for another."""
+    current = find_open(engine)
+    if current is None or (current.kind, current.params) == (kind, params):
+        return current
+    raise OperationInProgress(current.kind, current.pk)
 
 
 def find_open(engine: Engine) -> Operation | None:

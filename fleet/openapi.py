@@ -20,14 +20,18 @@ from engines import schema as engines
 from fleet import openapi_errors
 from fleet import schema as fleet
 from policy import schema as policy
-from policy.auth import AdminKeyAuthentication, PlatformKeyAuthentication
+from policy.auth import AdminKeyAuthentication, AnyKeyAuthentication, PlatformKeyAuthentication
 from policy.requests import Body
 
 ENDPOINTS: tuple[Endpoint, ...] = (*engines.ENDPOINTS, *audit.ENDPOINTS, *fleet.ENDPOINTS, *policy.ENDPOINTS)
 UNDESCRIBED = frozenset({"/admin/", "/schema/", "/docs/"})
 """Paths that are no part of the API: pages, and the document itself."""
 
-AUTH = {PlatformKeyAuthentication: "platform_key", AdminKeyAuthentication: "admin_key"}
+AUTH = {
+    PlatformKeyAuthentication: ("platform_key",),
+    AdminKeyAuthentication: ("admin_key",),
+    AnyKeyAuthentication: ("platform_key", "admin_key"),
+}
 KEYS: dict[str, Json] = {
     "platform_key": {"type": "apiKey", "in": "header", "name": "X-Platform-Key", "description": "A product's: `pk-sept-...`."},
     "admin_key": {"type": "apiKey", "in": "header", "name": "X-Admin-Key", "description": "The operator's."},
@@ -89,10 +93,13 @@ class Described(AutoSchema):
         return [{name: []} for name in self._keys()]
 
     def _keys(self) -> list[str]:
-        return [AUTH[kind] for kind in self.view.authentication_classes]
+        return [key for kind in self.view.authentication_classes for key in AUTH[kind]]
 
     def get_override_parameters(self) -> list[Any]:
-        return [*self.endpoint.parameters, REQUEST_ID, *([IDEMPOTENCY_KEY] if self.method != "GET" else [])]
+        return [*self.endpoint.parameters, REQUEST_ID, *([IDEMPOTENCY_KEY] if self._changes() else [])]
+
+    def _changes(self) -> bool:
+        return self.method != "GET" and not self.endpoint.is_read
 
     def get_request_serializer(self) -> Any:
         body, example = self.endpoint.body, self.endpoint.body_example
@@ -137,7 +144,8 @@ class Described(AutoSchema):
         codes = ["INVALID_REQUEST", "INTERNAL_ERROR", "UNAVAILABLE", *self.endpoint.errors]
         codes += [code for name in self._keys() for code in REFUSAL[name]]
         codes += ["NOT_FOUND"] if "{" in self.path else []
-        codes += ["UNSUPPORTED_MEDIA_TYPE", "IDEMPOTENCY_MISMATCH"] if self.method != "GET" else []
+        codes += ["UNSUPPORTED_MEDIA_TYPE"] if self.method != "GET" else []
+        codes += ["IDEMPOTENCY_MISMATCH"] if self._changes() else []
         return codes
 
     def _map_basic_serializer(self, serializer: Any, direction: Any) -> Json:

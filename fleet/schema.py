@@ -2,11 +2,18 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from audit.schema import Endpoint
-from engines.schema import LIVING
+from engines import explain
+from engines.schema import ADMIT_REASONS, LIVING
 from fleet import api
+
+
+@extend_schema_field({"type": ["integer", "number", "string"]})
+class MeasureField(serializers.JSONField):
+    """A number, or words."""
 
 
 class ByStatus(serializers.Serializer[Any]):
@@ -52,7 +59,45 @@ class Health(serializers.Serializer[Any]):
     unreachable_hosts = UnreachableHost(many=True, required=False)
 
 
+class Decision(serializers.Serializer[Any]):
+    """What one rule says."""
+
+    rule = serializers.CharField(help_text="A key of the policy, `suspended`, or a ceiling of the host: `host_...`.")
+    allowed = serializers.BooleanField()
+    limit = MeasureField(allow_null=True, help_text="Null where nothing limits.")
+    value = MeasureField(allow_null=True, help_text="What is measured against it; null while that cannot be said.")
+    headroom = serializers.IntegerField(allow_null=True, min_value=0, help_text="How many more fit now.")
+
+
+class Explanation(serializers.Serializer[Any]):
+    """What would happen; nothing did."""
+
+    allowed = serializers.BooleanField(help_text="No rule refuses; the engine's state may.")
+    decisions = Decision(many=True, help_text="In the order in which they are asked: the first that refuses decides.")
+    would = serializers.ChoiceField(choices=explain.OUTCOMES)
+    refusal = serializers.CharField(
+        allow_null=True, help_text=f"Of `refuse`: the error's code, or an admit's reason ({', '.join(ADMIT_REASONS)})."
+    )
+
+
 ENDPOINTS = (
+    Endpoint(
+        "POST", "/policy/explain", api.explain, "explain", "What would happen, and by which rule; nothing does",
+        body=api.Explain, body_example={"verb": "provision", "user_id": "alice"}, answer=Explanation,
+        example={
+            "allowed": False,
+            "decisions": [
+                {"rule": "suspended", "allowed": True, "limit": "active", "value": "active", "headroom": None},
+                {"rule": "images", "allowed": True, "limit": "acme/agent:*", "value": "acme/agent:2", "headroom": None},
+                {"rule": "max_engines", "allowed": False, "limit": 3, "value": 3, "headroom": 0},
+            ],
+            "would": "refuse",
+            "refusal": "QUOTA_EXCEEDED",
+        },
+        errors=("PRODUCT_NOT_FOUND",), tag="products", is_read=True,
+        description="With an admin key `product_id` says whose; a product is told of itself. `engine_version` is of a provision,"
+        " the flags of an admit.",
+    ),
     Endpoint(
         "GET", "/status", api.status, "get_status", "The product's engines by state",
         answer=Status,

@@ -71,6 +71,20 @@ class AdminKeyAuthentication(BaseAuthentication):
         return "X-Admin-Key"
 
 
+class AnyKeyAuthentication(BaseAuthentication):
+    """The operator's with an `X-Admin-Key`, else the product's."""
+
+    def authenticate(self, request: Request) -> tuple[PlatformKey | AdminKey | None, Product | str]:
+        return _asked_with(request).authenticate(request)
+
+    def authenticate_header(self, request: Request) -> str:
+        return _asked_with(request).authenticate_header(request)
+
+
+def _asked_with(request: Request) -> AdminKeyAuthentication | PlatformKeyAuthentication:
+    return AdminKeyAuthentication() if "X-Admin-Key" in request.headers else PlatformKeyAuthentication()
+
+
 class IsProduct(BasePermission):
     """The caller is a product (its authentication has failed otherwise) with a key that has one of the scopes it takes."""
 
@@ -103,6 +117,15 @@ class HasAnyScope(IsProduct):
     """For what became of a request, whichever scope that needed."""
 
     to_read = frozenset(Scope)
+
+
+class MayExplain(IsProduct):
+    """For what changes nothing and says less than any scope shows; and for the operator."""
+
+    to_write = frozenset(Scope)
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        return request.auth == "admin" or super().has_permission(request, view)
 
 
 class IsAdmin(BasePermission):

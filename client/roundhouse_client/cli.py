@@ -81,6 +81,13 @@ def _admit(shell: Shell) -> Any:
     return shell.product.admit(shell.user, auto_provision=shell.provision, auto_wake=shell.wake, wait_s=shell.wait)
 
 
+def _explain(shell: Shell) -> Any:
+    asked = {"auto_provision": shell.provision, "auto_wake": shell.wake}
+    if shell.product_id:
+        return shell.operator.explain(shell.product_id, shell.verb, shell.user, shell.image, **asked)
+    return shell.product.explain(shell.verb, shell.user, shell.image, **asked)
+
+
 ENGINES: dict[str, tuple[str, dict[str, Any], Run]] = {
     "list": ("engines, newest first", {"--status": {}}, lambda shell: shell.product.engines(shell.status)),
     "get": ("one engine, with its key", USER, lambda shell: shell.product.get_engine(shell.user)),
@@ -112,6 +119,18 @@ COMMANDS: dict[str, tuple[str, dict[str, Any], Run]] = {
     **{name: command for name, command in ENGINES.items() if name != "list"},
     "logs": ("the last lines that an engine wrote", {**USER, **TAIL}, _logs),
     "audit": ("rows of the audit log, oldest first", {**TAIL, **{f"--{name.replace('_', '-')}": {} for name in FILTERS}}, _audit),
+    "explain": (
+        "what would happen, and by which rule; exit 1 when it would be refused",
+        {
+            "verb": {"metavar": "VERB", "help": "admit, provision, start, stop, rotate-key or destroy"},
+            **USER,
+            "--image": {},
+            "--provision": {"action": "store_true", "default": None},
+            "--wake": {"action": "store_true", "default": None},
+            "--product": {"dest": "product_id", "metavar": "ID", "help": "as the operator: whose"},
+        },
+        _explain,
+    ),
     "operation": ("what became of a request", {"id": {}}, lambda shell: shell.product.get_operation(shell.id)),
     "status": ("engines by state", {}, lambda shell: shell.product.get_status()),
     "metrics": ("the last hour, and totals", {}, lambda shell: shell.product.get_metrics()),
@@ -235,7 +254,8 @@ def main(argv: list[str] | None = None) -> int:
         with ExitStack() as stack:
             answer = arguments.run(Shell(arguments, stack))
             show.show(answer, as_json=arguments.json)
-        return REFUSED if getattr(answer, "admitted", True) is False or getattr(answer, "allowed", True) is False else 0
+        is_no = getattr(answer, "admitted", True) is False or getattr(answer, "would", "") == "refuse"
+        return REFUSED if is_no else 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever reads us has seen enough

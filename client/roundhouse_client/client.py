@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from roundhouse_client import results
 from roundhouse_client.results import read
-from roundhouse_client.transport import READ_S, Transport, path_of
+from roundhouse_client.transport import READ_S, Transport, given, path_of
 
 PAGE = 500
 LINES = 1000  # as many as one answer has
@@ -71,6 +71,20 @@ class Client(Transport):
     def get_operation(self, operation_id: str) -> results.Operation:
         """What became of a request."""
         return read(results.Operation, self._call("GET", f"/operations/{operation_id}"))
+
+    def explain(
+        self,
+        verb: str,
+        user_id: str,
+        engine_version: str | None = None,
+        *,
+        auto_provision: bool | None = None,
+        auto_wake: bool | None = None,
+    ) -> results.Explanation:
+        """What would happen, and by which rule; nothing does. The flags are of `admit`, the image of `provision`."""
+        body = {"verb": verb, "user_id": user_id, "engine_version": engine_version}
+        flags = {"auto_provision": auto_provision, "auto_wake": auto_wake}
+        return read(results.Explanation, self._call("POST", "/policy/explain", body=given(**body, **flags)))
 
     # -- logs ------------------------------------------------------------------------------------------------------------
 

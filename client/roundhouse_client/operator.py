@@ -5,7 +5,7 @@ from typing import Any
 
 from roundhouse_client import results
 from roundhouse_client.results import read
-from roundhouse_client.transport import READ_S, Transport
+from roundhouse_client.transport import READ_S, Transport, given
 
 
 class Operator(Transport):
@@ -23,6 +23,21 @@ class Operator(Transport):
         """Replace the whole policy; returns the one in force."""
         answer = self._call("PUT", f"/products/{product_id}/policy", body={"policy": dict(policy)})
         return dict(answer["policy"])
+
+    def explain(
+        self,
+        product_id: str,
+        verb: str,
+        user_id: str,
+        engine_version: str | None = None,
+        *,
+        auto_provision: bool | None = None,
+        auto_wake: bool | None = None,
+    ) -> results.Explanation:
+        """What would happen if the product asked, and by which rule; nothing does."""
+        body = {"product_id": product_id, "verb": verb, "user_id": user_id, "engine_version": engine_version}
+        flags = {"auto_provision": auto_provision, "auto_wake": auto_wake}
+        return read(results.Explanation, self._call("POST", "/policy/explain", body=given(**body, **flags)))
 
     def list_overrides(self, product_id: str) -> list[results.Override]:
         """Every override that the product's policy had, newest first."""
@@ -69,7 +84,7 @@ class Operator(Transport):
         self, product_id: str, scopes: Sequence[str] | None = None, expires_in_s: int | None = None
     ) -> results.PlatformKey:
         """One more platform key; its plaintext is in this answer only."""
-        body = _given(scopes=scopes and list(scopes), expires_in_s=expires_in_s)
+        body = given(scopes=scopes and list(scopes), expires_in_s=expires_in_s)
         return read(results.PlatformKey, self._call("POST", f"/products/{product_id}/platform-keys", body=body))
 
     def rotate_platform_key(
@@ -82,7 +97,7 @@ class Operator(Transport):
         expires_in_s: int | None = None,
     ) -> results.RotatedPlatformKey:
         """A new platform key in place of all, or of one, which live on for the overlap."""
-        body = _given(key_id=key_id, overlap_s=overlap_s, scopes=scopes and list(scopes), expires_in_s=expires_in_s)
+        body = given(key_id=key_id, overlap_s=overlap_s, scopes=scopes and list(scopes), expires_in_s=expires_in_s)
         return read(results.RotatedPlatformKey, self._call("POST", f"/products/{product_id}/rotate-platform-key", body=body))
 
     def revoke_platform_key(self, product_id: str, key_id: str) -> results.PlatformKey:
@@ -95,12 +110,8 @@ class Operator(Transport):
 
     def issue_admin_key(self, name: str, expires_in_s: int | None = None) -> results.AdminKey:
         """One more admin key; its plaintext is in this answer only."""
-        return read(results.AdminKey, self._call("POST", "/admin-keys", body=_given(name=name, expires_in_s=expires_in_s)))
+        return read(results.AdminKey, self._call("POST", "/admin-keys", body=given(name=name, expires_in_s=expires_in_s)))
 
     def revoke_admin_key(self, key_id: str) -> results.AdminKey:
         """End an admin key at once."""
         return read(results.AdminKey, self._call("DELETE", f"/admin-keys/{key_id}"))
-
-
-def _given(**body: Any) -> dict[str, Any]:
-    return {name: value for name, value in body.items() if value is not None}

@@ -84,6 +84,27 @@ class Admission:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What one rule says: `value` measured against `limit`, and how many more fit."""
+
+    rule: str
+    allowed: bool
+    limit: int | float | str | None
+    value: int | float | str | None
+    headroom: int | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What would happen; `allowed` says whether no rule refuses, `refusal` why it would be refused."""
+
+    allowed: bool
+    decisions: list[Decision]
+    would: str
+    refusal: str | None
+
+
+@dataclass(frozen=True)
 class Logs:
     """What an engine wrote last, oldest first."""
 

@@ -117,3 +117,8 @@ def _pause_s(attempt: int, asked_s: float | None) -> float:
     if asked_s is not None:
         return asked_s + random.uniform(0, 0.25)  # noqa: S311 (jitter)
     return float(min(CAP_S, BASE_S * 2**attempt)) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def given(**body: Any) -> dict[str, Any]:
+    """A body with the fields that have a value."""
+    return {name: value for name, value in body.items() if value is not None}

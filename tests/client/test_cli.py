@@ -107,3 +107,13 @@ def test_operator_overrides_a_rule_for_a_time(shell, acme):
 def test_operator_deletes_a_product(shell, acme):
     assert json.loads(shell.run("products", "delete", str(acme.pk), "--json").stdout)["status"] == "deleted"
     assert "INVALID_PLATFORM_KEY" in shell.run("status", expect=1).stderr
+
+
+def test_explain_says_what_would_happen(shell, acme):
+    assert "provision" in shell.run("explain", "provision", "alice").stdout
+    assert "POLICY_DENIED" in shell.run("explain", "provision", "alice", "--image", "acme/agent:1", expect=1).stdout
+    assert json.loads(shell.run("explain", "admit", "alice", "--provision", "--json").stdout)["would"] == "provision"
+    put_engine(acme)
+    assert json.loads(shell.run("explain", "stop", "alice", "--product", str(acme.pk), "--json").stdout)["would"] == "stop"
+    assert "EngineNotFound" not in shell.run("explain", "start", "bob", expect=1).stdout
+    shell.run("explain", "fly", "alice", expect=1)

@@ -88,6 +88,17 @@ def test_logs_are_the_engines_own(client):
     assert next(client.follow_logs("alice", 1))
 
 
+def test_explain_says_what_would_happen(client, operator, acme):
+    told = client.explain("provision", "alice", "acme/agent:1")
+    assert (told.allowed, told.would, told.refusal) == (False, "refuse", "POLICY_DENIED")
+    assert {decision.rule: decision.allowed for decision in told.decisions} == {
+        "suspended": True, "images": False, "max_engines": True,
+    }  # fmt: skip
+    assert client.explain("admit", "alice", auto_provision=True).would == "provision"
+    assert operator.explain(str(acme.pk), "admit", "alice").refusal == "engine_not_found"
+    assert client.list_engines().total == 0
+
+
 # -- record --------------------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from config.urls import urlpatterns
-from policy.auth import AdminKeyAuthentication, PlatformKeyAuthentication
+from policy.auth import AdminKeyAuthentication, AnyKeyAuthentication, PlatformKeyAuthentication
 
 ANY_ID = "00000000-0000-4000-8000-000000000000"
 PAGES = ("admin/", "docs/")
@@ -15,6 +15,7 @@ class Endpoint:
     method: str
     path: str
     header: str | None  # that its key comes in
+    takes_any_key: bool = False  # an admin key just as well
 
     @property
     def takes_body(self):
@@ -35,7 +36,8 @@ def _endpoints():
             continue
         view = getattr(pattern.callback, "cls", None)
         for method in sorted(set(view.http_method_names) - {"options", "head"}) if view else ["post"]:
-            yield Endpoint(method.upper(), _path(route), _header(view) if view else "X-Platform-Key")
+            any_key = view is not None and AnyKeyAuthentication in view.authentication_classes
+            yield Endpoint(method.upper(), _path(route), _header(view) if view else "X-Platform-Key", any_key)
 
 
 def _path(route):
@@ -45,6 +47,7 @@ def _path(route):
 
 def _header(view):
     headers = {PlatformKeyAuthentication: "X-Platform-Key", AdminKeyAuthentication: "X-Admin-Key"}
+    headers[AnyKeyAuthentication] = "X-Platform-Key"  # as long as the other is not sent
     return next((headers[kind] for kind in view.authentication_classes), None)
 
 

@@ -240,6 +240,8 @@ def wrong_keys(acme):
 @pytest.mark.parametrize("endpoint", OF_PRODUCTS, **PER_ENDPOINT)
 def test_product_endpoint_refuses_a_wrong_key(server, acme, wrong_keys, unchanged, subtests, endpoint):
     for name, headers in wrong_keys.items():
+        if name == "an admin's" and endpoint.takes_any_key:
+            continue
         with subtests.test(name):
             response = send(server, endpoint, headers, b'{"user_id": "carol"}')
             refused(response, 401, "INVALID_PLATFORM_KEY")
