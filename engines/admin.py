@@ -26,8 +26,12 @@ from engines.errors import EngineError, EngineNotFound
 from engines.forms import Reason
 from engines.models import OPEN, Engine, Kind, Operation, OperationState, Status
 from engines.staff import Verb
+from engines.tenants_admin import TenantAdmin
+from policy.models import Product
 
 log = structlog.get_logger(__name__)
+
+admin.site.register(Product, TenantAdmin)
 
 STATUS_BADGES = {
     Status.PROVISIONING.value: "warning",

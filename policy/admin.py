@@ -11,19 +11,20 @@ from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
 
 from audit import actors, wording
-from audit.readonly import ReadOnlyAdmin
+from audit.readonly import ReadOnlyAdmin, labelled
 from audit.search import parse_uuid
-from policy import admin_keys, environments, products
+from policy import admin_keys, environments, overrides, products
 from policy.errors import (
     AdminKeyExists,
     AdminKeyNotFound,
     InvalidAdminKeyName,
     InvalidProduct,
+    OverrideNotFound,
     PlatformKeyNotFound,
     ProductSlugExists,
 )
-from policy.forms import EnvForm, NewAdminKey, NewKey, PolicyForm, Registration, Rotation
-from policy.models import AdminKey, PlatformKey, Product
+from policy.forms import HOUR_S, EnvForm, NewAdminKey, NewKey, OverrideForm, PolicyForm, Registration, Rotation
+from policy.models import AdminKey, PlatformKey, PolicyOverride, Product
 from policy.rules import RULES
 
 OPERATE = "policy.operate_product"
@@ -32,11 +33,14 @@ ONCE = "Copy it now: it is shown on this page only, and not again."
 WARNING = "Whoever still uses this key is refused from the next request on. It cannot be taken back."
 
 
-@admin.register(Product)
+END_OVERRIDE = "The rule has the policy's value again from the next request on."
+
+
 class ProductAdmin(ReadOnlyAdmin):
+    """Registered by `engines.admin`, with what is done to a product and its engines together."""
+
     page_template = "admin/policy/product/page.html"
-    list_display = ("slug", "display_name", "limits", "created")
-    show_full_result_count = True  # products are few
+    list_display = ("slug", "display_name", "state", "limits", "created")
     search_fields = ("slug",)  # what is searched is up to get_search_results; Django shows no field without it
     search_help_text = "Slug or id: exact"
 
@@ -44,6 +48,8 @@ class ProductAdmin(ReadOnlyAdmin):
         own = (
             ("register/", self.register, "register"),
             ("<uuid:product_id>/policy/", self.update_policy, "policy"),
+            ("<uuid:product_id>/grant_override/", self.grant_override, "grant_override"),
+            ("<uuid:product_id>/end_override/<uuid:override_id>/", self.end_override, "end_override"),
             ("<uuid:product_id>/issue_key/", self.issue_key, "issue_key"),
             ("<uuid:product_id>/rotate_keys/", self.rotate_keys, "rotate_keys"),
             ("<uuid:product_id>/replace_env/", self.replace_env, "replace_env"),
@@ -57,7 +63,8 @@ class ProductAdmin(ReadOnlyAdmin):
     ) -> tuple["QuerySet[Product]", bool]:
         term = search_term.strip()
         uuid = parse_uuid(term)
-        return (queryset.filter(Q(slug=term) if uuid is None else Q(pk=uuid)) if term else queryset), False
+        living = queryset.filter(deleted_at=None)  # a tombstone's page is only linked to, by what outlived the product
+        return (living.filter(Q(slug=term) if uuid is None else Q(pk=uuid)) if term else living), False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         may = request.user.has_perm(OPERATE)
@@ -66,10 +73,13 @@ class ProductAdmin(ReadOnlyAdmin):
 
     def get_page(self, request: HttpRequest, found: Product) -> dict[str, Any]:
         return {
-            "may_operate": request.user.has_perm(OPERATE),
+            "may_operate": request.user.has_perm(OPERATE) and found.deleted_at is None,
             "form": PolicyForm(initial=found.policy),
             "rules": [(name, wording.value(found.policy.get(name, "-")), rule.meaning) for name, rule in RULES.items()],
+            "overrides": [_override(override) for override in found.overrides.filter(overrides.LIVING)],
             "created": wording.moment(found.created_at),
+            "suspended": wording.moment(found.suspended_at),
+            "deleted": wording.moment(found.deleted_at),
             "keys": [_row(key) for key in found.keys.all()],
             "env": environments.find(found.pk),
         }
@@ -78,12 +88,12 @@ class ProductAdmin(ReadOnlyAdmin):
 
     def register(self, request: HttpRequest) -> HttpResponse:
         """A form; when it is right, a new product, and its first platform key shown this once."""
-        self._check(request)
+        self.check_permission(request, request.user.has_perm(OPERATE))
         form = Registration(request.POST if request.method == "POST" else None)
         if form.is_valid():
             try:
                 product, key = products.register(
-                    form.cleaned_data["slug"], form.cleaned_data["display_name"], form.policy(), by=_who(request)
+                    form.cleaned_data["slug"], form.cleaned_data["display_name"], form.policy(), by=who(request)
                 )
             except InvalidProduct as error:
                 field, _, rule = str(error).partition(": ")
@@ -106,9 +116,39 @@ class ProductAdmin(ReadOnlyAdmin):
         if form.policy() == product.policy:
             messages.info(request, "The policy is as it was.")
         else:
-            products.update_policy(product.pk, form.policy(), by=_who(request))
+            products.update_policy(product.pk, form.policy(), by=who(request))
             messages.success(request, "The policy is replaced; it is in force with the next request.")
-        return HttpResponseRedirect(_page(product))
+        return HttpResponseRedirect(page_of(product))
+
+    def grant_override(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
+        """A form; then another value of a rule, for a time."""
+        product = self._operated(request, product_id)
+        form = OverrideForm(request.POST if request.method == "POST" else None)
+        if not form.is_valid():
+            return self._show_form(request, product, form, f"Override a rule of {product.slug}", "Grant")
+        cleaned = form.cleaned_data
+        seconds = cleaned["hours"] * HOUR_S
+        made = overrides.grant(
+            product.pk, cleaned["rule"], cleaned["value"], reason=cleaned["reason"], expires_in_s=seconds, by=who(request)
+        )
+        messages.success(request, f"{made.rule} is {wording.value(made.value)} until {wording.moment(made.expires_at)} UTC.")
+        return HttpResponseRedirect(page_of(product))
+
+    def end_override(self, request: HttpRequest, product_id: UUID, override_id: UUID) -> HttpResponse:
+        """Ask, then end an override."""
+        product = self._operated(request, product_id)
+        override = get_object_or_404(PolicyOverride, pk=override_id, product=product)
+        if request.method != "POST":
+            title = f"End the override of {override.rule}"
+            return self.render(
+                request, "admin/confirm.html", product, title=title, warning=END_OVERRIDE, label="End", back=page_of(product)
+            )
+        try:
+            overrides.end(product.pk, override.pk, by=who(request))
+            messages.success(request, f"The override of {override.rule} has ended.")
+        except OverrideNotFound as refusal:
+            messages.error(request, str(refusal))
+        return HttpResponseRedirect(page_of(product))
 
     def issue_key(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
         """A form; then one more platform key, shown this once."""
@@ -117,7 +157,7 @@ class ProductAdmin(ReadOnlyAdmin):
         if not form.is_valid():
             return self._show_form(request, product, form, f"Issue a platform key of {product.slug}", "Issue")
         scopes, expires_in_s = form.cleaned_data["scopes"], form.expires_in_s()
-        _, plaintext = products.issue_key(product, by=_who(request), scopes=scopes, expires_in_s=expires_in_s)
+        _, plaintext = products.issue_key(product, by=who(request), scopes=scopes, expires_in_s=expires_in_s)
         return self._show_key(request, product, f"A new platform key of {product.slug}:", plaintext)
 
     def rotate_keys(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
@@ -127,7 +167,7 @@ class ProductAdmin(ReadOnlyAdmin):
         if not form.is_valid():
             return self._show_form(request, product, form, f"Rotate the platform keys of {product.slug}", "Rotate")
         overlap_s, expires_in_s = form.overlap_s(), form.expires_in_s()
-        _, plaintext, replaced = products.rotate_key(product.pk, by=_who(request), overlap_s=overlap_s, expires_in_s=expires_in_s)
+        _, plaintext, replaced = products.rotate_key(product.pk, by=who(request), overlap_s=overlap_s, expires_in_s=expires_in_s)
         words = f"A new platform key of {product.slug}, in place of {', '.join(map(str, replaced)) or 'none'}:"
         return self._show_key(request, product, words, plaintext)
 
@@ -137,9 +177,9 @@ class ProductAdmin(ReadOnlyAdmin):
         form = EnvForm(request.POST if request.method == "POST" else None)
         if not form.is_valid():
             return self._show_form(request, product, form, f"Replace the engine environment of {product.slug}", "Replace")
-        newest = environments.replace(product.pk, form.cleaned_data["env"], by=_who(request))
+        newest = environments.replace(product.pk, form.cleaned_data["env"], by=who(request))
         messages.success(request, f"The engine environment is version {newest.version if newest else 0}.")
-        return HttpResponseRedirect(_page(product))
+        return HttpResponseRedirect(page_of(product))
 
     def revoke_key(self, request: HttpRequest, product_id: UUID, key_id: UUID) -> HttpResponse:
         """Ask, then end a platform key."""
@@ -148,30 +188,35 @@ class ProductAdmin(ReadOnlyAdmin):
         if request.method != "POST":
             title = f"Revoke key {key}"
             return self.render(
-                request, "admin/confirm.html", product, title=title, warning=WARNING, label="Revoke", back=_page(product)
+                request, "admin/confirm.html", product, title=title, warning=WARNING, label="Revoke", back=page_of(product)
             )
         try:
-            products.revoke_key(key.pk, by=_who(request))
+            products.revoke_key(key.pk, by=who(request))
             messages.success(request, f"The key {key} is revoked.")
         except PlatformKeyNotFound as refusal:
             messages.error(request, str(refusal))
-        return HttpResponseRedirect(_page(product))
+        return HttpResponseRedirect(page_of(product))
 
     def _show_form(self, request: HttpRequest, product: Product, form: Form, title: str, label: str) -> HttpResponse:
-        return self.render(request, "admin/form.html", product, title=title, form=form, label=label, back=_page(product))
+        return self.render(request, "admin/form.html", product, title=title, form=form, label=label, back=page_of(product))
 
     def _show_key(self, request: HttpRequest, product: Product, words: str, key: str) -> HttpResponse:
-        return self.render_once(request, product, title=words, key=key, note=ONCE, back=_page(product))
+        return self.render_once(request, product, title=words, key=key, note=ONCE, back=page_of(product))
 
     def _operated(self, request: HttpRequest, product_id: UUID) -> Product:
         """The product, for who may operate it. Raises PermissionDenied, Http404."""
-        self._check(request)
-        return get_object_or_404(Product, pk=product_id)
+        return self.get_product(request, product_id, OPERATE)
 
-    def _check(self, request: HttpRequest) -> None:
-        self.check_permission(request, request.user.has_perm(OPERATE))
+    def get_product(self, request: HttpRequest, product_id: UUID, permission: str) -> Product:
+        """The product, for who has the permission. Raises PermissionDenied, Http404."""
+        self.check_permission(request, request.user.has_perm(permission))
+        return get_object_or_404(Product, pk=product_id, deleted_at=None)
 
     # -- columns -------------------------------------------------------------------------------------------------------
+
+    @labelled("State", {"active": "success", "suspended": "warning"})
+    def state(self, product: Product) -> str:
+        return "suspended" if product.suspended_at else "active"
 
     @admin.display(description="Policy")
     def limits(self, product: Product) -> str:
@@ -206,7 +251,7 @@ class AdminKeyAdmin(ReadOnlyAdmin):
         form, back = NewAdminKey(request.POST if request.method == "POST" else None), reverse("admin:policy_adminkey_changelist")
         if form.is_valid():
             try:
-                key, plaintext = admin_keys.issue(form.cleaned_data["name"], by=_who(request), expires_in_s=form.expires_in_s())
+                key, plaintext = admin_keys.issue(form.cleaned_data["name"], by=who(request), expires_in_s=form.expires_in_s())
             except (AdminKeyExists, InvalidAdminKeyName) as error:
                 form.add_error("name", str(error).removeprefix("name: "))
             else:
@@ -222,7 +267,7 @@ class AdminKeyAdmin(ReadOnlyAdmin):
             title = f"Revoke admin key {key.name}"
             return self.render(request, "admin/confirm.html", key, title=title, warning=WARNING, label="Revoke", back=back)
         try:
-            admin_keys.revoke(key.pk, by=_who(request))
+            admin_keys.revoke(key.pk, by=who(request))
             messages.success(request, f"The admin key {key.name} is revoked.")
         except AdminKeyNotFound as refusal:
             messages.error(request, str(refusal))
@@ -247,12 +292,20 @@ class AdminKeyAdmin(ReadOnlyAdmin):
         return wording.moment(key.revoked_at)
 
 
-def _page(product: Product) -> str:
+def page_of(product: Product) -> str:
+    """Address of the product's page."""
     return reverse("admin:policy_product_change", args=[product.pk])
 
 
-def _who(request: HttpRequest) -> actors.Actor:
+def who(request: HttpRequest) -> actors.Actor:
+    """The actor of what the request's user does."""
     return actors.staff(request.user.get_username())
+
+
+def _override(override: PolicyOverride) -> dict[str, Any]:
+    """A living override as the page shows it."""
+    times = {"created": wording.moment(override.created_at), "expires": wording.moment(override.expires_at)}
+    return {"it": override, "value": wording.value(override.value), **times}
 
 
 def _row(key: PlatformKey | AdminKey) -> dict[str, Any]:

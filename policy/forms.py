@@ -7,11 +7,12 @@ from django.core.validators import RegexValidator
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
     UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
 )
 
-from policy import admin_keys, environments, products
+from policy import admin_keys, environments, overrides, products
 from policy.errors import InvalidEngineEnv
 from policy.keys import MAX_S
 from policy.models import SLUG_PATTERN, Scope
@@ -82,6 +83,33 @@ class Registration(PolicyForm):
 
 
 DAY_S, HOUR_S = 24 * 3600, 3600
+
+
+class OverrideForm(forms.Form):
+    """Another value of one rule, for a time."""
+
+    rule = forms.ChoiceField(choices=[(name, name) for name in RULES], widget=UnfoldAdminSelectWidget)
+    value = forms.CharField(widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), help_text="As the policy's field takes it.")
+    hours = forms.IntegerField(
+        min_value=1,
+        max_value=overrides.MAX_S // HOUR_S,
+        initial=24,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text="Then it ends by itself, and the rule has the policy's value again.",
+    )
+    reason = forms.CharField(
+        max_length=products.MAX_REASON, widget=UnfoldAdminTextInputWidget, help_text="It is kept in the audit log."
+    )
+
+    def clean(self) -> dict[str, Any]:
+        """The value becomes what the rule takes."""
+        cleaned: dict[str, Any] = super().clean() or {}
+        if "rule" in cleaned and "value" in cleaned:
+            try:
+                cleaned["value"] = RuleField(cleaned["rule"], RULES[cleaned["rule"]]).clean(cleaned["value"])
+            except forms.ValidationError as error:
+                self.add_error("value", error)
+        return cleaned
 
 
 class _Expiry(forms.Form):

@@ -33,7 +33,11 @@ class Product(models.Model):
 
     class Meta:
         ordering = ("slug",)
-        permissions: ClassVar = [("operate_product", "Can register products, edit policies, issue and revoke keys")]
+        permissions: ClassVar = [
+            ("operate_product", "Can register products, edit policies, issue and revoke keys"),
+            ("suspend_product", "Can suspend and resume products"),
+            ("delete_product", "Can delete products without engines"),
+        ]
         default_permissions = ("view",)
         constraints: ClassVar = [
             models.CheckConstraint(condition=Q(slug__regex=rf"^{SLUG_PATTERN}$"), name="product_slug_form"),

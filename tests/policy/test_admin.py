@@ -8,8 +8,8 @@ from django.contrib.messages import get_messages
 from django.utils.html import escape
 
 from audit.models import AuditRow
-from policy import environments, products
-from policy.models import PlatformKey, Product
+from policy import environments, overrides, products
+from policy.models import PlatformKey, PolicyOverride, Product
 from policy.rules import RULES
 from tests.staff import log_in
 
@@ -100,6 +100,51 @@ def test_policy_that_is_wrong_changes_nothing_and_says_where(product):
     assert Product.objects.get().policy == {}
 
 
+# -- overrides -----------------------------------------------------------------------------------------------------------------
+
+
+def test_grant_override_is_in_force_and_on_the_page_until_it_is_ended(product):
+    client = log_in("rita", OPERATE)
+    address = f"{LIST}{product.pk}/grant_override/"
+    assert 'value="24"' in client.get(address).text
+    sent = {"rule": "images", "value": "acme/*, other/*", "hours": "2", "reason": "launch"}
+    assert client.post(address, sent)["Location"] == page(product)
+    override = PolicyOverride.objects.get()
+    assert (override.value, override.granted_by) == (["acme/*", "other/*"], "admin:rita")
+    assert override.expires_at - override.created_at == timedelta(hours=2)
+    assert overrides.in_force(Product.objects.get()) == {"images": ["acme/*", "other/*"]}
+    assert "acme/*, other/*" in client.get(page(product)).text
+    end = f"{LIST}{product.pk}/end_override/{override.pk}/"
+    assert "The rule has the policy" in client.get(end).text
+    client.post(end)
+    assert last_row()[:2] == ("policy_override_end", "admin:rita")
+    assert "Every rule has the policy" in client.get(page(product)).text
+    again = client.post(end)
+    assert "no living override" in str(list(get_messages(again.wsgi_request))[-1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("rule", "colour", "valid choice"), ("value", "", "required"), ("value", "many", "whole number"), ("value", "-1", "whole"),
+     ("hours", "0", "greater than or equal to 1"), ("hours", "8785", "less than"), ("reason", "", "required"),
+     ("reason", "x" * 201, "at most 200")],
+)  # fmt: skip
+def test_grant_override_names_the_field_that_is_wrong(product, field, value, words):
+    sent = {"rule": "max_engines", "value": "5", "hours": "1", "reason": "launch", field: value}
+    response = log_in("rita", OPERATE).post(f"{LIST}{product.pk}/grant_override/", sent)
+    assert words in " ".join(errors(response)[field])
+    assert not PolicyOverride.objects.exists()
+
+
+def test_end_override_of_another_product_is_not_found(product, other_product):
+    made = overrides.grant(other_product.pk, "pids", 7, reason="launch", expires_in_s=60, by="admin")
+    assert log_in("rita", OPERATE).post(f"{LIST}{product.pk}/end_override/{made.pk}/").status_code == 404
+    assert overrides.in_force(Product.objects.get(pk=other_product.pk)) == {"pids": 7}
+
+
+# -- keys and environment ------------------------------------------------------------------------------------------------------
+
+
 def test_issue_key_shows_another_key_this_once(product):
     client = log_in("rita", OPERATE)
     assert client.get(f"{LIST}{product.pk}/issue_key/").context["form"].initial == {}
@@ -184,11 +229,15 @@ def test_page_lists_keys_without_what_would_open_anything(product):
 
 def test_everything_without_the_permission_has_no_button_and_is_forbidden(product):
     client, key = log_in("rita"), PlatformKey.objects.get()
+    made = overrides.grant(product.pk, "pids", 7, reason="launch", expires_in_s=60, by="admin")
     listed, shown = client.get(LIST), client.get(page(product))
     assert (listed.status_code, shown.status_code) == (200, 200)
     for text in (listed.text, shown.text):
-        assert not re.search(r"register/|issue_key/|rotate_keys/|replace_env/|revoke_key/|/policy/\"", text)
-    for name in ("policy/", "issue_key/", "rotate_keys/", "replace_env/", f"revoke_key/{key.pk}/"):
+        assert not re.search(
+            r"register/|issue_key/|rotate_keys/|replace_env/|revoke_key/|grant_override/|end_override/|/policy/\"", text
+        )
+    names = ("policy/", "issue_key/", "rotate_keys/", "replace_env/", f"revoke_key/{key.pk}/", "grant_override/")
+    for name in (*names, f"end_override/{made.pk}/"):
         assert client.post(f"{LIST}{product.pk}/{name}").status_code == 403, name
     assert client.get(REGISTER).status_code == client.post(REGISTER).status_code == 403
     assert Product.objects.count() == PlatformKey.objects.count() == 1
@@ -198,7 +247,7 @@ def test_everything_without_the_permission_has_no_button_and_is_forbidden(produc
 def test_everything_that_changes_is_a_post_with_a_token(product):
     client = log_in("rita", OPERATE, enforce_csrf_checks=True)
     assert client.get(f"{LIST}{product.pk}/policy/").status_code == 405
-    for name in ("policy/", "issue_key/", "rotate_keys/", "replace_env/"):
+    for name in ("policy/", "issue_key/", "rotate_keys/", "replace_env/", "grant_override/"):
         assert client.post(f"{LIST}{product.pk}/{name}").status_code == 403, name
     assert client.post(REGISTER, {"slug": "harbor", "display_name": "Harbor"}).status_code == 403
     assert Product.objects.count() == PlatformKey.objects.count() == 1
