@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_ready
+from celery.signals import setup_logging, worker_init, worker_ready
 from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -17,6 +17,15 @@ app.autodiscover_tasks(["engines", "policy", "audit"])
 @setup_logging.connect
 def keep_our_logging(**_: Any) -> None:
     """Celery would put its own handlers on the root logger; settings have configured it already."""
+
+
+@worker_init.connect
+def join(**_: Any) -> None:
+    """Who probes or boots engines has to reach them from the first message on, or would take them for dead."""
+    if os.environ.get("ORCH_PROCESS") in (*settings.OPERATION_WORKERS, "health"):
+        from engines import reconcile
+
+        reconcile.join()
 
 
 @worker_ready.connect

@@ -4,10 +4,13 @@ The table in docs/operations.md is generated from this class (`manage.py generat
 """
 
 import re
+from ipaddress import ip_address
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LONGEST_DEPLOYMENT = 26  # with a hyphen and an engine's id it is one label of a host's name: 63 characters
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -52,9 +55,16 @@ class Env(BaseSettings):
     )
     engine_env_passthrough: str = Field("", description="Comma-separated names of variables handed on to every engine.")
     engine_network: str = Field("engine_net", description="Prefix of the engines' networks.")
-    engine_bind: str = Field("127.0.0.1", description="Address that an engine's port is published on.")
+    engine_bind: str = Field("127.0.0.1", description="IP address that an engine's port is published on, and probed on.")
+    engine_reach: Literal["port", "container"] = Field(
+        "port",
+        description="How engines are reached: by a `port` of their host, or as a `container` on their product's network, by those"
+        " who are containers too (`docker` only).",
+    )
     engine_url_template: str = Field(
-        "http://127.0.0.1:{port}", description="The `url` handed to products; `{port}` is filled in."
+        "",
+        description="The `url` handed to products; `{port}` and `{container}` are filled in. Empty: `http://127.0.0.1:{port}`, or"
+        " `http://{container}:8000` where engines are reached as containers.",
     )
     port_min: int = Field(9001, ge=1, le=65535, description="First port for engines.")
     port_max: int = Field(19000, ge=1, le=65535, description="Last port for engines.")
@@ -91,7 +101,8 @@ class Env(BaseSettings):
         description="Comma-separated IPv4 ranges that engines cannot reach: metadata services, networks of the operator's own.",
     )
     guard_image: str = Field(
-        "roundhouse-guard:latest", description="Image with `sh` and `nft` that keeps the rules between engines in force."
+        "roundhouse-guard:latest",
+        description="Image with `sh`, `nft` and `python3` that keeps the rules between engines in force.",
     )
 
     boot_timeout_s: float = Field(60, gt=0, description="How long an engine may take to become healthy.")
@@ -147,6 +158,7 @@ class Env(BaseSettings):
             raise ValueError("ORCH_WAKE_BOOTS must be below ORCH_MAX_BOOTS, or nothing but wakes would ever boot")
         if self.lease_renew_s * 2 > self.lease_s:
             raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
+        self._check_reach()
         for number, key in enumerate(self.master_keys, 1):
             if not _is_fernet_key(key):
                 raise ValueError(f"ORCH_MASTER_KEY: key {number} of {len(self.master_keys)} is not a Fernet key")
@@ -155,6 +167,27 @@ class Env(BaseSettings):
             if missing:
                 raise ValueError(f"set {', '.join(missing)}: production generates no secret and starts no server")
         return self
+
+    def _check_reach(self) -> None:
+        try:
+            ip_address(self.engine_bind)
+        except ValueError as error:
+            raise ValueError("ORCH_ENGINE_BIND must be an IP address") from error
+        try:
+            self.url_template.format(port=0, container="")
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError("ORCH_ENGINE_URL_TEMPLATE may have {port} and {container} in it, and no other braces") from error
+        if self.engine_reach == "container":
+            if self.engine_backend != "docker":
+                raise ValueError("ORCH_ENGINE_REACH=container needs ORCH_ENGINE_BACKEND=docker")
+            if len(self.deployment) > LONGEST_DEPLOYMENT:
+                raise ValueError(f"ORCH_DEPLOYMENT: {LONGEST_DEPLOYMENT} characters at most where it is part of a host's name")
+
+    @property
+    def url_template(self) -> str:
+        """The `url` of an engine, with `{port}` and `{container}` to be filled in."""
+        by_default = "http://{container}:8000" if self.engine_reach == "container" else "http://127.0.0.1:{port}"
+        return self.engine_url_template or by_default
 
     @property
     def master_keys(self) -> tuple[str, ...]:

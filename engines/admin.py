@@ -21,7 +21,7 @@ from audit import wording
 from audit.readonly import KeysetAdmin, StaticFilter, labelled
 from audit.search import parse_uuid
 from engines import lifecycle, operations, queues, staff, timeline
-from engines.api import url
+from engines.addresses import url
 from engines.errors import EngineError, EngineNotFound
 from engines.forms import Reason
 from engines.models import OPEN, Engine, Kind, Operation, OperationState, Status

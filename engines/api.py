@@ -19,6 +19,7 @@ from audit import actors
 from audit.api import read_limit
 from audit.times import iso
 from engines import admission, lifecycle, operations, queues, tenants
+from engines.addresses import url
 from engines.errors import EngineError, EngineNotFound, Unfinished
 from engines.models import Engine, Kind, Operation, Status
 from policy import idempotency, products, secrets
@@ -71,11 +72,6 @@ class Nothing(Body):
 
 
 # -- rendering ---------------------------------------------------------------------------------------------------------
-
-
-def url(engine: Engine) -> str:
-    """Where the product reaches the engine."""
-    return str(settings.ENV.engine_url_template).format(port=engine.port)
 
 
 def render(engine: Engine) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
-from engines import lifecycle, moves, reconcile
+from engines import addresses, lifecycle, moves, reconcile
 from engines.models import Engine
 
 log = structlog.get_logger(__name__)
@@ -76,7 +76,8 @@ async def _probe_all(targets: Sequence[Target]) -> list[Result]:
 async def _probe(session: aiohttp.ClientSession, target: Target) -> Result:
     """Neither redirects nor a large body are followed: an engine runs code that we do not trust."""
     try:
-        async with session.get(f"http://127.0.0.1:{target.port}/health", allow_redirects=False) as response:
+        address = addresses.probe_url(target.engine_id, target.port)
+        async with session.get(f"{address}/health", allow_redirects=False) as response:
             if not 200 <= response.status < 300:
                 return Result(False, f"status_{response.status}")
             return _read(await _receive(response.content))

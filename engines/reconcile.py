@@ -16,7 +16,7 @@ from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
 from engines import backends, hosts, lifecycle, moves, operations
-from engines.backends.base import BackendUnavailable, Instance, Ref, State
+from engines.backends.base import BackendError, BackendUnavailable, Instance, Ref, State
 from engines.errors import EngineError
 from engines.models import Engine, Status
 
@@ -47,6 +47,14 @@ def sweep() -> int:
     with suppress(BackendUnavailable):
         backends.get().tidy()
     return corrections
+
+
+def join() -> None:
+    """Before this process looks at any engine: see to it that it can. One that cannot is helped by a later sweep."""
+    try:
+        backends.get().join()
+    except BackendError as error:
+        log.warning("not_joined", error=str(error))
 
 
 def engine(engine_id: UUID) -> int:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
+INNER_PORT = 8000  # what an engine listens on where it has an address of its own
+
 
 class BackendError(Exception):
     """A verb failed; `retryable` tells whether the worker should make the same attempt again by itself.
@@ -118,6 +120,11 @@ class Instance:
     port: int | None = None
 
 
+def instance_name(deployment: str, engine_id: UUID) -> str:
+    """The name of an engine's running instance where the runtime gives it one; on its network it is a host's name too."""
+    return f"{deployment}-{engine_id}"
+
+
 class Backend(ABC):
     """Where engines run. See the module's docstring for what holds for every verb."""
 
@@ -134,6 +141,13 @@ class Backend(ABC):
         """Remove what the backend made for many instances and none needs any more; how many things that were.
 
         Safe at any time, next to every verb. Raises BackendUnavailable.
+        """
+        return 0
+
+    def join(self) -> int:
+        """Give our own processes, and whoever else may call engines, their way to the engines; how many were missing one.
+
+        Safe at any time; `tidy` does it too. Raises BackendUnavailable.
         """
         return 0
 

@@ -9,9 +9,9 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r
 
 
 @contextmanager
-def listening(answer, count=1):
+def listening(answer, count=1, address="127.0.0.1"):
     """`count` ports on which `answer(reader, writer)`, a coroutine function, serves each connection; yields the ports."""
-    sockets = [_listen() for _ in range(count)]
+    sockets = [_listen(address) for _ in range(count)]
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -27,9 +27,9 @@ def listening(answer, count=1):
         loop.close()
 
 
-def _listen():
+def _listen(address):
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((address, 0))
     listener.listen(128)
     return listener
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from audit import actors
 from audit.models import AuditRow
 from engines import health, lifecycle, operations, reconcile
-from engines.api import url
+from engines.addresses import url
 from engines.models import Engine, Kind, Operation, Status
 from policy import secrets
 from tests.engines.crew import in_parallel

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from engines import health
-from engines.api import url
+from engines.addresses import url
 from policy import secrets
 from tests import servers
 from tests.engines.registry import put_engines

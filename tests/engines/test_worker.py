@@ -13,7 +13,7 @@ from django.utils import timezone
 from audit import actors
 from audit.models import AuditRow
 from engines import backends, lifecycle, operations, outcomes, queues, worker
-from engines.api import url
+from engines.addresses import url
 from engines.backends.base import Ref, State
 from engines.models import Engine, Kind, Operation, Status
 from policy import products, secrets

@@ -9,7 +9,7 @@ import requests
 
 from audit import actors
 from engines import lifecycle
-from engines.api import url
+from engines.addresses import url
 from engines.models import Engine, Kind, Operation
 from policy import secrets
 from tests import waiting

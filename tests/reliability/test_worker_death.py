@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from audit.models import AuditRow
-from engines.api import url
+from engines.addresses import url
 from engines.lifecycle import find
 from engines.models import Engine, Kind, Operation
 from policy import secrets

@@ -15,9 +15,11 @@ from engines.backends.base import (
     Instance,
     InstanceMissing,
     NetworkFull,
+    NetworkUnguarded,
     Ref,
     Spec,
     State,
+    instance_name,
 )
 from engines.backends.docker import containers
 from engines.backends.docker.containers import Found
@@ -56,10 +58,10 @@ class DockerBackend(Backend):
                 if found is None:
                     if self._make(spec):
                         return
-                elif found.runs or found.port == spec.port:
+                elif found.runs or (found.port, found.reach) == (spec.port, self.options.reach):
                     return
                 else:
-                    self._discard(found.id, force=False)  # its port is part of it
+                    self._discard(found.id, force=False)  # its port is part of it, and how it is reached
 
     def start(self, ref: Ref) -> None:
         """A container runs only under its engine's name, and keeps that name for as long as it exists.
@@ -72,6 +74,8 @@ class DockerBackend(Backend):
             for _ in self._daemon.rounds():
                 mine, others = self._look(ref)
                 if mine.runs or (self._take_name(mine, others) and self._run(mine)):
+                    if mine.reach == "container":
+                        self._introduce(mine)
                     return
 
     def stop(self, ref: Ref, *, grace_s: float) -> None:
@@ -123,10 +127,14 @@ class DockerBackend(Backend):
                 return self._guard.started_at()
 
     def tidy(self) -> int:
-        """Remove networks of products that have no engine any more."""
+        """Remove networks of products that have no engine any more, and attach clients that are missing on the others."""
         with self._daemon.verb("tidy"):
             found = self._list([f"{containers.DEPLOYMENT}={self.options.deployment}"])
             return self._networks.tidy({each.network for each in found})
+
+    def join(self) -> int:
+        with self._daemon.verb("join"):
+            return self._networks.clients.attach_all()
 
     def stand_down(self) -> None:
         with self._daemon.verb("stand_down"):
@@ -192,7 +200,7 @@ class DockerBackend(Backend):
 
     def _take_name(self, mine: Found, others: Sequence[Found]) -> bool:
         """Give the engine's name to the instance. False when another worker was faster: look again."""
-        name = containers.running_name(self.options.deployment, mine.ref.engine_id)
+        name = instance_name(self.options.deployment, mine.ref.engine_id)
         if mine.name == name:
             return True
         for other in others:
@@ -217,11 +225,39 @@ class DockerBackend(Backend):
             if _is_about_network(refused):
                 self._networks.restore(mine)
             elif isinstance(named(refused, "start"), NetworkFull):
-                self._networks.move(mine)
+                self._leave_full_network(mine)
             else:
                 raise
             return False
         return True
+
+    def _leave_full_network(self, mine: Found) -> None:
+        """Old daemons keep a container's MAC address only on the network that it was made for, so it has to be made again."""
+        if self.options.reach == "port":
+            self._networks.move(mine)
+            return
+        self._networks.forget(mine.product)
+        self._discard(mine.id, force=False)
+        raise InstanceMissing(f"network {mine.network} is full: the instance has to be made again, on another one")
+
+    def _introduce(self, mine: Found) -> None:
+        """Have the engine's addresses known on its network. Raises NetworkUnguarded.
+
+        The guard knows an engine by its MAC address: one that came up with another is ended.
+        """
+        wanted = containers.mac_address(self.options.deployment, mine.port)
+        try:
+            found = self._daemon.ask(lambda api: api.inspect_container(mine.id))
+        except NotFound:
+            return
+        if not found["State"]["Running"]:
+            return
+        networks = found["NetworkSettings"]["Networks"]
+        if [network["MacAddress"] for network in networks.values()] != [wanted]:
+            self._stop(mine.id, 0)
+            raise NetworkUnguarded(f"engine {mine.ref.engine_id} did not come up with the address {wanted}")
+        ((name, network),) = networks.items()
+        self._guard.announce(self._networks.bridge_of(name), network["IPAddress"], wanted)
 
     def _stop(self, container_id: str, grace_s: float) -> None:
         try:

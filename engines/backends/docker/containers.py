@@ -1,11 +1,12 @@
 """What an engine's container is made of, and how it is found again."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from engines.backends.base import Limits, Ref, Spec, State
+from engines.backends.base import INNER_PORT, Limits, Ref, Spec, State, instance_name
 from engines.backends.docker.options import Options
 
 DEPLOYMENT = "roundhouse.deployment"
@@ -13,8 +14,9 @@ PRODUCT = "roundhouse.product"
 ENGINE = "roundhouse.engine"
 INCARNATION = "roundhouse.incarnation"
 PORT = "roundhouse.port"
+REACH = "roundhouse.reach"
 
-INNER_PORT = "8000/tcp"
+EXPOSED = f"{INNER_PORT}/tcp"
 STATES = {"created": State.CREATED, "running": State.RUNNING, "paused": State.RUNNING, "restarting": State.RUNNING}
 
 
@@ -29,6 +31,7 @@ class Found:
     port: int
     state: State
     network: str
+    reach: str
     leaving: bool  # somebody began to remove it
 
     @property
@@ -36,14 +39,25 @@ class Found:
         return self.state is State.RUNNING
 
 
-def running_name(deployment: str, engine_id: UUID) -> str:
-    """The name an engine's container has to have to run, so that no two do (see `DockerBackend.start`)."""
-    return f"{deployment}-{engine_id}"
+def digits(deployment: str) -> str:
+    """Four hexadecimal digits that stand for the deployment where there is little room: in names of bridges, in MAC addresses."""
+    return hashlib.sha256(deployment.encode()).hexdigest()[:4]
+
+
+def mac_prefix(deployment: str) -> str:
+    """How the MAC addresses of this deployment's engines begin (four bytes, locally administered): the guard knows them by it."""
+    part = digits(deployment)
+    return f"0e:48:{part[:2]}:{part[2:]}"
+
+
+def mac_address(deployment: str, port: int) -> str:
+    """The MAC address of an engine: no two engines of a host have the same port, also where it is not published."""
+    return f"{mac_prefix(deployment)}:{port >> 8:02x}:{port & 255:02x}"
 
 
 def spare_name(deployment: str, ref: Ref) -> str:
     """The name of a container that was never asked to start."""
-    return f"{running_name(deployment, ref.engine_id)}-{ref.incarnation}"
+    return f"{instance_name(deployment, ref.engine_id)}-{ref.incarnation}"
 
 
 def volume_name(engine_id: UUID) -> str:
@@ -81,6 +95,7 @@ def parse(listed: Mapping[str, Any]) -> Found | None:
         port,
         state,
         next(iter(networks), network),
+        marks.get(REACH, "port"),
         listed["State"] in ("removing", "dead"),
     )
 
@@ -93,20 +108,39 @@ def config(spec: Spec, network: str, options: Options) -> dict[str, Any]:
         "Image": spec.image,
         "User": options.user,
         "Env": [f"{name}={value}" for name, value in env.items()],
-        "Labels": {**marks, PRODUCT: spec.product, INCARNATION: str(spec.ref.incarnation), PORT: str(spec.port)},
-        "ExposedPorts": {INNER_PORT: {}},
+        "Labels": {
+            **marks,
+            PRODUCT: spec.product,
+            INCARNATION: str(spec.ref.incarnation),
+            PORT: str(spec.port),
+            REACH: options.reach,
+        },
+        "ExposedPorts": {EXPOSED: {}},
         "Healthcheck": {"Test": ["NONE"]},  # the fleet probes; an image's own check would only cost
         "HostConfig": {
             "NetworkMode": network,
-            "PortBindings": {INNER_PORT: [{"HostIp": options.bind, "HostPort": str(spec.port)}]},
+            "PortBindings": _published(spec.port, options),
             "Mounts": _mounts(spec.ref.engine_id, marks, options),
             **_hardening(options),
             **_ceilings(spec.limits, options),
         },
-        "NetworkingConfig": {
-            "EndpointsConfig": {network: {"Aliases": [running_name(options.deployment, spec.ref.engine_id)]}},
-        },
+        **_addressed(spec, network, options),
     }
+
+
+def _published(port: int, options: Options) -> dict[str, Any]:
+    """Nothing where engines are reached by name: whoever may call them is on their network."""
+    return {EXPOSED: [{"HostIp": options.bind, "HostPort": str(port)}]} if options.reach == "port" else {}
+
+
+def _addressed(spec: Spec, network: str, options: Options) -> dict[str, Any]:
+    """The container's name on its network, and the MAC address that the guard knows it by. Without one Docker derives it from the
+    IP address, so that nobody is misled by what was known of an IP address before: see `Guard.announce`."""
+    endpoint: dict[str, Any] = {"Aliases": [instance_name(options.deployment, spec.ref.engine_id)]}
+    if options.reach == "port":
+        return {"NetworkingConfig": {"EndpointsConfig": {network: endpoint}}}
+    mac = mac_address(options.deployment, spec.port)  # old daemons read it at the top, new ones in the endpoint
+    return {"MacAddress": mac, "NetworkingConfig": {"EndpointsConfig": {network: {**endpoint, "MacAddress": mac}}}}
 
 
 def _mounts(engine_id: UUID, marks: Mapping[str, str], options: Options) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""What keeps engines away from each other, from the host and from what lies behind it: a table of nftables rules on the host.
+"""What keeps engines away from each other, from the host and from what lies behind it: two tables of nftables rules on the host.
 
-A small container of the guard's image, in the host's network, puts the table in force, looks at it every two seconds and puts it
-back when somebody changed it. Docker starts the container again after its own restart and after a reboot. No engine is started
-unless that container runs and the table is there. docs/decisions/0020 says why it is done this way.
+A small container of the guard's image, in the host's network, puts the tables in force, looks at them every two seconds and puts
+them back when somebody changed them. Docker starts the container again after its own restart and after a reboot. No engine is
+started unless that container runs and the tables are there. docs/decisions/0020 and 0023 say why it is done this way.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 from docker.errors import APIError
 
 from engines.backends.base import BackendError, ImageMissing, NetworkUnguarded
-from engines.backends.docker.containers import DEPLOYMENT
+from engines.backends.docker.containers import DEPLOYMENT, digits, mac_prefix
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named
 from engines.backends.docker.options import Options
 
@@ -21,6 +21,11 @@ RULES = "roundhouse.guard"  # label: which rules a guard's container keeps
 
 # In words. To the host itself: nothing but answers. Through the host: not to another bridge, engines' or not; not where the
 # deployment forbids; no IPv6. Engines on one bridge are kept apart by Docker (enable_icc=false) and by the first drop here.
+# Containers that call engines by name are on the same bridge, and may open connections to engines; nobody else to anybody. That
+# is for the bridge itself to keep, as such frames never need to pass the host. It knows engines by how their MAC addresses begin,
+# and keeps no state, since not every kernel can for bridges: of an engine it lets pass what belongs to a connection that somebody
+# else opened, which in TCP is everything but the first packet, and ARP, without which there are no answers; to another engine,
+# nothing at all. Engines cannot make packets of their own, nor change their address: they have no capabilities.
 # Chains of priority -10 come before Docker's own; what they drop stays dropped, what they accept Docker still looks at.
 TABLE = """
 table inet {table} {{}}
@@ -35,6 +40,7 @@ table inet {table} {{
     type filter hook forward priority -10; policy accept;
     iifname != "{bridges}*" accept
     ct state established,related accept
+    iifname "{bridges}*" ether saddr & {mask} != {engines} ether daddr & {mask} == {engines} accept
     oifname "rh-*" drop
     oifname "br-*" drop
     oifname "docker*" drop
@@ -42,22 +48,49 @@ table inet {table} {{
 {denied}
   }}
 }}
+table bridge {table} {{}}
+delete table bridge {table}
+table bridge {table} {{
+  chain forward {{
+    type filter hook forward priority -10; policy accept;
+    ether saddr & {mask} != {engines} accept
+    ether daddr & {mask} == {engines} drop
+    ether type arp accept
+    ether type ip tcp flags & (ack | rst) != 0 accept
+    drop
+  }}
+}}
 """
 
+MASK = "ff:ff:ff:ff:00:00"  # of an address: the part that all engines of a deployment share
+
 KEEP = """
-put() { printf '%s' "$RULES" | nft -f - || exit 1; now=$(nft list table inet "$TABLE"); }
+look() { nft list table inet "$TABLE" && nft list table bridge "$TABLE"; }
+put() { printf '%s' "$RULES" | nft -f - || exit 1; now=$(look); }
 trap 'exit 0' TERM INT
 put
 while :; do
   sleep 2 & wait $!
-  [ "$(nft list table inet "$TABLE" 2>/dev/null)" = "$now" ] || { echo 'the rules were changed: put back'; put; }
+  [ "$(look 2>/dev/null)" = "$now" ] || { echo 'the rules were changed: put back'; put; }
 done
+"""
+
+
+# Whoever spoke with another engine at this IP address has that one's MAC address in its cache, and would go on sending there, as
+# a new engine says nothing by itself: this announces the new owner to everyone on the bridge.
+ANNOUNCE = """
+import socket, sys
+bridge, ip, mac = sys.argv[1], socket.inet_aton(sys.argv[2]), bytes.fromhex(sys.argv[3].replace(":", ""))
+request = bytes.fromhex("0001080006040001") + mac + ip + bytes(6) + ip
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+    raw.bind((bridge, 0))
+    raw.send(bytes.fromhex("ff" * 6) + mac + bytes.fromhex("0806") + request)
 """
 
 
 def bridge_prefix(deployment: str) -> str:
     """How the names of this deployment's bridges begin, in the 15 characters that an interface's name may have."""
-    return f"rh-{hashlib.sha256(deployment.encode()).hexdigest()[:4]}"
+    return f"rh-{digits(deployment)}"
 
 
 class Guard:
@@ -65,7 +98,7 @@ class Guard:
 
     def __init__(self, daemon: Daemon, options: Options) -> None:
         self.name = f"{options.deployment}-guard"
-        self.table = f"roundhouse_{bridge_prefix(options.deployment)[3:]}"
+        self.table = f"roundhouse_{digits(options.deployment)}"
         self._daemon = daemon
         self._options = options
         self._config = self._make_config()
@@ -121,9 +154,21 @@ class Guard:
             if not (isinstance(refused, NotFound) or is_conflict(refused)):
                 raise
 
+    def announce(self, bridge: str, ip: str, mac: str) -> None:
+        """Tell everyone on the bridge who has an IP address now. Raises NetworkUnguarded."""
+        for tries, _ in enumerate(self._daemon.rounds()):
+            if self._succeeds(["python3", "-I", "-S", "-c", ANNOUNCE, bridge, ip, mac]):
+                return
+            if tries == TRIES:
+                raise NetworkUnguarded(f"container {self.name} cannot announce engines on {bridge}")
+            self.check()
+
     def _has_table(self) -> bool:
-        """Ask the kernel, from within the container."""
-        command = ["nft", "list", "table", "inet", self.table]
+        """Ask the kernel, from within the container. The two tables are put there in one step."""
+        return self._succeeds(["nft", "list", "table", "bridge", self.table])
+
+    def _succeeds(self, command: list[str]) -> bool:
+        """Run a command in the container. False also when there is no container, or one that does not run."""
         try:
             run = self._daemon.ask(lambda api: api.exec_create(self.name, command)["Id"])
             self._daemon.ask(lambda api: api.exec_start(run))
@@ -134,12 +179,19 @@ class Guard:
             return False
 
     def _make_config(self) -> dict[str, Any]:
-        rules = TABLE.format(table=self.table, bridges=bridge_prefix(self._options.deployment), denied=self._denied())
+        deployment = self._options.deployment
+        rules = TABLE.format(
+            table=self.table,
+            bridges=bridge_prefix(deployment),
+            mask=MASK,
+            engines=f"{mac_prefix(deployment)}:00:00",
+            denied=self._denied(),
+        )
         host = {
             "NetworkMode": "host",
             "UsernsMode": "host",
             "CapDrop": ["ALL"],
-            "CapAdd": ["NET_ADMIN"],
+            "CapAdd": ["NET_ADMIN", "NET_RAW"],
             "SecurityOpt": ["no-new-privileges"],
             "ReadonlyRootfs": True,
             "RestartPolicy": {"Name": "always"},

@@ -1,5 +1,9 @@
 """The engines' networks: one bridge per product, and further ones before it is full.
 
+Where engines are reached by a port of their host, Docker itself keeps the containers of one network apart (enable_icc=false).
+Where they are reached by name, their clients are on the network too, and the guard keeps engines from opening connections there.
+A network of one kind is not used for the other.
+
 An engine gets its network when its container is made, and counts there in whatever state it is: a network cannot overflow when
 sleeping engines wake up. Names: `<prefix>-<product>`, then `<prefix>-<product>.2` and so on. A network under such a name that
 was not made as ours are (see `config`) is passed over, since engines on it would not be kept apart.
@@ -14,8 +18,9 @@ from typing import Any
 import structlog
 from docker.errors import APIError
 
-from engines.backends.base import NetworkFull
-from engines.backends.docker.containers import DEPLOYMENT, PRODUCT, Found, running_name
+from engines.backends.base import NetworkFull, instance_name
+from engines.backends.docker.clients import Clients
+from engines.backends.docker.containers import DEPLOYMENT, PRODUCT, Found
 from engines.backends.docker.daemon import Daemon, NotFound, named, said_by
 from engines.backends.docker.guard import bridge_prefix
 from engines.backends.docker.options import Options
@@ -33,6 +38,7 @@ class Networks:
     def __init__(self, daemon: Daemon, options: Options) -> None:
         self._daemon = daemon
         self._options = options
+        self.clients = Clients(daemon, options)
         self._lock = threading.Lock()
         self._room: dict[str, tuple[str, int]] = {}  # product -> network, and how many more it takes before we count again
 
@@ -67,20 +73,26 @@ class Networks:
         log.warning("network_full", network=found.network, moved_to=name, engine_id=str(found.ref.engine_id))
         self._attach(found, name)
 
+    def bridge_of(self, name: str) -> str:
+        """The host's interface for a network of ours."""
+        return str(self._daemon.ask(lambda api: api.inspect_network(name))["Options"][BRIDGE_NAME])
+
     def tidy(self, used: set[str]) -> int:
-        """Remove this deployment's networks that are not in `used` and have nothing attached; how many."""
+        """Remove this deployment's networks that are not in `used` and have nothing but clients attached; how many."""
         mine = {"label": [f"{DEPLOYMENT}={self._options.deployment}"]}
         removed = 0
         for network in self._daemon.ask(lambda api: api.networks(filters=mine)):
             if network["Name"] in used:
                 continue
             self.forget(network["Labels"].get(PRODUCT, ""))
+            self.clients.detach(network["Name"])
             removed += self._remove(network["Id"])
+        self.clients.attach_all()  # an engine may have come to one that we were about to remove
         return removed
 
     def _attach(self, found: Found, name: str) -> None:
         """Put a container that does not run on this network instead of the one it has."""
-        alias = running_name(self._options.deployment, found.ref.engine_id)
+        alias = instance_name(self._options.deployment, found.ref.engine_id)
         self._daemon.ask(lambda api: api.disconnect_container_from_network(found.id, found.network, force=True))
         self._daemon.ask(lambda api: api.connect_container_to_network(found.id, name, aliases=[alias]))
 
@@ -126,6 +138,7 @@ class Networks:
         except APIError as refused:
             if not any(words in said_by(refused) for words in ("already exists", "same bridge name")):
                 raise named(refused, f"network {name}") from refused  # a lack of addresses comes as 404 too
+        self.clients.attach(name, product)
 
 
 def network_name(options: Options, product: str, number: int) -> str:
@@ -139,16 +152,21 @@ def config(options: Options, name: str, product: str) -> dict[str, Any]:
     return {
         "driver": "bridge",
         "check_duplicate": True,
-        "options": {BRIDGE_NAME: bridge, ICC: "false"},
+        "options": {BRIDGE_NAME: bridge, ICC: _icc(options)},
         "labels": {DEPLOYMENT: options.deployment, PRODUCT: product},
     }
 
 
 def is_safe(network: Mapping[str, Any], options: Options) -> bool:
-    """Whether the guard's rules hold on the network, and its containers cannot reach each other."""
+    """Whether the guard's rules hold on the network, and it is of the kind that this deployment's engines are on."""
     chosen = network.get("Options") or {}
-    bridge = chosen.get(BRIDGE_NAME, "")
-    return network["Driver"] == "bridge" and chosen.get(ICC) == "false" and bridge.startswith(bridge_prefix(options.deployment))
+    is_guarded = chosen.get(BRIDGE_NAME, "").startswith(bridge_prefix(options.deployment))
+    return network["Driver"] == "bridge" and chosen.get(ICC) == _icc(options) and is_guarded
+
+
+def _icc(options: Options) -> str:
+    """Whether Docker lets the containers of a network reach each other. Clients are containers, so they need it."""
+    return "true" if options.reach == "container" else "false"
 
 
 def _addresses(network: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ class Options:
     url: str = SOCKET
     deployment: str = "roundhouse"
     timeout_s: float = 30  # for one verb, beyond the grace of a stop
+    reach: str = "port"  # or "container": by name, on the networks
     bind: str = "127.0.0.1"  # address of the daemon's host that ports are published on
     catalog: str = ""  # folder of the daemon's host; empty: none
     user: str = "10001:10001"
@@ -35,6 +36,7 @@ class Options:
             url=env.docker_url or os.environ.get("DOCKER_HOST") or SOCKET,
             deployment=env.deployment,
             timeout_s=env.backend_timeout_s,
+            reach=env.engine_reach,
             bind=env.engine_bind,
             catalog=env.catalog_mount_path,
             user=env.engine_user,

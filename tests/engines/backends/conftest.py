@@ -5,7 +5,7 @@ import pytest
 
 from engines.backends.docker import DockerBackend
 from engines.backends.subprocess import SubprocessBackend
-from tests.engines.backends import dock
+from tests.engines.backends import dock, inside
 from tests.engines.backends.runtimes import processes_of
 
 
@@ -39,3 +39,10 @@ def docked(client: docker.DockerClient, deployment: DockerBackend):
     for engine_id in {instance.ref.engine_id for instance in deployment.list()}:
         deployment.remove(engine_id)
         assert not dock.has_volume(client, engine_id)
+
+
+@pytest.fixture
+def world():
+    """A machine beyond the host that answers, as does the metadata service."""
+    with inside.world():
+        yield

@@ -52,7 +52,13 @@ def sweep(client: docker.DockerClient, deployment: str) -> None:
     """Remove everything that carries the deployment's label."""
     mine = {"label": f"{DEPLOYMENT}={deployment}"}
     for guard in client.containers.list(filters={**mine, "name": "guard", "status": "running"}):
-        guard.exec_run(["sh", "-c", 'kill -STOP $(cat /proc/1/task/1/children); nft delete table inet "$TABLE"'])
+        guard.exec_run(
+            [
+                "sh",
+                "-c",
+                'kill -STOP $(cat /proc/1/task/1/children); nft delete table inet "$TABLE"; nft delete table bridge "$TABLE"',
+            ]
+        )
     for container in client.containers.list(all=True, filters=mine, ignore_removed=True):
         container.remove(force=True, v=True)
     for volume in client.volumes.list(filters=mine):

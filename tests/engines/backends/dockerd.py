@@ -56,6 +56,10 @@ class Dockerd:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def set(self, switch: str, value: str) -> None:
+        """Set a switch of its kernel's networking; Docker has to have made a bridge before."""
+        subprocess.run(["nsenter", "-t", str(self._namespaces.pid), "--net", "sysctl", "-q", f"{switch}={value}"], check=True)
+
     def load(self, client: docker.DockerClient) -> None:
         """Give it the images of another daemon."""
         names = [IMAGE, Options.guard_image]

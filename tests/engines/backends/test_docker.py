@@ -9,7 +9,16 @@ from dataclasses import replace
 import docker
 import pytest
 
-from engines.backends.base import BackendError, BackendUnavailable, ImageMissing, InstanceMissing, Limits, PortTaken, State
+from engines.backends.base import (
+    BackendError,
+    BackendUnavailable,
+    ImageMissing,
+    InstanceMissing,
+    Limits,
+    PortTaken,
+    State,
+    instance_name,
+)
 from engines.backends.docker import DockerBackend, Options, containers
 from tests.engines.backends import dock
 from tests.engines.backends.runtimes import IMAGE, call, execute, free_port, is_healthy, spec, try_
@@ -46,6 +55,7 @@ def test_create_hardens_container_by_default(client, docked):
     assert host["PidMode"] == host["UTSMode"] == ""
     assert host["IpcMode"] == "private"
     assert not host["Binds"]
+    assert not config.get("MacAddress")  # Docker's own, which goes with the IP address
 
 
 def test_create_labels_container_and_volume(client, docked):
@@ -140,7 +150,7 @@ def test_create_replaces_a_container_that_only_has_the_name(client, docked):
     wanted = spec()
     for name in (
         containers.spare_name(docked.options.deployment, wanted.ref),
-        containers.running_name(docked.options.deployment, wanted.ref.engine_id),
+        instance_name(docked.options.deployment, wanted.ref.engine_id),
     ):
         client.containers.create(IMAGE, name=name)
     docked.create(wanted)

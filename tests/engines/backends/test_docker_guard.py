@@ -1,11 +1,6 @@
 """What an engine can reach, tried from inside one; each way in is first shown to be open to a container that nobody guards."""
 
-import json
 import os
-import secrets
-import subprocess
-import sys
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,27 +8,9 @@ import pytest
 from engines.backends.base import NetworkUnguarded, State
 from engines.backends.docker.containers import DEPLOYMENT
 from tests.engines.backends import dock
+from tests.engines.backends.inside import GATEWAY, METADATA, WORLD, WORLD_PORT, address_of, reached, unguarded
 from tests.engines.backends.runtimes import IMAGE, is_healthy, spec
 from tests.waiting import until
-
-METADATA = "169.254.169.254"
-WORLD = "198.51.100.1"  # an address of documentation: here, a machine beyond the host
-GATEWAY = "198.51.100.2"
-WORLD_PORT = 8765
-
-CONNECT = """
-import json, socket, sys
-from concurrent.futures import ThreadPoolExecutor
-def opens(target):
-    try:
-        socket.create_connection(tuple(target), timeout=1.5).close()
-    except OSError:
-        return False
-    return True
-targets = json.loads('''{targets}''')
-with ThreadPoolExecutor(32) as pool:
-    print(json.dumps([target for target, is_open in zip(targets, pool.map(opens, targets)) if is_open]))
-"""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network interfaces")
 
@@ -44,65 +21,6 @@ def started(backend, product="acme"):
     backend.start(wanted.ref)
     until(lambda: is_healthy(wanted.port))
     return wanted
-
-
-def reached(container, *targets):
-    """Those of the (address, port) that the container can connect to."""
-    found = dock.run_inside(container, CONNECT.format(targets=json.dumps(targets)))
-    return {tuple(target) for target in json.loads(found)}
-
-
-def address_of(container):
-    container.reload()
-    (network,) = container.attrs["NetworkSettings"]["Networks"].values()
-    return network["IPAddress"], network["Gateway"]
-
-
-def run(*command):
-    subprocess.run(command, check=True, capture_output=True)
-
-
-@pytest.fixture
-def world():
-    """A machine beyond the host, with a metadata service too: a network namespace that answers on WORLD_PORT."""
-    name = f"rhw{secrets.token_hex(2)}"
-    run("ip", "netns", "add", name)
-    server = None
-    try:
-        run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-        run("ip", "address", "add", f"{GATEWAY}/30", "dev", name)
-        run("ip", "link", "set", name, "up")
-        inside = ("ip", "-n", name)
-        for address in (f"{WORLD}/30", f"{METADATA}/32"):
-            run(*inside, "address", "add", address, "dev", "eth0")
-        run(*inside, "link", "set", "eth0", "up")
-        run(*inside, "route", "add", "default", "via", GATEWAY)
-        run("ip", "route", "replace", f"{METADATA}/32", "via", WORLD, "dev", name)
-        command = [sys.executable, "-m", "http.server", str(WORLD_PORT), "--directory", "/proc/self/task"]
-        server = subprocess.Popen(["ip", "netns", "exec", name, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(lambda: run_ok(WORLD))
-        yield
-    finally:
-        if server:
-            server.kill()
-            server.wait()
-        run("ip", "netns", "delete", name)
-
-
-def run_ok(address):
-    code = f"import socket; socket.create_connection(({address!r}, {WORLD_PORT}), 1)"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-
-
-@contextmanager
-def unguarded(client, backend):
-    """A container of the same image on Docker's default network."""
-    labels = {DEPLOYMENT: backend.options.deployment}
-    container = client.containers.run(IMAGE, ["sleep", "600"], labels=labels, detach=True)
-    try:
-        yield container
-    finally:
-        container.remove(force=True)
 
 
 @pytest.mark.parametrize("internet", [True, False])
@@ -159,7 +77,7 @@ def test_guard_is_hardened_and_comes_back_by_itself(client):
     with dock.deployed(client) as backend:
         started(backend)
         host = client.containers.get(backend._guard.name).attrs["HostConfig"]
-        assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], ["NET_ADMIN"], False)
+        assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], ["NET_ADMIN", "NET_RAW"], False)
         assert (host["NetworkMode"], host["RestartPolicy"]["Name"], host["ReadonlyRootfs"]) == ("host", "always", True)
         assert not host["Binds"]
 

@@ -1,0 +1,278 @@
+"""Engines reached by name: who calls them is on their network, and they can call nobody there."""
+
+import os
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from engines.backends.base import InstanceMissing, NetworkUnguarded, State, instance_name
+from engines.backends.docker import DockerBackend, networks
+from engines.backends.docker.clients import CLIENT, PRODUCTS
+from engines.backends.docker.containers import DEPLOYMENT, mac_address
+from tests.engines.backends import dock, inside
+from tests.engines.backends.dockerd import Dockerd
+from tests.engines.backends.inside import METADATA, WORLD, WORLD_PORT, address_of, reached
+from tests.engines.backends.runtimes import IMAGE, spec
+from tests.waiting import until
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes network interfaces")
+SERVE = ["python3", "-m", "http.server", "8000", "--directory", "/tmp"]
+
+
+@pytest.fixture
+def named(client):
+    """A backend whose engines are reached by name."""
+    with dock.deployed(client, reach="container") as backend:
+        yield backend
+
+
+def started(backend, product="acme", **details):
+    wanted = replace(spec(**details), product=product)
+    backend.create(wanted)
+    backend.start(wanted.ref)
+    return wanted
+
+
+@contextmanager
+def calling(client, backend, products):
+    """A container that calls engines of these products, and listens itself on 8000."""
+    labels = {CLIENT: backend.options.deployment, PRODUCTS: products}
+    container = client.containers.run(IMAGE, SERVE, labels=labels, detach=True)
+    try:
+        yield container
+    finally:
+        container.remove(force=True)
+
+
+def name_of(backend, wanted):
+    return instance_name(backend.options.deployment, wanted.ref.engine_id), 8000
+
+
+def networks_of(container):
+    container.reload()
+    return set(container.attrs["NetworkSettings"]["Networks"])
+
+
+def addresses_of(container):
+    container.reload()
+    return [network["IPAddress"] for network in container.attrs["NetworkSettings"]["Networks"].values()]
+
+
+def end_guard(client, backend):
+    """Take the guard and its rules away."""
+    guard = client.containers.get(backend._guard.name)
+    guard.exec_run(["sh", "-c", 'kill -STOP $(cat /proc/1/task/1/children); nft delete table bridge "$TABLE"'])
+    guard.exec_run(["nft", "delete", "table", "inet", backend._guard.table])
+    guard.remove(force=True)
+
+
+# -- who reaches whom --------------------------------------------------------------------------------------------------
+
+
+@as_root
+@pytest.mark.parametrize("internet", [True, False])
+def test_engine_reaches_no_engine_and_no_client_while_clients_reach_it(client, world, internet):
+    with (
+        dock.deployed(client, reach="container", internet=internet) as backend,
+        calling(client, backend, "acme") as app,
+        calling(client, backend, "*") as worker,
+        dock.listening(0, "0.0.0.0") as control_plane,
+    ):
+        mine, sibling, stranger = started(backend), started(backend), started(backend, "other")
+        names = [name_of(backend, each) for each in (mine, sibling, stranger)]
+        until(lambda: reached(worker, *names) == set(names))
+        assert reached(app, *names) == set(names[:2])
+        engine = dock.container_of(client, backend, mine.ref)
+        own, gateway = address_of(engine)
+        neighbours = [address_of(dock.container_of(client, backend, each.ref))[0] for each in (sibling, stranger)]
+        theirs = [(address, 8000) for address in [*neighbours, *addresses_of(app), *addresses_of(worker)]]
+        outside = [(gateway, control_plane), ("172.17.0.1", control_plane), (METADATA, WORLD_PORT), (WORLD, WORLD_PORT)]
+        allowed = {(own, 8000), *([(WORLD, WORLD_PORT)] if internet else [])}
+        assert reached(engine, (own, 8000), *names[1:], *theirs, *outside) == allowed
+
+
+def test_engine_reaches_neighbour_and_client_only_without_the_guard(client, named):
+    """What the test above proves is the guard's work: Docker lets them through."""
+    with calling(client, named, "acme") as app:
+        mine, sibling = started(named), started(named)
+        engine = dock.container_of(client, named, mine.ref)
+        network = f"{named.options.network}-acme"
+        app.reload()
+        theirs = (app.attrs["NetworkSettings"]["Networks"][network]["IPAddress"], 8000)
+        until(lambda: reached(app, name_of(named, sibling)))
+        assert reached(engine, theirs, name_of(named, sibling)) == set()
+        end_guard(client, named)
+        assert reached(engine, theirs, name_of(named, sibling)) == {theirs, name_of(named, sibling)}
+
+
+def test_client_reaches_an_engine_at_once_that_has_the_ip_address_of_another_one(client, named):
+    """The client has the other one's MAC address in its cache, where it would stay for most of a minute."""
+    with calling(client, named, "acme") as app:
+        before = started(named)
+        address = address_of(dock.container_of(client, named, before.ref))
+        until(lambda: reached(app, name_of(named, before)))
+        named.stop(before.ref, grace_s=0)
+        after = started(named)
+        assert address_of(dock.container_of(client, named, after.ref)) == address
+        until(lambda: reached(app, name_of(named, after)), 5)
+
+
+def test_engine_sends_no_datagram_to_a_client_or_another_engine(client, named):
+    with calling(client, named, "acme") as app, calling(client, named, "acme") as friend:
+        mine, sibling = started(named), started(named)
+        engine, other = (dock.container_of(client, named, each.ref) for each in (mine, sibling))
+        heard = {}
+        ears = [threading.Thread(target=lambda each=each: heard.update({each.id: dock.run_inside(each, inside.HEARD)}))
+                for each in (friend, other)]  # fmt: skip
+        for ear in ears:
+            ear.start()
+        time.sleep(1)
+        friend.reload()
+        network = friend.attrs["NetworkSettings"]["Networks"][f"{named.options.network}-acme"]
+        for address in (network["IPAddress"], address_of(other)[0]):
+            inside.say(engine, address, "engine")
+        inside.say(app, address_of(other)[0], "client")
+        for ear in ears:
+            ear.join()
+        assert heard == {friend.id: "nothing more\n", other.id: "client\nnothing more\n"}
+
+
+@as_root
+@pytest.mark.parametrize("bridged", ["0", "1"])
+def test_engines_are_kept_apart_whether_or_not_bridged_packets_pass_the_host(client, bridged):
+    daemon = Dockerd()  # whose namespace has that switch for itself
+    try:
+        daemon.load(client)
+        with (
+            dock.deployed(daemon.client, url=daemon.url, reach="container") as backend,
+            calling(daemon.client, backend, "acme") as app,
+        ):
+            daemon.set("net.bridge.bridge-nf-call-iptables", bridged)
+            mine, sibling = started(backend), started(backend)
+            names = [name_of(backend, each) for each in (mine, sibling)]
+            until(lambda: reached(app, *names) == set(names))
+            engine = dock.container_of(daemon.client, backend, mine.ref)
+            assert reached(engine, names[1], *((address, 8000) for address in addresses_of(app))) == set()
+    finally:
+        daemon.close()
+
+
+# -- what is made ------------------------------------------------------------------------------------------------------
+
+
+def test_create_publishes_no_port_and_gives_an_address_of_ours(client, named):
+    wanted = started(named)
+    container = dock.container_of(client, named, wanted.ref)
+    assert not container.attrs["HostConfig"]["PortBindings"]
+    (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+    assert network["MacAddress"] == mac_address(named.options.deployment, wanted.port)
+    assert client.networks.get(f"{named.options.network}-acme").attrs["Options"][networks.ICC] == "true"
+
+
+def test_start_keeps_the_address_when_the_network_was_removed_meanwhile(client, named):
+    wanted = started(named)
+    named.stop(wanted.ref, grace_s=0)
+    client.networks.get(f"{named.options.network}-acme").remove()
+    with calling(client, named, "acme") as app:
+        named.start(wanted.ref)
+        (network,) = dock.container_of(client, named, wanted.ref).attrs["NetworkSettings"]["Networks"].values()
+        assert network["MacAddress"] == mac_address(named.options.deployment, wanted.port)
+        until(lambda: reached(app, name_of(named, wanted)))
+
+
+def test_start_ends_an_engine_that_came_up_with_another_address(client, named):
+    wanted = spec()
+    named.create(wanted)
+    container = dock.container_of(client, named, wanted.ref)
+    other = client.networks.create(f"{named.options.network}-other", labels={DEPLOYMENT: named.options.deployment})
+    client.networks.get(f"{named.options.network}-acme").disconnect(container)
+    other.connect(container)
+    with pytest.raises(NetworkUnguarded):
+        named.start(wanted.ref)
+    assert named.observe(wanted.ref) is State.EXITED
+
+
+def test_start_on_a_full_network_is_made_up_for_on_another_one(client):
+    with dock.deployed(client, reach="container", network_size=2) as backend:
+        wanted = spec()
+        backend.create(wanted)
+        name = f"{backend.options.network}-acme"
+        client.networks.get(name).remove()
+        config = networks.config(backend.options, name, "acme")
+        pool = {"IPAM": {"Config": [{"Subnet": "10.213.78.0/30"}]}}  # one address
+        client.api.create_network(name, **config, ipam=pool["IPAM"])
+        labels = {DEPLOYMENT: backend.options.deployment}
+        client.containers.run(IMAGE, SERVE, network=name, labels=labels, detach=True)
+        with pytest.raises(InstanceMissing):
+            backend.start(wanted.ref)
+        backend.create(wanted)
+        backend.start(wanted.ref)
+        assert networks_of(dock.container_of(client, backend, wanted.ref)) == {f"{name}.2"}
+
+
+def test_other_reach_uses_neither_the_networks_nor_the_containers_of_the_one_before(client, named):
+    running, stopped = started(named), started(named)
+    named.stop(stopped.ref, grace_s=0)
+    changed = DockerBackend(replace(named.options, reach="port"))
+    for wanted in (running, stopped):
+        changed.create(wanted)
+        changed.start(wanted.ref)
+    assert networks_of(dock.container_of(client, named, running.ref)) == {f"{named.options.network}-acme"}
+    again = dock.container_of(client, named, stopped.ref)
+    assert networks_of(again) == {f"{named.options.network}-acme.2"}
+    assert again.attrs["HostConfig"]["PortBindings"]
+
+
+# -- clients -----------------------------------------------------------------------------------------------------------
+
+
+def test_join_attaches_clients_to_networks_of_their_products(client, named):
+    for product in ("acme", "other", "third"):
+        started(named, product)
+    prefix = named.options.network
+    with (
+        calling(client, named, "*") as worker,
+        calling(client, named, "acme, third") as app,
+        calling(client, named, "") as nobody,
+    ):
+        assert named.join() == 5
+        assert networks_of(worker) == {"bridge", f"{prefix}-acme", f"{prefix}-other", f"{prefix}-third"}
+        assert networks_of(app) == {"bridge", f"{prefix}-acme", f"{prefix}-third"}
+        assert networks_of(nobody) == {"bridge"}
+        assert named.join() == 0
+    with calling(client, named, "other") as again:
+        named.tidy()
+        assert networks_of(again) == {"bridge", f"{prefix}-other"}
+
+
+def test_create_attaches_clients_to_a_new_network(client, named):
+    with calling(client, named, "acme") as app:
+        named.create(spec())
+        assert networks_of(app) == {"bridge", f"{named.options.network}-acme"}
+
+
+def test_tidy_detaches_clients_from_networks_without_engines(client, named):
+    wanted = started(named)
+    with calling(client, named, "*") as worker, calling(client, named, "acme") as stopped:
+        named.join()
+        stopped.stop(timeout=0)
+        named.remove(wanted.ref.engine_id)
+        assert named.tidy() == 1
+        assert networks_of(worker) == networks_of(stopped) == {"bridge"}
+        stopped.start()
+
+
+def test_clients_are_attached_nowhere_where_engines_are_reached_by_ports(client, docked):
+    with calling(client, docked, "*") as worker:
+        started(docked)
+        assert docked.join() == 0
+        assert networks_of(worker) == {"bridge"}
+
+
+def test_mac_addresses_differ_by_port_and_deployment():
+    found = {mac_address(deployment, port) for deployment in ("one", "two") for port in (1, 255, 256, 9001, 65535)}
+    assert len(found) == 10
+    assert all(int(address[:2], 16) & 3 == 2 for address in found)  # locally administered, of one station

@@ -1,0 +1,78 @@
+"""Where engines are reached: what products are told, and where we probe."""
+
+from uuid import uuid4
+
+import pytest
+from pydantic import ValidationError
+
+from config.env import Env
+from engines import addresses, health
+from tests import servers
+from tests.engines.strangers import OK, listening, saying
+
+
+@pytest.fixture
+def set_env(settings):
+    """Replaces the process's settings by those of a deployment with these variables."""
+
+    def replace(**changed):
+        settings.ENV = settings.ENV.model_copy(update=changed)
+
+    return replace
+
+
+def test_url_names_the_port_or_the_container(running_engine, set_env):
+    assert addresses.url(running_engine) == f"http://127.0.0.1:{running_engine.port}"
+    set_env(engine_url_template="https://engines.example.com/{port}/{container}", deployment="fleet")
+    name = f"fleet-{running_engine.pk}"
+    assert addresses.url(running_engine) == f"https://engines.example.com/{running_engine.port}/{name}"
+    set_env(engine_url_template="", engine_reach="container")
+    assert addresses.url(running_engine) == f"http://{name}:8000"
+
+
+@pytest.mark.parametrize(
+    ("bind", "host"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.1.2.3", "10.1.2.3"), ("::", "[::1]"), ("fd00::1", "[fd00::1]")],
+)
+def test_probe_goes_to_the_address_that_ports_are_published_on(set_env, bind, host):
+    set_env(engine_bind=bind)
+    assert addresses.probe_url(uuid4(), 9001) == f"http://{host}:9001"
+
+
+def test_probe_goes_to_the_container_whatever_products_are_told(set_env):
+    set_env(engine_reach="container", deployment="fleet", engine_url_template="https://engines.example.com/{container}")
+    engine_id = uuid4()
+    assert addresses.probe_url(engine_id, 9001) == f"http://fleet-{engine_id}:8000"
+
+
+def test_probe_finds_an_engine_on_another_address_of_the_host(set_env):
+    set_env(engine_bind="127.0.0.9")
+    with listening(saying(OK), address="127.0.0.9") as (port,):
+        assert health.probe_all([health.Target(uuid4(), 1, port)]) == [health.Result(True, "ok")]
+
+
+def test_probe_of_a_name_that_nobody_has_is_a_failure(set_env):
+    set_env(engine_reach="container")
+    assert health.probe_all([health.Target(uuid4(), 1, servers.free_port())]) == [health.Result(False, "connect_error")]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"engine_bind": "localhost"},
+        {"engine_url_template": "http://{host}:{port}"},
+        {"engine_url_template": "http://{}"},
+        {"engine_url_template": "http://{port.x}"},
+        {"engine_url_template": "http://{port"},
+        {"engine_reach": "container", "engine_backend": "subprocess"},
+        {"engine_reach": "container", "engine_backend": "docker", "deployment": "d" * 27},
+    ],
+)
+def test_settings_refuse_addresses_that_cannot_be(wrong):
+    with pytest.raises(ValidationError):
+        Env(**wrong)
+
+
+def test_settings_take_the_longest_name_of_a_deployment_that_is_a_hosts_name():
+    env = Env(engine_reach="container", engine_backend="docker", deployment="d" * 26)
+    assert len(env.url_template.format(port=1, container=f"{env.deployment}-{uuid4()}").split("/")[2].split(":")[0]) == 63
