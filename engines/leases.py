@@ -4,7 +4,6 @@
 """
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +71,8 @@ def _watch_forever(queue: str, concurrency: int) -> None:
             continue
         if _quietly(partial(_work_is_due, queue)):
             log.error("worker_stalled", idle_s=round(time.monotonic() - _last_claim))
-            os.kill(os.getpid(), signal.SIGKILL)  # a supervisor starts the next one; leases run out by themselves
+            # Not by SIGKILL, which the first process of a container cannot send itself.
+            os._exit(1)  # a supervisor starts the next one; leases run out by themselves
 
 
 def _work_is_due(queue: str) -> bool:
