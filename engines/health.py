@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -64,6 +65,8 @@ def probe_once(engine: Engine) -> Result:
 
 
 async def _probe_all(targets: Sequence[Target]) -> list[Result]:
+    # Threads look up the names of engines, and may need seconds to find out that nobody has one: nobody else waits for those.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(1, len(targets))))
     connector = aiohttp.TCPConnector(limit=CHUNK, force_close=True)
     timeout = aiohttp.ClientTimeout(total=settings.ENV.health_check_timeout_s)
     no_cookies = aiohttp.DummyCookieJar()  # all engines are one host to a jar
