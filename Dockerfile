@@ -1,12 +1,17 @@
 # One image for all processes: docker run IMAGE web|ops|health|keeper|beat|migrate
 # The default is the web server on port 8000. Every ORCH_* setting comes from the environment: see docs/operations.md.
+# `make image` builds it, without a registry where there is none.
 ARG BASE_IMAGE=python:3.11-slim
 
+# Nothing of where packages come from here is in the image: it is the second stage alone.
 FROM ${BASE_IMAGE} AS build
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /venv
-COPY requirements.txt .
-RUN /venv/bin/pip install -r requirements.txt && /venv/bin/python -m compileall -q /venv/lib
+RUN python3 -m venv /venv
+COPY requirements.txt .ca-bundle.cr[t] /
+RUN if [ -e /.ca-bundle.crt ]; then export PIP_CERT=/.ca-bundle.crt; fi \
+    && /venv/bin/pip install -r /requirements.txt && /venv/bin/python -m compileall -q /venv/lib
 
 FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 roundhouse \

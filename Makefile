@@ -1,10 +1,11 @@
 # make run [PORT=8000] [ORCH_HOME=.local]   the whole system on this machine, until Ctrl-C
 # make engine-image                         the demo engine's image and the network guard's, for the Docker backend
+# make image                                the images of compose.yaml: Roundhouse, PostgreSQL, Redis, and those two
 # make test [ARGS=...]                      every test, on real servers
 # make check                                format, lint, types, imports, migrations, deployment checks, generated files
 
 .DEFAULT_GOAL := run
-.PHONY: run engine-image test check format clean
+.PHONY: run engine-image image test check format clean
 SHELL := /bin/sh
 
 # The first interpreter that is new enough; `make run PYTHON=/path/to/python` chooses another one.
@@ -24,6 +25,9 @@ run: .venv/.local
 
 engine-image:
 	@scripts/engine-image
+
+image:
+	@scripts/image
 
 test: .venv/.dev
 	@.venv/bin/python -m pytest $(ARGS)
