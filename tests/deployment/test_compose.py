@@ -128,6 +128,14 @@ def test_health_worker_that_is_made_again_probes_on(composed, app):
     assert [row["metadata"]["healthy"] for row in rows["results"]] == [True]
 
 
+def test_up_again_makes_nothing_anew(composed, app):
+    """Not even the workers, which are on networks that compose knows nothing of."""
+    services = composed.compose("config", "--services").split()
+    before = {service: composed.container(service).id for service in services}
+    composed.compose("up", "--detach")
+    assert {service: composed.container(service).id for service in services} == before
+
+
 def test_processes_are_not_root_and_only_those_that_work_on_engines_hold_the_daemon(composed):
     for service in {process.name for process in of_kind("app", "once")}:
         attributes = composed.container(service).attrs
