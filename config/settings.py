@@ -69,11 +69,11 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "fleet.csp.admin_pages",
     "fleet.middleware.raw_path",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "fleet.middleware.Sessions",
     "django.middleware.common.CommonMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    "fleet.middleware.Csrf",
+    "fleet.middleware.Authentication",
+    "fleet.middleware.Messages",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
@@ -150,6 +150,7 @@ def _database(url: str) -> dict[str, Any]:
     entry["OPTIONS"] = {
         **entry.get("OPTIONS", {}),
         "connect_timeout": 5,
+        "prepare_threshold": 0,  # what `policy.statements` sends is prepared at once; the ORM's cursors never prepare
         "application_name": os.environ.get("ORCH_PROCESS", "roundhouse"),
         "pool": {
             "min_size": 1,
