@@ -1,4 +1,5 @@
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -17,6 +18,11 @@ class Command(BaseCommand):
         provision.add_argument("--count", type=int, default=50, help="lives of an engine, one at a time")
         provision.add_argument("--bulk", type=int, default=200, help="engines provisioned --at-once at a time; 0: none")
         provision.add_argument("--at-once", type=int, default=8)
+        admit = kinds.add_parser("admit", help="admit beside the applications of bench/, one process each")
+        admit.add_argument("--rounds", type=int, default=5)
+        admit.add_argument("--seconds", type=float, default=5, help="of each round and server")
+        admit.add_argument("--connections", type=int, default=16)
+        admit.add_argument("--users", type=int, default=200, help="engines that are asked for in turn")
 
     def handle(self, *args: Any, **options: Any) -> None:
         getattr(self, options["kind"])(options)
@@ -35,3 +41,17 @@ class Command(BaseCommand):
                 ours, raw = provision.in_bulk(fleet, options["bulk"], options["at_once"])
                 what = f"{options['bulk']} engines, {options['at_once']} at a time"
                 self.stdout.write(f"{what}: {ours:.2f}/s, raw {raw:.2f}/s, ratio {ours / raw:.2f}")
+
+    def admit(self, options: dict[str, Any]) -> None:
+        """`bench admit`."""
+        from fleet.bench import admit
+
+        with (Path(settings.ENV.home) / "bench.log").open("wb") as log:
+            results = admit.measure(options["rounds"], options["seconds"], options["connections"], options["users"], log)
+        self._tell(*admit.report(results))
+
+    def _tell(self, report: str, holds: bool) -> None:
+        """Print it; exit code 1 when a limit does not hold."""
+        self.stdout.write(report)
+        if not holds:
+            raise SystemExit(1)
