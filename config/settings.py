@@ -150,7 +150,7 @@ def _database(url: str) -> dict[str, Any]:
     entry["OPTIONS"] = {
         **entry.get("OPTIONS", {}),
         "connect_timeout": 5,
-        "prepare_threshold": 0,  # what `policy.statements` sends is prepared at once; the ORM's cursors never prepare
+        "prepare_threshold": 0,  # for `policy.statements`: prepared at once; Django's own cursors never prepare
         "application_name": os.environ.get("ORCH_PROCESS", "roundhouse"),
         "pool": {
             "min_size": 1,

@@ -6,6 +6,8 @@ requests for a minute. Here the first broken one empties the pool. Django gives 
 
 import select
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import psycopg
@@ -67,3 +69,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
             )
             self._connection_pools.setdefault(self.alias, check.pool)
         return self._connection_pools[self.alias]
+
+    @contextmanager
+    def lend(self) -> "Iterator[psycopg.Connection[Any]]":
+        """A connection of the pool for a statement of its own, without all that makes it Django's. Raises PoolTimeout."""
+        pool = self.pool
+        assert pool is not None
+        pool.open()
+        connection = pool.getconn()
+        try:
+            yield connection
+        finally:
+            pool.putconn(connection)
