@@ -23,6 +23,13 @@ class Command(BaseCommand):
         admit.add_argument("--seconds", type=float, default=5, help="of each round and server")
         admit.add_argument("--connections", type=int, default=16)
         admit.add_argument("--users", type=int, default=200, help="engines that are asked for in turn")
+        load = kinds.add_parser(
+            "load", help="admits of a deployment of its own while others wait, Valkey freezes, PostgreSQL restarts"
+        )
+        load.add_argument("--users", type=int, default=20, help="engines that are asked for in turn")
+        load.add_argument("--provisions", type=int, default=100, help="slow provisions that are waited for at once")
+        load.add_argument("--seconds", type=float, default=30, help="without and with them")
+        load.add_argument("--frozen", type=float, default=45, help="seconds for which Valkey is frozen")
 
     def handle(self, *args: Any, **options: Any) -> None:
         getattr(self, options["kind"])(options)
@@ -49,6 +56,19 @@ class Command(BaseCommand):
         with (Path(settings.ENV.home) / "bench.log").open("wb") as log:
             results = admit.measure(options["rounds"], options["seconds"], options["connections"], options["users"], log)
         self._tell(*admit.report(results))
+
+    def load(self, options: dict[str, Any]) -> None:
+        """`bench load`."""
+        from fleet.bench import load, own
+
+        sizes = {name: options[name] for name in ("users", "provisions", "seconds")}
+        holds = True
+        with own.deployment(ORCH_ENGINE_BACKEND="subprocess", ORCH_PORT_MIN="27001", ORCH_PORT_MAX="29999") as deployment:
+            for finding in load.measure(deployment, **sizes, frozen_s=options["frozen"]):
+                self.stdout.write(finding.render())
+                holds &= finding.holds
+        if not holds:
+            raise SystemExit(1)
 
     def _tell(self, report: str, holds: bool) -> None:
         """Print it; exit code 1 when a limit does not hold."""
