@@ -53,7 +53,7 @@ class Limiter:
     """The rate limit of a product, shared through Valkey."""
 
     def __init__(self) -> None:
-        self.valkey = Redis.from_url(os.environ["BENCH_REDIS_URL"], socket_timeout=0.1, socket_connect_timeout=0.1)
+        self.valkey = Redis.from_url(os.environ["BENCH_REDIS_URL"], socket_timeout=2, socket_connect_timeout=2)
         self.script = self.valkey.register_script(SCRIPT)
 
     async def hit(self, product_id: str, limit: int) -> tuple[bool, dict[str, str]]:

@@ -1,6 +1,6 @@
 """Reads of the hot path, written by hand: to put such a query together costs the ORM ten times what PostgreSQL takes to answer.
 
-Each is prepared once per connection of the pool. Rows become models, made from the columns that `Columns` names in the statement.
+Rows become models, made from the columns that `Columns` names in the statement.
 """
 
 import json
@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 import psycopg
 from django.db import connection
 from django.db.models import JSONField, Model
+
+from audit import statements
 
 M = TypeVar("M", bound=Model)
 
@@ -39,7 +41,7 @@ def first(statement: str, params: Sequence[Any]) -> tuple[Any, ...] | None:
     becoming Django's: that takes several times as long as the statement.
     """
     if connection.connection is not None or connection.queries_logged:
-        with connection.cursor() as cursor:
+        with statements.cursor() as cursor:
             return _run(cursor, statement, params)
     with connection.wrap_database_errors, connection.lend() as lent:  # type: ignore[attr-defined]  # of `config.pooled`
         return _run(psycopg.Cursor(lent), statement, params)

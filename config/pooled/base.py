@@ -7,14 +7,15 @@ requests for a minute. Here the first broken one empties the pool. Django gives 
 import select
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import psycopg
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
+ASK_EVERY_S = 0.5
 DRAIN_EVERY_S = 1.0  # threads find their broken connections at the same time: one of them is enough
 
 
@@ -48,6 +49,17 @@ def _has_news(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+class Pool(ConnectionPool["psycopg.Connection[Any]"]):
+    """Asks again while it waits: psycopg's tries to connect when it is asked, and one that failed leaves the others waiting."""
+
+    def getconn(self, timeout: float | None = None) -> "psycopg.Connection[Any]":
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while (left := deadline - time.monotonic()) > ASK_EVERY_S:
+            with suppress(PoolTimeout):
+                return super().getconn(ASK_EVERY_S)
+        return super().getconn(max(0.0, left))
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
     """Django's own but for the pool's check."""
 
@@ -60,7 +72,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             return None
         if self.alias not in self._connection_pools:
             check = Check()
-            check.pool = ConnectionPool(
+            check.pool = Pool(
                 kwargs={**self.get_connection_params(), "autocommit": True},
                 open=False,
                 configure=self._configure_connection,  # type: ignore[attr-defined]

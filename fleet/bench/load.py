@@ -4,12 +4,15 @@ import contextlib
 import http.client
 import json
 import math
+import multiprocessing
+import os
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import requests
@@ -23,10 +26,11 @@ BOOT_S = 20.0
 RATE = 40.0  # admits per second, all callers together: far from what the deployment could do
 CALLERS = 8
 HEALTH_EVERY_S = 0.5
-SETTLED_S = 2.0  # admits that succeed for so long are no accident
+WATCH_S = 5.0  # between two looks at an operation
 TIMEOUT_S = 30.0
 POLICY = {"rate_limit_rpm": 1_000_000}
 NO_ANSWER = 0
+WEB_WORKERS = int(type(settings.ENV).model_fields["web_workers"].default)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Finding:
 
     def render(self) -> str:
         verdict = ("PASS" if self.holds else "FAIL") if self.limit else ""
-        return f"{self.what:62} {self.value:>14}  {self.limit:20} {verdict}".rstrip()
+        return f"{self.what:62} {self.value:>16}  {self.limit:20} {verdict}".rstrip()
 
 
 @dataclass
@@ -148,33 +152,53 @@ def provision(own: Own, key: str, users: int) -> None:
 
 
 class Waiting:
-    """Provisions of engines that boot slowly, each waited for by a client of its own as long as it takes."""
+    """Provisions of engines that boot slowly, each waited for by a client of its own; in a process that does not disturb ours."""
 
-    def __init__(self, own: Own, key: str) -> None:
-        self._own, self._headers = own, {"X-Platform-Key": key, "Prefer": "wait=60"}
-        self.statuses: Counter[int] = Counter()
-        self.done = 0
-        self.over = threading.Event()
+    def __init__(self, own: Own, key: str, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ready, self._begin, self._over = context.Event(), context.Event(), context.Event()
+        self._results = context.SimpleQueue()
+        everything = (own.url, key, count, self._ready, self._begin, self._over, self._results)
+        self._process = context.Process(target=_wait_for_all, args=everything, daemon=True)
+        self._process.start()
+        self._ready.wait(TIMEOUT_S)
 
-    def begin(self, count: int) -> None:
-        for n in range(count):
-            threading.Thread(target=self._wait, args=(n,), daemon=True).start()
+    def begin(self) -> None:
+        self._begin.set()
 
-    def _wait(self, number: int) -> None:
-        """Ask for the engine; told that it takes longer than somebody here may wait, look at the operation now and then."""
-        with contextlib.suppress(requests.RequestException):
-            answer = self._ask("POST", "/engines/provision", {"user_id": f"slow-{number}"})
-            while answer.status_code == 202 or answer.json().get("state") in ("pending", "running"):
-                self.over.wait(2)
-                answer = self._ask("GET", f"/operations/{answer.json()['operation_id']}")
-            self.done += 1
+    def end(self) -> tuple[int, Counter[int]]:
+        """Stop waiting; how many were still waited for, and how often each status was answered."""
+        self._over.set()
+        result: tuple[int, Counter[int]] = self._results.get()
+        return result
 
-    def _ask(self, method: str, path: str, body: Any = None) -> requests.Response:
-        if self.over.is_set():
-            raise requests.RequestException
-        answer = requests.request(method, self._own.url + path, json=body, headers=self._headers, timeout=120)
-        self.statuses[answer.status_code] += 1
+
+def _wait_for_all(url: str, key: str, count: int, ready: Event, begin: Event, over: Event, results: Any) -> None:
+    os.nice(10)  # what these clients compute is no part of the deployment
+    statuses, done = Counter[int](), list[int]()
+    for n in range(count):
+        threading.Thread(target=_wait_for_one, args=(url, key, n, begin, over, statuses, done), daemon=True).start()
+    ready.set()
+    over.wait()
+    results.put((count - len(done), statuses))
+
+
+def _wait_for_one(url: str, key: str, number: int, begin: Event, over: Event, statuses: Counter[int], done: list[int]) -> None:
+    """Ask for the engine; told that it takes longer than somebody may wait there, look at the operation now and then."""
+    headers = {"X-Platform-Key": key, "Prefer": "wait=60"}
+
+    def ask(method: str, path: str, body: Any = None) -> requests.Response:
+        answer = requests.request(method, url + path, json=body, headers=headers, timeout=120)
+        statuses[answer.status_code] += 1
         return answer
+
+    begin.wait()
+    answer = ask("POST", "/engines/provision", {"user_id": f"slow-{number}"})
+    while answer.status_code == 202 or answer.json().get("state") in ("pending", "running"):
+        if over.wait(WATCH_S):
+            return
+        answer = ask("GET", f"/operations/{answer.json()['operation_id']}")
+    done.append(number)
 
 
 # -- the disturbances --------------------------------------------------------------------------------------------------
@@ -193,11 +217,9 @@ def frozen_valkey(own: Own, traffic: Traffic, seconds: float) -> list[Finding]:
         time.sleep(12)
     during = [call for call in traffic.admits if began <= call.began < ended]
     back = _settled([call for call in traffic.admits if call.began >= ended], lambda call: call.is_counted)
-    lines = [
-        json.loads(line) for line in own.log("web").read_bytes()[logged:].splitlines() if b"rate_limiter_unavailable" in line
-    ]
     slowest = max(call.seconds for call in during)
-    most = type(settings.ENV).model_fields["web_workers"].default * math.ceil((seconds + 1) / 60)  # once a minute and process
+    lines = [json.loads(line) for line in own.log("web").read_bytes()[logged:].splitlines() if b"rate_limiter_" in line]
+    most = WEB_WORKERS * (1 + math.ceil((seconds + 1) / 60))  # a minute of each process, and what is left at the end
     return [
         Finding(f"Valkey frozen for {seconds:.0f} s: slowest of {len(during)} admits", _ms(slowest), "<= 500 ms", slowest <= 0.5),
         Finding("  admits that were not answered with 200", *_others(during)),
@@ -225,34 +247,43 @@ def restarted_postgres(own: Own, traffic: Traffic) -> list[Finding]:
     ]
 
 
-def waiting_provisions(own: Own, traffic: Traffic, waiting: Waiting, count: int, seconds: float) -> list[Finding]:
-    """So many provisions of slow engines at once; admits before and meanwhile, for so long each."""
+def waiting_provisions(own: Own, traffic: Traffic, slow_key: str, count: int, seconds: float) -> list[Finding]:
+    """So many provisions of slow engines at once; admits before, while they come in, and while they are waited for."""
+    waiting = Waiting(own, slow_key, count)
     with traffic.flowing():
+        began = time.monotonic()
         time.sleep(seconds)
-    idle = [call.seconds for call in traffic.admits]
-    traffic.admits.clear()
-    traffic.healths.clear()
-    with traffic.flowing():
-        waiting.begin(count)
+        asked = time.monotonic()
+        waiting.begin()
+        while _engines(own, slow_key) < count:
+            time.sleep(0.2)
+        taken_in = time.monotonic()
         time.sleep(seconds)
-        waited_for = count - waiting.done
-        waiting.over.set()
-    busy = [call.seconds for call in traffic.admits]
+        waited_for, statuses = waiting.end()
+    idle, coming, busy = (
+        [call.seconds for call in traffic.admits if since <= call.began < until]
+        for since, until in ((began, asked), (asked, taken_in), (taken_in, math.inf))
+    )
     before, meanwhile = percentile(idle, 0.99), percentile(busy, 0.99)
-    slowest = max(call.seconds for call in traffic.healths)
-    failed = sum(number for status, number in waiting.statuses.items() if status >= 500)
+    slowest = max(call.seconds for call in traffic.healths if call.began >= asked)
+    failed = sum(number for status, number in statuses.items() if status >= 500)
     return [
-        Finding(f"idle: p50 of {len(idle)} admits", _ms(percentile(idle, 0.5))),
-        Finding("  p99", _ms(before)),
+        Finding(f"idle: {len(idle)} admits, p50 and p99", _ms(percentile(idle, 0.5), before)),
         Finding(
-            f"{count} provisions waited for ({waited_for} to the end): p50 of {len(busy)} admits", _ms(percentile(busy, 0.5))
+            f"{count} provisions come in within {taken_in - asked:.1f} s: p50 and p99",
+            _ms(percentile(coming, 0.5), percentile(coming, 0.99)),
         ),
+        Finding(f"they wait, {waited_for} to the end: p50 of {len(busy)} admits", _ms(percentile(busy, 0.5))),
         Finding("  p99", _ms(meanwhile), f"<= 3 x {_ms(before)}", meanwhile <= 3 * before),
         Finding("  admits that were not answered with 200", *_others(traffic.admits)),
-        Finding(f"  slowest of {len(traffic.healths)} /health", _ms(slowest), "< 1000 ms", slowest < 1),
+        Finding("  slowest /health, from the first provision on", _ms(slowest), "< 1000 ms", slowest < 1),
         Finding("  /health that was not answered with 200", *_others(traffic.healths)),
         Finding("  5xx of the provisions and their operations", str(failed), "0", not failed),
     ]
+
+
+def _engines(own: Own, key: str) -> int:
+    return int(_call(own, "GET", "/status", {"X-Platform-Key": key}, None)["total"])
 
 
 def _settled(calls: Sequence[Call], is_well: Callable[[Call], bool]) -> float:
@@ -266,8 +297,8 @@ def _others(calls: Sequence[Call]) -> tuple[str, str, bool]:
     return ", ".join(f"{number} x {status or 'none'}" for status, number in others.items()) or "0", "0", not others
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms"
+def _ms(*seconds: float) -> str:
+    return " / ".join(f"{value * 1000:.1f}" for value in seconds) + " ms"
 
 
 def measure(own: Own, *, users: int, provisions: int, seconds: float, frozen_s: float) -> Iterator[Finding]:
@@ -277,4 +308,4 @@ def measure(own: Own, *, users: int, provisions: int, seconds: float, frozen_s: 
     provision(own, key, users)
     yield from frozen_valkey(own, Traffic(own.port, key, users), frozen_s)
     yield from restarted_postgres(own, Traffic(own.port, key, users))
-    yield from waiting_provisions(own, Traffic(own.port, key, users), Waiting(own, slow), provisions, seconds)
+    yield from waiting_provisions(own, Traffic(own.port, key, users), slow, provisions, seconds)

@@ -30,6 +30,13 @@ class Command(BaseCommand):
         load.add_argument("--provisions", type=int, default=100, help="slow provisions that are waited for at once")
         load.add_argument("--seconds", type=float, default=30, help="without and with them")
         load.add_argument("--frozen", type=float, default=45, help="seconds for which Valkey is frozen")
+        for name, what, count in (
+            ("transition", "a move with its audit row beside a plain Model.save()", 300),
+            ("audit", "GET /audit with 100 rows beside ModelSerializer", 100),
+        ):
+            kind = kinds.add_parser(name, help=what)
+            kind.add_argument("--rounds", type=int, default=7)
+            kind.add_argument("--count", type=int, default=count, help="of each in a round")
 
     def handle(self, *args: Any, **options: Any) -> None:
         getattr(self, options["kind"])(options)
@@ -69,6 +76,18 @@ class Command(BaseCommand):
                 holds &= finding.holds
         if not holds:
             raise SystemExit(1)
+
+    def transition(self, options: dict[str, Any]) -> None:
+        """`bench transition`."""
+        from fleet.bench import transition
+
+        self._tell(*transition.report(transition.measure(options["rounds"], options["count"])))
+
+    def audit(self, options: dict[str, Any]) -> None:
+        """`bench audit`."""
+        from fleet.bench import audit
+
+        self._tell(*audit.report(audit.measure(options["rounds"], options["count"])))
 
     def _tell(self, report: str, holds: bool) -> None:
         """Print it; exit code 1 when a limit does not hold."""
