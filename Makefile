@@ -2,10 +2,11 @@
 # make engine-image                         the demo engine's image and the network guard's, for the Docker backend
 # make image                                the images of compose.yaml: Roundhouse, PostgreSQL, Redis, and those two
 # make test [ARGS=...]                      every test, on real servers
+# make bench-venv                           what `manage.py bench admit` compares with, in an environment of its own
 # make check                                format, lint, types, imports, migrations, deployment checks, generated files
 
 .DEFAULT_GOAL := run
-.PHONY: run engine-image image test check format clean
+.PHONY: run engine-image image test bench-venv check format clean
 SHELL := /bin/sh
 
 # The first interpreter that is new enough; `make run PYTHON=/path/to/python` chooses another one.
@@ -32,6 +33,8 @@ image:
 test: .venv/.dev
 	@.venv/bin/python -m pytest $(ARGS)
 
+bench-venv: .venv-bench/.made
+
 check: .venv/.dev
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
@@ -47,7 +50,7 @@ format: .venv/.dev
 	.venv/bin/ruff check --fix
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis staticfiles
+	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis staticfiles
 
 # A stamp per set of requirements: the file says which set the environment holds, and its age whether that is still so.
 .venv/.local: requirements.txt requirements-local.txt .venv/.made
@@ -58,6 +61,12 @@ clean:
 .venv/.dev: requirements-dev.txt .venv/.local
 	@echo "Installing requirements of tests and checks ..."
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv-bench/.made: bench/requirements.txt .venv/.made
+	@echo "Installing the applications to compare with ..."
+	@.venv/bin/python -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@touch $@
 
 .venv/.made:

@@ -1,27 +1,33 @@
 """A product's own audit rows over REST. The product is `request.auth`, whatever class settings name for it: here it is an id."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
 import django_filters
+from django.db.models import QuerySet, TextField
+from django.db.models.expressions import RawSQL
+from django.http import HttpResponse
 from django_filters.fields import IsoDateTimeField
 from rest_framework.decorators import api_view
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from audit import pages
 from audit.models import AuditRow
-from audit.times import iso
 
 CURSOR, LIMIT = "cursor", "limit"
 PAGE, MAX_LIMIT = 100, 1000
-_UUIDS = ("product_id", "engine_id", "operation_id")
 FIELDS = (
     "id", "timestamp", "product_id", "user_id", "engine_id", "action", "actor", "metadata", "duration_ms", "product_slug",
     "from_status", "to_status", "engine_seq", "operation_id", "request_id",
 )  # fmt: skip
+
+_MILLISECONDS = """to_char(audit_log.timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS timestamp"""
+_SHOWN = ", ".join(_MILLISECONDS if name == "timestamp" else f"audit_log.{name}" for name in FIELDS)
+# The row as JSON, by PostgreSQL: models of a hundred rows, and JSON of those, take longer than all the rest of the request.
+_ROW = RawSQL(f"(SELECT row_to_json(shown) FROM (SELECT {_SHOWN}) shown)::text", (), output_field=TextField())  # noqa: S611 (ours)
 
 
 class _MomentField(IsoDateTimeField):
@@ -68,21 +74,30 @@ def read_limit(request: Request, *, default: int, most: int) -> int:
 
 
 @api_view(["GET"])
-def rows(request: Request, user_id: str | None = None) -> Response:
+def rows(request: Request, user_id: str | None = None) -> HttpResponse:
     """GET /audit and GET /engines/{user_id}/audit: the product's own rows, filtered, newest first."""
     _check_parameters(request, user_id)
     own = AuditRow.objects.filter(product_id=request.auth.pk)
     if user_id is not None:
         own = own.filter(user_id=user_id)
+    size, cursor = read_limit(request, default=PAGE, most=MAX_LIMIT), request.query_params.get(CURSOR, "")
+    try:
+        page = pages.read(_filter(request, own), _ROW, size, cursor)
+    except ValueError as error:
+        raise ValidationError({CURSOR: ["Must be taken from a link of an earlier answer."]}) from error
+    links = json.dumps({"next": _link(request, page.older), "previous": _link(request, page.newer)})
+    return HttpResponse(f'{{"results":[{",".join(page.rows)}],{links[1:]}', content_type="application/json")
+
+
+def _filter(request: Request, own: "QuerySet[AuditRow]") -> "QuerySet[AuditRow]":
+    """Those of the rows that the parameters ask for. Raises ValidationError."""
+    if AuditFilter.base_filters.keys().isdisjoint(request.query_params):
+        return own
     filtered = AuditFilter(request.query_params, queryset=own)
     if not filtered.is_valid():
         raise ValidationError(filtered.errors)
-    try:
-        page = pages.read(filtered.qs, read_limit(request, default=PAGE, most=MAX_LIMIT), request.query_params.get(CURSOR, ""))
-    except ValueError as error:
-        raise ValidationError({CURSOR: ["Must be taken from a link of an earlier answer."]}) from error
-    results = [_render(row) for row in page.rows]
-    return Response({"results": results, "next": _link(request, page.older), "previous": _link(request, page.newer)})
+    found: QuerySet[AuditRow] = filtered.qs
+    return found
 
 
 def _check_parameters(request: Request, user_id: str | None) -> None:
@@ -102,11 +117,3 @@ def _link(request: Request, cursor: str) -> str | None:
         return None
     query = [(name, value) for name, values in request.query_params.lists() for value in values if name != CURSOR]
     return str(request.build_absolute_uri(f"{request.path_info}?{urlencode([*query, (CURSOR, cursor)])}"))
-
-
-def _render(row: AuditRow) -> dict[str, Any]:
-    rendered = {name: getattr(row, name) for name in FIELDS}
-    rendered["timestamp"] = iso(row.timestamp)
-    for name in _UUIDS:
-        rendered[name] = rendered[name] and str(rendered[name])
-    return rendered

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.http import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from audit import api
 from audit.actions import Action
@@ -26,7 +26,7 @@ class Endpoint:
 
     method: str
     path: str  # as the document writes it: `/engines/{user_id}`
-    view: Callable[..., Response]  # made by `api_view`
+    view: Callable[..., HttpResponseBase]  # made by `api_view`
     name: str  # operationId: what a client would call its function
     summary: str
     answer: type[serializers.Serializer[Any]] | Json  # of a 200; its fields, or a JSON schema

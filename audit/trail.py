@@ -15,9 +15,9 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from django.db import connections
 from psycopg.types.json import Jsonb
 
+from audit import statements
 from audit.actions import CATALOGUE, CLAMPED, Action, check_metadata
 from audit.actors import Actor
 
@@ -80,7 +80,7 @@ def record(
     Raises ValueError or TypeError for metadata outside the catalogue.
     """
     params = {**_common(action, by, metadata, operation_id, started), **vars(subject)}
-    with connections[using].cursor() as cursor:
+    with statements.cursor(using) as cursor:
         cursor.execute(_RECORD, params)
         return int(cursor.fetchone()[0])
 
@@ -103,7 +103,7 @@ def record_move(
     common = _common(action, by, metadata, operation_id, started)
     if clash := common.keys() & params.keys():
         raise ValueError(f"parameter names of the row: {sorted(clash)}")
-    with connections["default"].cursor() as cursor:
+    with statements.cursor() as cursor:
         cursor.execute(f"WITH subject AS ({update}) {_INSERT}", {**common, **params})
         row = cursor.fetchone()
     return int(row[0]) if row else None

@@ -137,7 +137,7 @@ class Env(BaseSettings):
     wake_boots: int = Field(4, ge=0, description="How many of those only wakes may be.")
 
     web_workers: int = Field(2, ge=1, description="Web processes.")
-    web_threads: int = Field(16, ge=2, description="Threads per web process.")
+    web_threads: int = Field(16, ge=2, description="Threads per web process for admits and `/health`, and as many for all else.")
     web_waiters: int | None = Field(
         None, ge=0, description="Requests per web process that may wait for an operation; half the threads when unset."
     )

@@ -27,7 +27,7 @@ SETTINGS = {
     "listen_addresses": "",
     "port": "5432",
     "unix_socket_permissions": "0700",
-    "max_connections": "300",  # pools of up to 117 in all with the default settings, and room for manage.py
+    "max_connections": "300",  # pools of up to 149 in all with the default settings, and room for manage.py
     "timezone": "UTC",
     "log_timezone": "UTC",
     "logging_collector": "off",

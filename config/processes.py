@@ -22,7 +22,7 @@ class Process:
     """One long-running process, or (`once`) a step that ends by itself.
 
     `command` is called in the process itself, just before it turns into that program; `stop_seconds` is the grace
-    between `stop_signal` and SIGKILL.
+    between `stop_signal` and SIGKILL. `nice` is added to its niceness: whoever has time gives way to `web`.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Process:
     stop_signal: Literal["TERM", "INT"] = "TERM"
     stop_seconds: int = 15
     owns_database: bool = False
+    nice: int = 0
 
 
 def _setting(name: str) -> str:
@@ -83,16 +84,18 @@ def _migrate() -> list[str]:
     return [sys.executable, "manage.py", "migrate", "--noinput"]
 
 
+WORKERS_NICE = 5  # a boot takes seconds, an admit milliseconds; engines that are processes of a worker inherit it
+
 PROCESSES = (
     Process("postgres", "server", _postgres, stop_signal="INT", stop_seconds=30),
     Process("valkey", "server", _valkey),
     Process("migrate", "once", _migrate, owns_database=True),
     Process("web", "app", _web, stop_seconds=35),
-    Process("wake", "app", _worker("wake", "wake_concurrency")),
-    Process("ops", "app", _worker("lifecycle", "ops_concurrency")),
-    Process("background", "app", _worker("background", "background_concurrency")),
+    Process("wake", "app", _worker("wake", "wake_concurrency"), nice=WORKERS_NICE),
+    Process("ops", "app", _worker("lifecycle", "ops_concurrency"), nice=WORKERS_NICE),
+    Process("background", "app", _worker("background", "background_concurrency"), nice=WORKERS_NICE),
     Process("health", "app", _worker("health", "2")),
-    Process("keeper", "app", _worker("keeper", "1"), owns_database=True),
+    Process("keeper", "app", _worker("keeper", "1"), owns_database=True, nice=WORKERS_NICE),
     Process("beat", "app", _beat),
 )
 
@@ -119,6 +122,7 @@ def become(process: Process) -> None:
         _change_user(identity)
     if os.environ.get("SUPERVISOR_ENABLED"):
         die_with_parent(getattr(signal, f"SIG{process.stop_signal}"))
+    os.nice(process.nice)
     os.execve(argv[0], argv, environment(process, os.environ))
 
 

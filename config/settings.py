@@ -69,11 +69,11 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "fleet.csp.admin_pages",
     "fleet.middleware.raw_path",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "fleet.middleware.Sessions",
     "django.middleware.common.CommonMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    "fleet.middleware.Csrf",
+    "fleet.middleware.Authentication",
+    "fleet.middleware.Messages",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
@@ -140,8 +140,8 @@ _THREADS = {name: threads for name, (_, threads) in OPERATION_WORKERS.items()} |
 
 
 def _pool_size() -> int:
-    """A connection for every thread of this process, and a few for what runs beside them."""
-    return _THREADS.get(os.environ.get("ORCH_PROCESS", ""), ENV.web_threads) + 4
+    """A connection for every thread of this process, and a few for what runs beside them; `web` has two sets of threads."""
+    return _THREADS.get(os.environ.get("ORCH_PROCESS", ""), 2 * ENV.web_threads) + 4
 
 
 def _database(url: str) -> dict[str, Any]:
@@ -150,6 +150,7 @@ def _database(url: str) -> dict[str, Any]:
     entry["OPTIONS"] = {
         **entry.get("OPTIONS", {}),
         "connect_timeout": 5,
+        "prepare_threshold": 0,  # for `audit.statements`: prepared at once; Django's own cursors never prepare
         "application_name": os.environ.get("ORCH_PROCESS", "roundhouse"),
         "pool": {
             "min_size": 1,

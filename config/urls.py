@@ -19,7 +19,7 @@ urlpatterns = [
     path("engines/<user:user_id>/start", engines.start),
     path("engines/<user:user_id>/stop", engines.stop),
     path("engines/<user:user_id>/rotate-key", engines.rotate_key),
-    path("engines/<user:user_id>/admit", engines.admit),
+    path("engines/<user:user_id>/admit", engines.lean_admit),
     path("engines/<user:user_id>/logs", logs.logs),
     path("engines/<user:user_id>/audit", audit.rows),
     path("operations/<uuid:operation_id>", engines.operation),

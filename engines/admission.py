@@ -4,11 +4,10 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypedDict
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import F, FilteredRelation, Q
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from audit import actors, trail
@@ -23,19 +22,26 @@ from engines.errors import (
     OperationInProgress,
     Unsuccessful,
 )
-from engines.models import OPEN, Engine, Kind, Operation, OperationState, Status
-from policy import decisions, limits, overrides, refusals
+from engines.models import Engine, Kind, Operation, OperationState, Status
+from policy import decisions, limits, overrides, refusals, statements
 from policy.errors import Denied
 from policy.models import Product
-
-if TYPE_CHECKING:
-    from django_stubs_ext import WithAnnotations
-
-    Seen = WithAnnotations[Engine, "_Looked"]
+from policy.statements import Columns
 
 ACTIVE_EVERY = timedelta(seconds=30)
 LOOKS = 4  # at an engine that moves while we decide
 _STALE = Q(last_active_at=None) | Q(last_active_at__lt=Now() - ACTIVE_EVERY)
+
+_ENGINE = Columns(
+    Engine, "e", "id", "product_id", "user_id", "status", "seq", "engine_version", "port", "memory_mb", "key_ciphertext",
+    "created_at", "last_health_at",
+)  # fmt: skip
+_LOOK = f"""
+SELECT {_ENGINE.sql}, o.id, o.kind,
+       e.last_active_at IS NULL OR e.last_active_at < statement_timestamp() - interval '{ACTIVE_EVERY.total_seconds()} seconds'
+FROM engines_engine e LEFT JOIN engines_operation o ON o.engine_id = e.id AND o.state IN ('pending', 'running')
+WHERE e.product_id = %s AND e.user_id = %s AND e.destroyed_at IS NULL
+"""
 
 REASONS = {
     Status.PROVISIONING: "engine_provisioning",
@@ -57,10 +63,11 @@ class Step(StrEnum):
     WAKE = "wake"
 
 
-class _Looked(TypedDict):
-    """What `look` adds to an engine."""
+@dataclass(frozen=True)
+class Seen:
+    """An engine as `look` found it, with its open operation; `stale`: its last admit is long enough ago to be noted again."""
 
-    open: object
+    engine: Engine
     open_id: UUID | None
     open_kind: str | None
     stale: bool
@@ -101,16 +108,17 @@ def admit(product: Product, user_id: str, *, auto_provision: bool, auto_wake: bo
     user_id = names.check_user_id(user_id)
     deadline = time.monotonic() + (longest_s() if timeout_s is None else timeout_s)
     wish = Wish(product, user_id, auto_provision, auto_wake, deadline)
-    engine = look(product, user_id)
+    seen = look(product, user_id)
     for _ in range(LOOKS):
-        if not refusal(engine) or not _pursue(wish, engine):
+        if not refusal(seen) or not _pursue(wish, seen):
             break
-        engine = look(product, user_id)
-    reason = refusal(engine)
-    if engine is None or reason:
+        seen = look(product, user_id)
+    reason = refusal(seen)
+    if seen is None or reason:
         return Admission(None, reason)
-    _mark_active(engine)
-    return Admission(engine)
+    if seen.stale:
+        _mark_active(seen.engine)
+    return Admission(seen.engine)
 
 
 def count(product: Product, user_id: str) -> limits.Window | None:
@@ -133,51 +141,50 @@ def longest_s() -> float:
     return float(settings.ENV.boot_timeout_s + settings.ENV.wait_s)
 
 
-def look(product: Product, user_id: str) -> "Seen | None":
-    """The user's living engine with its open operation (`open_id`, `open_kind`, null when none), in one query."""
-    living = Engine.objects.filter(product=product, user_id=user_id, destroyed_at=None)
-    joined = living.annotate(open=FilteredRelation("operations", condition=Q(operations__state__in=OPEN)))
-    return joined.annotate(open_id=F("open__id"), open_kind=F("open__kind"), stale=_STALE).first()
+def look(product: Product, user_id: str) -> Seen | None:
+    """The user's living engine with its open operation, in one read."""
+    row = statements.first(_LOOK, [product.pk, user_id])
+    return None if row is None else Seen(_ENGINE.build(row[:-3]), *row[-3:])
 
 
-def refusal(engine: "Seen | None") -> str:
+def refusal(seen: Seen | None) -> str:
     """Why the engine may not be called now; empty when it may."""
-    if engine is None:
+    if seen is None:
         return "engine_not_found"
-    if engine.status != Status.RUNNING:
-        return REASONS[Status(engine.status)]
-    return "engine_busy" if engine.open_kind else ""
+    if seen.engine.status != Status.RUNNING:
+        return REASONS[Status(seen.engine.status)]
+    return "engine_busy" if seen.open_kind else ""
 
 
-def plan(engine: "Seen | None", *, auto_provision: bool, auto_wake: bool) -> Step:
+def plan(seen: Seen | None, *, auto_provision: bool, auto_wake: bool) -> Step:
     """What an admit with these flags does."""
-    if engine is None:
+    if seen is None:
         return Step.PROVISION if auto_provision else Step.REFUSE
-    if not refusal(engine):
+    if not refusal(seen):
         return Step.ADMIT
-    if engine.open_kind == Kind.SLEEP:
+    if seen.open_kind == Kind.SLEEP:
         return Step.CANCEL_SLEEP
-    if engine.status == Status.PROVISIONING:
+    if seen.engine.status == Status.PROVISIONING:
         return Step.JOIN if auto_provision else Step.REFUSE
-    if engine.status == Status.SLEEPING and auto_wake:
-        if engine.open_kind in (Kind.WAKE, Kind.START):
+    if seen.engine.status == Status.SLEEPING and auto_wake:
+        if seen.open_kind in (Kind.WAKE, Kind.START):
             return Step.JOIN
-        return Step.REFUSE if engine.open_kind else Step.WAKE
+        return Step.REFUSE if seen.open_kind else Step.WAKE
     return Step.REFUSE
 
 
-def _pursue(wish: Wish, engine: "Seen | None") -> bool:
+def _pursue(wish: Wish, seen: Seen | None) -> bool:
     """Do what the flags allow to make the engine callable. True when that calls for another look, or the engine moved."""
-    step = plan(engine, auto_provision=wish.auto_provision, auto_wake=wish.auto_wake)
+    step = plan(seen, auto_provision=wish.auto_provision, auto_wake=wish.auto_wake)
     try:
-        if engine is None:
+        if seen is None:
             return step == Step.PROVISION and _provision(wish)
         if step == Step.CANCEL_SLEEP:
-            return _interrupt_sleep(wish, engine)
+            return _interrupt_sleep(wish, seen)
         if step == Step.JOIN:
-            return _finish(wish, _open(engine))
+            return _finish(wish, _open(seen))
         if step == Step.WAKE:
-            return _finish(wish, lifecycle.wake(engine, by=wish.by))
+            return _finish(wish, lifecycle.wake(seen.engine, by=wish.by))
     except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
         return True  # it moved between the look and the lock
     return False
@@ -187,17 +194,17 @@ def _provision(wish: Wish) -> bool:
     return _finish(wish, lifecycle.provision(wish.product, wish.user_id, by=wish.by, auto=True))
 
 
-def _interrupt_sleep(wish: Wish, engine: "Seen") -> bool:
+def _interrupt_sleep(wish: Wish, seen: Seen) -> bool:
     """Cancel a sleep that no worker has claimed; after one that has, wait for its end when asked to."""
-    if lifecycle.cancel_sleep(engine, by=wish.by):
+    if lifecycle.cancel_sleep(seen.engine, by=wish.by):
         return True
-    if wish.auto_wake and engine.open_id is not None:
-        operations.wait(engine.open_id, wish.left_s())
+    if wish.auto_wake and seen.open_id is not None:
+        operations.wait(seen.open_id, wish.left_s())
     return wish.auto_wake
 
 
-def _open(engine: "Seen") -> Operation | None:
-    return Operation.objects.filter(pk=engine.open_id).first() if engine.open_id else None
+def _open(seen: Seen) -> Operation | None:
+    return Operation.objects.filter(pk=seen.open_id).first() if seen.open_id else None
 
 
 def _finish(wish: Wish, operation: Operation | None) -> bool:
@@ -212,6 +219,6 @@ def _finish(wish: Wish, operation: Operation | None) -> bool:
     return True
 
 
-def _mark_active(engine: "Seen") -> None:
-    if engine.stale:
-        Engine.objects.filter(_STALE, pk=engine.pk).update(last_active_at=Now())
+def _mark_active(engine: Engine) -> None:
+    """Note the admit, unless another one has been noted within ACTIVE_EVERY."""
+    Engine.objects.filter(_STALE, pk=engine.pk).update(last_active_at=Now())

@@ -1,5 +1,6 @@
 """Engines over REST. A product sees its own and nothing else: every lookup starts from `request.auth`."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -10,7 +11,7 @@ from uuid import UUID
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
-from rest_framework.decorators import api_view, permission_classes
+from rest_framework.decorators import api_view, authentication_classes, permission_classes
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -24,12 +25,16 @@ from engines.errors import EngineError, EngineNotFound, Unfinished
 from engines.models import Engine, Kind, Operation, Status
 from policy import idempotency, products, secrets
 from policy.api import operator_view
-from policy.auth import HasAnyScope, MayAdmit, MayHoldEngineKey
+from policy.auth import HasAnyScope, MayAdmit, MayHoldEngineKey, recognise
 from policy.errors import PolicyError
 from policy.idempotency import Kept
-from policy.models import Product
+from policy.models import Product, Scope
 from policy.requests import Body, Flag, Text, read
 
+PLAIN = 1024  # bytes of a body that may still be plain
+SPECIAL = frozenset({"HTTP_PREFER", "HTTP_IDEMPOTENCY_KEY"})
+FLAGS = {"auto_provision": False, "auto_wake": False}
+PLAIN_HEADERS = {"Allow": "POST, OPTIONS"}  # as the framework has it
 MARGIN_S = 5.0  # a provision is waited for this much longer than an engine may boot
 
 
@@ -260,23 +265,89 @@ def _once(request: Request, intent: Callable[[], Operation]) -> Operation:
     )
 
 
+@csrf_exempt
+def lean_admit(request: HttpRequest, user_id: str) -> HttpResponse:
+    """POST /engines/{user_id}/admit, without the framework for what is plain and allowed: it takes longer than all the rest.
+
+    Anything else is `admit`'s, with nothing counted yet, and what is refused on the way is put into words by the framework too.
+    """
+    headers: dict[str, str] = {}
+    try:
+        plain = _read_plain(request)
+        if plain is not None:
+            body = json.dumps(_decide(*plain, user_id, None, headers), ensure_ascii=False, separators=(",", ":"))
+            return HttpResponse(body, content_type="application/json", headers={**PLAIN_HEADERS, **headers})
+    except Exception as error:  # noqa: BLE001 (whatever it is: the framework's handler makes an answer of it)
+        return _refuse(request, error=error, headers=headers)
+    return admit(request, user_id=user_id)
+
+
+def _read_plain(request: HttpRequest) -> tuple[Product, dict[str, bool]] | None:
+    """The caller and the flags of a request that may admit and asks for nothing special; None for any other."""
+    meta = request.META
+    size = meta.get("CONTENT_LENGTH") or "0"
+    if (
+        request.method != "POST"
+        or "HTTP_PREFER" in meta
+        or "HTTP_IDEMPOTENCY_KEY" in meta
+        or not size.isdigit()
+        or int(size) > PLAIN
+    ):
+        return None
+    flags = _read_flags(request.body, meta.get("CONTENT_TYPE"))
+    product = None if flags is None else recognise(meta.get("HTTP_X_PLATFORM_KEY", ""), Scope.ADMIT)
+    return None if product is None or flags is None else (product, flags)
+
+
+def _read_flags(body: bytes, content_type: str | None) -> dict[str, bool] | None:
+    """The flags of an admit, those that are not given as false; None for what is to be read, or refused, by `Admit`."""
+    try:
+        given = json.loads(body.decode()) if body else {}
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(given, dict) or (body and content_type != "application/json"):
+        return None
+    if not given.keys() <= FLAGS.keys() or not all(isinstance(value, bool) for value in given.values()):
+        return None
+    return {**FLAGS, **given}
+
+
+@api_view(["POST"])
+@authentication_classes([])
+@permission_classes([])
+def _refuse(request: Request, error: Exception, headers: Mapping[str, str]) -> Response:
+    """Let the framework answer an error that came up without it."""
+    _add_headers(request, headers)
+    raise error
+
+
 @api_view(["POST"])
 @permission_classes([MayAdmit])
 def admit(request: Request, user_id: str) -> Response:
-    """POST /engines/{user_id}/admit."""
+    """POST /engines/{user_id}/admit, as any other endpoint."""
     flags, product = read(request, Admit), _product(request)
     # An admit is harmless to repeat as it is, and every repeat counts; a key only has to stay with its body.
     idempotency.once(request, str(product.pk), Kept, keep=lambda kept: kept, replay=lambda kept: kept, refusals=())
     wait_s, takes_202 = _preference(request, admission.longest_s())
-    if (window := admission.count(product, user_id)) is not None:
-        _add_headers(request, window.headers())
+    headers: dict[str, str] = {}
     try:
-        decided = admission.admit(product, user_id, timeout_s=wait_s, **flags)
+        return Response(_decide(product, flags, user_id, wait_s, headers))
     except Unfinished as unfinished:
         return _accepted(unfinished, takes_202)
+    finally:
+        _add_headers(request, headers)
+
+
+def _decide(
+    product: Product, flags: Mapping[str, bool], user_id: str, wait_s: float | None, headers: dict[str, str]
+) -> dict[str, Any]:
+    """The body of the answer to an admit; what is left of the rate limit is put into `headers`, whatever comes of it."""
+    if (window := admission.count(product, user_id)) is not None:
+        headers |= window.headers()
+    decided = admission.admit(product, user_id, timeout_s=wait_s, **flags)
     if decided.engine is None:
-        return Response({"admitted": False, "engine": None, "reason": decided.reason})
-    return Response({"admitted": True, "engine": render_with_key(decided.engine)})
+        return {"admitted": False, "engine": None, "reason": decided.reason}
+    return {"admitted": True, "engine": render_with_key(decided.engine)}
 
 
 def _add_headers(request: Request, headers: Mapping[str, str]) -> None:

@@ -79,21 +79,21 @@ def _conclude(decided: list[Decision], would: str, refusal: Exception | str = ""
 def _admit(product: Product, question: Question) -> Explanation:
     policy = overrides.in_force(product)
     decided = decisions.on_admit(policy, product.suspension_reason, limits.look(str(product.pk), policy))
-    engine = admission.look(product, question.user_id)
-    step = admission.plan(engine, auto_provision=question.auto_provision, auto_wake=question.auto_wake)
-    if step == Step.CANCEL_SLEEP and _is_claimed(engine):  # too late for that: the admit waits until it sleeps
+    seen = admission.look(product, question.user_id)
+    step = admission.plan(seen, auto_provision=question.auto_provision, auto_wake=question.auto_wake)
+    if step == Step.CANCEL_SLEEP and _is_claimed(seen):  # too late for that: the admit waits until it sleeps
         step = Step.WAKE if question.auto_wake else Step.REFUSE
     if step == Step.PROVISION:
         decided += [each for each in _new_engine(product, question) if each.rule != "suspended"]
-    elif step == Step.WAKE and engine is not None:
-        decided += hosts.decide_room(engine.memory_mb, 0)
-    return _conclude(decided, step, admission.refusal(engine) if step == Step.REFUSE else "")
+    elif step == Step.WAKE and seen is not None:
+        decided += hosts.decide_room(seen.engine.memory_mb, 0)
+    return _conclude(decided, step, admission.refusal(seen) if step == Step.REFUSE else "")
 
 
-def _is_claimed(engine: "admission.Seen | None") -> bool:
-    if engine is None or engine.open_id is None:
+def _is_claimed(seen: admission.Seen | None) -> bool:
+    if seen is None or seen.open_id is None:
         return False
-    return Operation.objects.filter(pk=engine.open_id, state=OperationState.RUNNING).exists()
+    return Operation.objects.filter(pk=seen.open_id, state=OperationState.RUNNING).exists()
 
 
 def _new_engine(product: Product, question: Question) -> list[Decision]:

@@ -1,12 +1,19 @@
-"""What every request passes through: its id, and its path as it was sent."""
+"""What every request passes through: its id, and its path as it was sent; and what only the admin's pages do."""
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import structlog
-from django.http import HttpRequest, HttpResponse
+from django.contrib.auth.middleware import AuthenticationMiddleware
+from django.contrib.messages.middleware import MessageMiddleware
+from django.contrib.sessions.middleware import SessionMiddleware
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from django.http.response import HttpResponseBase
+from django.middleware.csrf import CsrfViewMiddleware
+from django.utils.deprecation import MiddlewareMixin
 
 Next = Callable[[HttpRequest], HttpResponse]
 
@@ -41,3 +48,29 @@ def raw_path(get_response: Next) -> Next:
         return get_response(request)
 
     return middleware
+
+
+class _InAdmin(MiddlewareMixin):
+    """Nothing outside `/admin/` has a session, a user of the site or a form: the API is spared the time."""
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        return super().__call__(request) if request.path.startswith("/admin/") else self.get_response(request)
+
+
+class Sessions(_InAdmin, SessionMiddleware):
+    """Django's, for the admin."""
+
+
+class Csrf(_InAdmin, CsrfViewMiddleware):
+    """Django's, for the admin."""
+
+    def process_view(self, request: HttpRequest, *view: Any, **more: Any) -> HttpResponseForbidden | None:
+        return super().process_view(request, *view, **more) if request.path.startswith("/admin/") else None
+
+
+class Authentication(_InAdmin, AuthenticationMiddleware):
+    """Django's, for the admin."""
+
+
+class Messages(_InAdmin, MessageMiddleware):
+    """Django's, for the admin."""

@@ -207,7 +207,7 @@ def routed() -> Iterator[tuple[str, str]]:
         if path in UNDESCRIBED or not isinstance(pattern, URLPattern):
             continue
         view = getattr(pattern.callback, "cls", None)
-        methods = view.http_method_names if view else ["post"]  # /engines/provision, which is a user's name for all others
+        methods = view.http_method_names if view else ["post"]  # of two views: see `provision_or_engine`, `lean_admit`
         yield from ((method.upper(), path) for method in methods if method not in ("options", "head"))
 
 

@@ -52,6 +52,12 @@ class PlatformKeyAuthentication(BaseAuthentication):
         return "X-Platform-Key"
 
 
+def recognise(plaintext: str, scope: Scope) -> Product | None:
+    """The product whose living key with that scope this is; None for anything else, to refuse as the classes here do."""
+    key = products.authenticate(plaintext)
+    return None if key is None or scope not in key.scopes else key.product
+
+
 class AdminKeyAuthentication(BaseAuthentication):
     """`request.auth` is "admin" when ORCH_ADMIN_KEY or a living AdminKey came in `X-Admin-Key`; `request.user` is the latter."""
 

@@ -37,5 +37,10 @@ def find(keys: "QuerySet[K]", plaintext: str) -> K | None:
     if key is None or not secrets.matches(digest, key.key_hash):
         return None
     if vars(key)["unmarked"]:
-        keys.model._default_manager.filter(_UNMARKED, pk=key.pk).update(last_used_at=Now())
+        mark_used(key)
     return key
+
+
+def mark_used(key: Key) -> None:
+    """Note that the key was used just now, unless somebody has done so within the last minute."""
+    type(key)._default_manager.filter(_UNMARKED, pk=key.pk).update(last_used_at=Now())

@@ -90,6 +90,8 @@ def hit(product_id: str, policy: Policy) -> Window | None:
     except valkey.Away as away:
         _pass_uncounted(str(away))
         return None
+    if _uncounted:
+        _tell_rest()
     window = _window(limit, counts)
     if not fits:
         raise refusal(window)
@@ -152,3 +154,12 @@ def _pass_uncounted(error: str) -> None:
             return
         passed, _uncounted, _log_after = _uncounted, 0, time.monotonic() + LOG_EVERY_S
     log.warning("rate_limiter_unavailable", error=error, uncounted_admits=passed)
+
+
+def _tell_rest() -> None:
+    """Valkey is back: log how many admits no line has told of yet."""
+    global _uncounted
+    with _lock:
+        passed, _uncounted = _uncounted, 0
+    if passed:
+        log.warning("rate_limiter_back", uncounted_admits=passed)

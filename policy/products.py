@@ -12,12 +12,22 @@ from django.db.models.functions import Least, Now
 from audit.actions import Action
 from audit.actors import RESERVED, Actor
 from audit.times import iso
-from policy import keys, rows, rules, secrets
+from policy import keys, rows, rules, secrets, statements
 from policy.errors import InvalidProduct, PlatformKeyNotFound, ProductNotFound, ProductSlugExists
 from policy.models import SLUG_PATTERN, EngineEnv, PlatformKey, Product, Scope
+from policy.statements import Columns
 
 OVERLAP_S = 24 * 3600
 MAX_REASON = 200
+
+_KEY, _PRODUCT = Columns(PlatformKey, "k"), Columns(Product, "p")
+_FIND_KEY = f"""
+SELECT {_KEY.sql}, {_PRODUCT.sql},
+       k.last_used_at IS NULL OR k.last_used_at < statement_timestamp() - interval '1 minute', statement_timestamp()
+FROM policy_platformkey k JOIN policy_product p ON p.id = k.product_id
+WHERE k.key_hash = %s AND p.deleted_at IS NULL AND k.revoked_at IS NULL
+  AND (k.expires_at IS NULL OR k.expires_at > statement_timestamp())
+"""
 
 
 def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tuple[Product, str]:
@@ -179,10 +189,17 @@ def revoke_key(key_id: UUID, *, by: Actor) -> PlatformKey:
 
 def authenticate(plaintext: str) -> PlatformKey | None:
     """The living key with this plaintext, and with it its product; or None. Marks the key's last use, at most once a minute."""
-    of_living = PlatformKey.objects.filter(product__deleted_at=None).select_related("product")
-    key = keys.find(of_living.annotate(clock=Now()), plaintext)
-    if key is not None:
-        key.product.read_at = vars(key)["clock"]
+    digest = secrets.hash_key(plaintext)
+    row = statements.first(_FIND_KEY, [digest])
+    if row is None:
+        return None
+    key, product = _KEY.build(row[: _KEY.count]), _PRODUCT.build(row[_KEY.count : -2])
+    if not secrets.matches(digest, key.key_hash):
+        return None
+    product.read_at = row[-1]
+    key.product = product
+    if row[-2]:
+        keys.mark_used(key)
     return key
 
 

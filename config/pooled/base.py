@@ -4,25 +4,35 @@ psycopg's pool finds broken connections one by one, with a pause after each: a p
 requests for a minute. Here the first broken one empties the pool. Django gives no way to name the check: the pool is made here.
 """
 
+import select
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import psycopg
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
+ASK_EVERY_S = 0.5
 DRAIN_EVERY_S = 1.0  # threads find their broken connections at the same time: one of them is enough
 
 
 class Check:
-    """Called with each connection before it is handed out: raises when it is broken, and gives up all that lie idle."""
+    """Called with each connection before it is handed out: raises when it is broken, and gives up all that lie idle.
+
+    A server that ends a connection says so on it, or its kernel does. While nothing has come that nobody asked for, there is no
+    need to spend a round trip on a question.
+    """
 
     def __init__(self) -> None:
         self.pool: ConnectionPool[Any] | None = None
         self._emptied_at = float("-inf")
 
     def __call__(self, connection: "psycopg.Connection[Any]") -> None:
+        if not connection.closed and not _has_news(connection.fileno()):
+            return
         try:
             ConnectionPool.check_connection(connection)
         except psycopg.Error:
@@ -30,6 +40,24 @@ class Check:
                 self._emptied_at = time.monotonic()
                 self.pool.drain()
             raise
+
+
+def _has_news(descriptor: int) -> bool:
+    """Whether something can be read from the socket, the end of it included."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class Pool(ConnectionPool["psycopg.Connection[Any]"]):
+    """Asks again while it waits: psycopg's tries to connect when it is asked, and one that failed leaves the others waiting."""
+
+    def getconn(self, timeout: float | None = None) -> "psycopg.Connection[Any]":
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while (left := deadline - time.monotonic()) > ASK_EVERY_S:
+            with suppress(PoolTimeout):
+                return super().getconn(ASK_EVERY_S)
+        return super().getconn(max(0.0, left))
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -44,7 +72,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             return None
         if self.alias not in self._connection_pools:
             check = Check()
-            check.pool = ConnectionPool(
+            check.pool = Pool(
                 kwargs={**self.get_connection_params(), "autocommit": True},
                 open=False,
                 configure=self._configure_connection,  # type: ignore[attr-defined]
@@ -53,3 +81,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
             )
             self._connection_pools.setdefault(self.alias, check.pool)
         return self._connection_pools[self.alias]
+
+    @contextmanager
+    def lend(self) -> "Iterator[psycopg.Connection[Any]]":
+        """A connection of the pool for a statement of its own, without all that makes it Django's. Raises PoolTimeout."""
+        pool = self.pool
+        assert pool is not None
+        pool.open()
+        connection = pool.getconn()
+        try:
+            yield connection
+        finally:
+            pool.putconn(connection)

@@ -22,7 +22,7 @@ def test_pool_with_many_broken_connections_recovers_at_once(db, superuser):
         thread.join()
     connection.close()
     assert connection.pool.get_stats()["pool_available"] >= 10
-    superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'roundhouse_app'")
+    superuser.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'roundhouse_app'")
     began = waiting.now()
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")

@@ -253,3 +253,42 @@ def test_refused_admit_marks_nothing(api, product):
     put_engine(product, status=Status.SLEEPING)
     refused(admit(api))
     assert Engine.objects.get().last_active_at is None
+
+
+# -- with and without the framework --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"auto_wake": true, "auto_provision": false}'])
+def test_admit_answers_the_same_with_and_without_the_framework(product, api, body):
+    product.policy = {"rate_limit_rpm": 100}
+    product.save()
+    put_engine(product, "ünïcödé")
+
+    def ask(**headers):
+        path = "/engines/%C3%BCn%C3%AFc%C3%B6d%C3%A9/admit"
+        answer = api.generic("POST", path, body, "application/json", headers={"X-Request-ID": "one", **headers})
+        limits = {"RateLimit-Remaining": "", "RateLimit-Reset": ""}
+        return (
+            answer.status_code,
+            answer.content,
+            {**answer.headers, **limits, "Allow": sorted(answer.headers["Allow"].split(", "))},
+        )
+
+    assert ask() == ask(Prefer="respond-async") == ask(**{"Idempotency-Key": "one"})
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"null", b'{"auto_wake": 1}', b'{"more": true}', b"\xff", b"\xef\xbb\xbf{}", b'"' + b"x" * 2000 + b'"']
+)
+def test_admit_counts_nothing_that_it_cannot_read(product, api, body):
+    product.policy = {"rate_limit_rpm": 100}
+    product.save()
+    put_engine(product)
+    answer = api.generic("POST", "/engines/alice/admit", body, "application/json")
+    assert_error(answer, 400, "INVALID_REQUEST")
+    assert "RateLimit-Limit" not in answer.headers
+    assert admit_headers(api)["RateLimit-Remaining"] == "99"
+
+
+def admit_headers(api):
+    return api.call("POST", "/engines/alice/admit").headers

@@ -1,4 +1,5 @@
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -17,6 +18,25 @@ class Command(BaseCommand):
         provision.add_argument("--count", type=int, default=50, help="lives of an engine, one at a time")
         provision.add_argument("--bulk", type=int, default=200, help="engines provisioned --at-once at a time; 0: none")
         provision.add_argument("--at-once", type=int, default=8)
+        admit = kinds.add_parser("admit", help="admit beside the applications of bench/, one process each")
+        admit.add_argument("--rounds", type=int, default=5)
+        admit.add_argument("--seconds", type=float, default=5, help="of each round and server")
+        admit.add_argument("--connections", type=int, default=16)
+        admit.add_argument("--users", type=int, default=200, help="engines that are asked for in turn")
+        load = kinds.add_parser(
+            "load", help="admits of a deployment of its own while others wait, Valkey freezes, PostgreSQL restarts"
+        )
+        load.add_argument("--users", type=int, default=20, help="engines that are asked for in turn")
+        load.add_argument("--provisions", type=int, default=100, help="slow provisions that are waited for at once")
+        load.add_argument("--seconds", type=float, default=30, help="without and with them")
+        load.add_argument("--frozen", type=float, default=45, help="seconds for which Valkey is frozen")
+        for name, what, count in (
+            ("transition", "a move with its audit row beside a plain Model.save()", 300),
+            ("audit", "GET /audit with 100 rows beside ModelSerializer", 100),
+        ):
+            kind = kinds.add_parser(name, help=what)
+            kind.add_argument("--rounds", type=int, default=7)
+            kind.add_argument("--count", type=int, default=count, help="of each in a round")
 
     def handle(self, *args: Any, **options: Any) -> None:
         getattr(self, options["kind"])(options)
@@ -35,3 +55,42 @@ class Command(BaseCommand):
                 ours, raw = provision.in_bulk(fleet, options["bulk"], options["at_once"])
                 what = f"{options['bulk']} engines, {options['at_once']} at a time"
                 self.stdout.write(f"{what}: {ours:.2f}/s, raw {raw:.2f}/s, ratio {ours / raw:.2f}")
+
+    def admit(self, options: dict[str, Any]) -> None:
+        """`bench admit`."""
+        from fleet.bench import admit
+
+        with (Path(settings.ENV.home) / "bench.log").open("wb") as log:
+            results = admit.measure(options["rounds"], options["seconds"], options["connections"], options["users"], log)
+        self._tell(*admit.report(results))
+
+    def load(self, options: dict[str, Any]) -> None:
+        """`bench load`."""
+        from fleet.bench import load, own
+
+        sizes = {name: options[name] for name in ("users", "provisions", "seconds")}
+        holds = True
+        with own.deployment(ORCH_ENGINE_BACKEND="subprocess", ORCH_PORT_MIN="27001", ORCH_PORT_MAX="29999") as deployment:
+            for finding in load.measure(deployment, **sizes, frozen_s=options["frozen"]):
+                self.stdout.write(finding.render())
+                holds &= finding.holds
+        if not holds:
+            raise SystemExit(1)
+
+    def transition(self, options: dict[str, Any]) -> None:
+        """`bench transition`."""
+        from fleet.bench import transition
+
+        self._tell(*transition.report(transition.measure(options["rounds"], options["count"])))
+
+    def audit(self, options: dict[str, Any]) -> None:
+        """`bench audit`."""
+        from fleet.bench import audit
+
+        self._tell(*audit.report(audit.measure(options["rounds"], options["count"])))
+
+    def _tell(self, report: str, holds: bool) -> None:
+        """Print it; exit code 1 when a limit does not hold."""
+        self.stdout.write(report)
+        if not holds:
+            raise SystemExit(1)

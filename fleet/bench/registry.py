@@ -1,0 +1,50 @@
+"""A product and running engines put straight into the registry, for benchmarks that ask about engines and never call one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from django.db import transaction
+
+from audit import actors
+from engines import hosts
+from engines.models import Engine, Host, Status
+from policy import products, secrets
+from policy.models import Product
+
+
+@contextmanager
+def product(policy: dict[str, Any], engines: int) -> Iterator[tuple[Product, str]]:
+    """A product with a platform key and `engines` running engines, of the users `user-0`, `user-1` and so on.
+
+    No process belongs to the engines and none is probed; they and the product's keys are gone afterwards. The product stays:
+    rows of the audit log speak of it.
+    """
+    made, key = products.register(f"bench-{uuid4().hex[:12]}", "Benchmark", policy, by=actors.ADMIN)
+    try:
+        _insert(made, engines)
+        yield made, key
+    finally:
+        Engine.objects.filter(product=made).delete()
+        for platform_key in made.keys.filter(revoked_at=None):
+            products.revoke_key(platform_key.pk, by=actors.ADMIN)
+
+
+@transaction.atomic
+def _insert(owner: Product, engines: int) -> None:
+    host = hosts.local()
+    Engine.objects.bulk_create([_engine(owner, host, n) for n in range(engines)])
+
+
+def _engine(owner: Product, host: Host, number: int) -> Engine:
+    key = secrets.make_key(secrets.ENGINE_PREFIX)
+    return Engine(
+        product=owner,
+        host=host,
+        user_id=f"user-{number}",
+        status=Status.RUNNING,
+        engine_version="bench",
+        key_hash=secrets.hash_key(key),
+        key_ciphertext=secrets.encrypt(key),
+    )

@@ -1,0 +1,46 @@
+"""The benchmarks run, on a few of whatever they count; what they find is another matter."""
+
+from audit.models import AuditRow
+from engines.models import Engine
+from fleet.bench import audit, load, own, registry, transition
+from policy import products
+
+
+def test_product_of_a_benchmark_leaves_no_engine_and_no_living_key(db):
+    with registry.product({"rate_limit_rpm": 5}, 3) as (product, key):
+        assert products.authenticate(key).product == product
+        assert Engine.objects.filter(product=product, status="running").count() == 3
+    assert not Engine.objects.exists()
+    assert products.authenticate(key) is None
+
+
+def test_transition_measures_moves_that_have_their_rows(db):
+    results = transition.measure(rounds=2, count=3)
+    assert results.keys() == {"autocommit", "atomic"}
+    assert all(seconds > 0 for rounds in results.values() for pair in rounds for seconds in pair)
+    assert AuditRow.objects.filter(action__in=["sleep", "wake"]).count() == 2 * 2 * 3
+    text, _ = transition.report(results)
+    assert "autocommit" in text
+
+
+def test_audit_measures_the_same_rows_both_ways(db):
+    text, _ = audit.report(audit.measure(rounds=1, count=1))
+    assert "100 rows" in text
+
+
+def test_report_fails_below_a_limit():
+    assert transition.report({"autocommit": [(1.0, 1.0)]})[1] is False
+    assert transition.report({"autocommit": [(0.9, 1.0)]})[1] is True
+    assert audit.report([(19.0, 10.0)])[1] is False
+    assert audit.report([(20.0, 10.0)])[1] is True
+
+
+def test_load_measures_a_deployment_of_its_own(db):
+    with own.deployment(ORCH_ENGINE_BACKEND="subprocess", ORCH_PORT_MIN="26001", ORCH_PORT_MAX="26999") as deployment:
+        key = load.register(deployment, "bench", {})
+        load.provision(deployment, key, 1)
+        slow = load.register(deployment, "bench-slow", {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "20"})
+        findings = load.waiting_provisions(deployment, load.Traffic(deployment.port, key, 1), slow, 2, 1.0)
+    home = deployment.home
+    assert [finding.value for finding in findings if finding.limit == "0"] == ["0", "0", "0"]
+    assert not home.exists()
