@@ -1,5 +1,6 @@
 """Overrides of a policy's rules: in force at once, for their time and no longer, each with its two rows."""
 
+import contextlib
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,9 +16,11 @@ from engines import admission, lifecycle
 from policy import overrides, products, rules, tasks
 from policy.errors import ImageDenied, InvalidPolicy, OverrideNotFound, ProductNotFound, QuotaExceeded, RateLimited
 from policy.models import PolicyOverride, Product
+from tests import waiting
 from tests.conftest import make_product
 from tests.engines.crew import in_parallel
 from tests.engines.registry import put_engine
+from tests.stack import Stack
 
 ADMIN = actors.ADMIN
 ACME = actors.product("acme")
@@ -173,6 +176,14 @@ def test_expired_override_gets_its_row_once_however_many_jobs_run(product):
     gone = PolicyOverride.objects.get(rule="max_engines")
     assert gone.ended_at == gone.expires_at
     assert Product.objects.get().overridden.keys() == {"pids"}
+
+
+def test_expired_override_gets_its_row_within_a_minute_by_itself(product):
+    with contextlib.closing(Stack()) as stack:
+        stack.start("beat", "health")
+        grant(product, expires_in_s=1)
+        waiting.until(lambda: rows("policy_override_end"), 60, "the override's end has its row")
+    assert rows("policy_override_end")[0][1] == "system"
 
 
 def test_expired_override_does_not_stand_in_the_way_of_another(product):
