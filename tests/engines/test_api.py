@@ -200,7 +200,20 @@ def test_user_named_provision_is_a_user_like_any_other(api, product):
 def test_operation_shows_kind_state_steps_and_error(api, product):
     operation = put_operation(put_engine(product), Kind.STOP)
     path = f"/operations/{operation.pk}"
-    keys = ("operation_id", "engine_id", "user_id", "kind", "state", "attempt", "created_at", "finished_at", "steps", "error")
+    keys = (
+        "operation_id",
+        "engine_id",
+        "user_id",
+        "kind",
+        "state",
+        "attempt",
+        "queue",
+        "queue_position",
+        "created_at",
+        "finished_at",
+        "steps",
+        "error",
+    )
     body = answer(api.call("GET", path), keys)
     assert (body["kind"], body["state"], body["user_id"], body["steps"], body["error"]) == ("stop", "pending", "alice", [], None)
     assert TIME.fullmatch(body["created_at"])
