@@ -63,10 +63,11 @@ clean:
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-.venv-bench/.made: bench/requirements.txt .venv/.made
+.venv-bench/.made: bench/requirements.txt bench/servers.txt .venv/.made
 	@echo "Installing the applications to compare with ..."
 	@.venv/bin/python -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-bench/servers -r bench/servers.txt
 	@touch $@
 
 .venv/.made:

@@ -71,7 +71,7 @@ MIDDLEWARE = [
     "fleet.middleware.raw_path",
     "fleet.middleware.Sessions",
     "django.middleware.common.CommonMiddleware",
-    "fleet.middleware.Csrf",
+    "django.middleware.csrf.CsrfViewMiddleware",
     "fleet.middleware.Authentication",
     "fleet.middleware.Messages",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",

@@ -3,16 +3,14 @@
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import structlog
 from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.messages.middleware import MessageMiddleware
 from django.contrib.sessions.middleware import SessionMiddleware
-from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.deprecation import MiddlewareMixin
 
 Next = Callable[[HttpRequest], HttpResponse]
@@ -59,13 +57,6 @@ class _InAdmin(MiddlewareMixin):
 
 class Sessions(_InAdmin, SessionMiddleware):
     """Django's, for the admin."""
-
-
-class Csrf(_InAdmin, CsrfViewMiddleware):
-    """Django's, for the admin."""
-
-    def process_view(self, request: HttpRequest, *view: Any, **more: Any) -> HttpResponseForbidden | None:
-        return super().process_view(request, *view, **more) if request.path.startswith("/admin/") else None
 
 
 class Authentication(_InAdmin, AuthenticationMiddleware):

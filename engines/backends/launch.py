@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +29,7 @@ from engines.backends import processes, store
 LOCK_WAIT_S = 5.0  # for a process that is ending, or another launcher at work
 LISTEN_WAIT_S = 3.0
 NOT_EXECUTABLE = 127
+NICE = "5"
 PORT_IN_USE = 98  # how an engine says by its exit code that it could not have its port (errno EADDRINUSE)
 
 
@@ -102,6 +104,7 @@ def become(lock: int, folder: Path, order: dict[str, Any], spec: dict[str, Any])
     """Turn the calling process, a fresh child, into the engine. Never returns."""
     try:
         os.setsid()
+        _give_way()
         os.umask(0o077)
         incarnation = order["incarnation"]
         store.write_record(folder, incarnation, store.Record(processes.current(), spec["port"]))
@@ -140,6 +143,12 @@ def watch(child: int, port: int) -> Outcome:
     processes.wait_until(settled, LISTEN_WAIT_S)
     outcomes = {PORT_IN_USE: Outcome.PORT_TAKEN, NOT_EXECUTABLE: Outcome.NOT_STARTED, Outcome.MISSING: Outcome.MISSING}
     return outcomes.get(ended[0], Outcome.STARTED) if ended else Outcome.STARTED
+
+
+def _give_way() -> None:
+    """Leave processors to what answers admits. Linux shares them out by session, where a niceness of ours alone says nothing."""
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(NICE)
 
 
 def _try_lock(lock: int) -> bool:

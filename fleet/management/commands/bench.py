@@ -30,6 +30,11 @@ class Command(BaseCommand):
         load.add_argument("--provisions", type=int, default=100, help="slow provisions that are waited for at once")
         load.add_argument("--seconds", type=float, default=30, help="without and with them")
         load.add_argument("--frozen", type=float, default=45, help="seconds for which Valkey is frozen")
+        choice = kinds.add_parser("servers", help="web servers that could run Roundhouse, one process each")
+        choice.add_argument("--seconds", type=float, default=5, help="of each of three loads of a server")
+        choice.add_argument("--connections", type=int, default=16)
+        choice.add_argument("--users", type=int, default=200, help="engines that are asked for in turn")
+        choice.add_argument("--provisions", type=int, default=100, help="provisions that are waited for")
         for name, what, count in (
             ("transition", "a move with its audit row beside a plain Model.save()", 300),
             ("audit", "GET /audit with 100 rows beside ModelSerializer", 100),
@@ -76,6 +81,16 @@ class Command(BaseCommand):
                 holds &= finding.holds
         if not holds:
             raise SystemExit(1)
+
+    def servers(self, options: dict[str, Any]) -> None:
+        """`bench servers`."""
+        from fleet.bench import choice
+
+        sizes = {name: options[name] for name in ("seconds", "connections", "users", "provisions")}
+        self.stdout.write(choice.HEAD)
+        with (Path(settings.ENV.home) / "bench.log").open("wb") as log:
+            for name, found in choice.measure(**sizes, log=log):
+                self.stdout.write(choice.line(name, found))
 
     def transition(self, options: dict[str, Any]) -> None:
         """`bench transition`."""
