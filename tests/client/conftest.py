@@ -20,7 +20,7 @@ def server(database, django_db_blocker):
     """The web server and its workers, for a whole module; every test has a product of its own."""
     empty()
     with django_db_blocker.unblock(), contextlib.closing(Stack(ORCH_OPS_CONCURRENCY="4")) as stack:
-        stack.start("web", *WORKERS, "health")
+        stack.start("web", *WORKERS, "health", "beat")
         waiting.until(stack.serves, 30, "the web server answers")
         yield stack
         _remove_engines()
