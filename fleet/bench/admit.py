@@ -50,7 +50,7 @@ def started(log: IO[bytes]) -> Iterator[list[Server]]:
         "BENCH_DATABASE_URL": env.database_url,
         "BENCH_REDIS_URL": env.redis_url,
         "BENCH_MASTER_KEYS": ",".join(env.master_keys),
-        "BENCH_URL_TEMPLATE": env.engine_url_template,
+        "BENCH_URL_TEMPLATE": env.url_template,
         "BENCH_CONNECTIONS": str(env.web_threads),
     }
     with contextlib.ExitStack() as stack:
