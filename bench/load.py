@@ -17,18 +17,21 @@ class Client(asyncio.Protocol):
     """One connection: sends the next request when the answer to the last one is whole."""
 
     def __init__(self, run: "Run", first: int) -> None:
-        self.run, self.next, self.buffer, self.began = run, first, b"", 0.0
+        self.run, self.next, self.buffer, self.began, self.is_waiting = run, first, b"", 0.0, False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self._send()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self.run.is_over:
+        if self.run.is_over:
+            return
+        if self.is_waiting:
             self.run.statuses["connection lost"] += 1
+        self.run.reconnect(self)
 
     def _send(self) -> None:
-        self.began = time.perf_counter()
+        self.began, self.is_waiting = time.perf_counter(), True
         self.transport.write(self.run.requests[self.next % len(self.run.requests)])  # type: ignore[attr-defined]
         self.next += 1
 
@@ -37,12 +40,15 @@ class Client(asyncio.Protocol):
         head, separator, body = self.buffer.partition(b"\r\n\r\n")
         if not separator or len(body) < _length(head):
             return
-        self.buffer = b""
+        self.buffer, self.is_waiting = b"", False
         if not self.run.is_over:
             self.run.seconds.append(time.perf_counter() - self.began)
             status = head[9:12].decode()
             self.run.statuses[status if status != "200" or b'"admitted":' in body else "no admit"] += 1
-            self._send()
+            if b"\r\nconnection: close" in head.lower():  # of a server that keeps none
+                self.transport.close()
+            else:
+                self._send()
 
 
 def _length(head: bytes) -> int:
@@ -53,6 +59,8 @@ class Run:
     """The requests, one per user, and what came of them: seconds of each, and how often each status."""
 
     def __init__(self, host: str, key: str, users: int) -> None:
+        self.address = host.split(":")
+        self.tasks: set[asyncio.Task[object]] = set()
         self.requests = [
             f"POST /engines/user-{n}/admit HTTP/1.1\r\nHost: {host}\r\nX-Platform-Key: {key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}".encode()
@@ -61,6 +69,13 @@ class Run:
         self.seconds: list[float] = []
         self.statuses: Counter[str] = Counter()
         self.is_over = False
+
+    def reconnect(self, client: Client) -> None:
+        """Open another connection for the client."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.create_connection(lambda: client, self.address[0], int(self.address[1])))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
 
 async def main(url: str, seconds: float, connections: int, users: int) -> None:

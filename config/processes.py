@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,7 @@ def _migrate() -> list[str]:
     return [sys.executable, "manage.py", "migrate", "--noinput"]
 
 
-WORKERS_NICE = 5  # a boot takes seconds, an admit milliseconds; engines that are processes of a worker inherit it
+WORKERS_NICE = 10  # a boot takes seconds, an admit milliseconds; engines that are processes of a worker inherit it
 
 PROCESSES = (
     Process("postgres", "server", _postgres, stop_signal="INT", stop_seconds=30),
@@ -122,7 +123,7 @@ def become(process: Process) -> None:
         _change_user(identity)
     if os.environ.get("SUPERVISOR_ENABLED"):
         die_with_parent(getattr(signal, f"SIG{process.stop_signal}"))
-    os.nice(process.nice)
+    give_way(process.nice)
     os.execve(argv[0], argv, environment(process, os.environ))
 
 
@@ -130,6 +131,14 @@ def _change_user(identity: dict[str, Any]) -> None:
     os.setgroups(identity["extra_groups"])
     os.setgid(identity["group"])
     os.setuid(identity["user"])
+
+
+def give_way(nice: int) -> None:
+    """Add to our niceness; and to our session's when that is ours alone: Linux shares processors out between sessions first."""
+    os.nice(nice)
+    if nice and os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(nice))
 
 
 def die_with_parent(number: int) -> None:

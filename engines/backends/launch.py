@@ -29,7 +29,7 @@ from engines.backends import processes, store
 LOCK_WAIT_S = 5.0  # for a process that is ending, or another launcher at work
 LISTEN_WAIT_S = 3.0
 NOT_EXECUTABLE = 127
-NICE = "5"
+NICE = "10"
 PORT_IN_USE = 98  # how an engine says by its exit code that it could not have its port (errno EADDRINUSE)
 
 
