@@ -1,6 +1,7 @@
 """The web server's threads: what is slow, silent or waiting holds up no admit and no `/health`."""
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -92,3 +93,9 @@ def test_revoked_key_and_changed_policy_are_in_force_in_every_process(db):
         assert statuses() == [200, 200]
         products.revoke_key(product.keys.get().pk, by=actors.ADMIN)
         assert statuses() == [401, 401]
+
+
+def test_workers_give_way_to_the_web_server(web):
+    web.start("ops")
+    waiting.until(lambda: os.getpriority(os.PRIO_PROCESS, web.pid("ops")) == 10, 10, "the worker is nice")
+    assert os.getpriority(os.PRIO_PROCESS, web.pid("web")) == 0
