@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 
+import pytest
 from django.db import transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,13 @@ VERBS = (
     lifecycle.start, lifecycle.stop, lifecycle.sleep, lifecycle.wake, lifecycle.restart, lifecycle.rotate_key, lifecycle.destroy,
 )  # fmt: skip
 users = map("user {}".format, itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def _room(request):
+    """Workers that never come back hold their places for a lease's length; here they are many."""
+    own = request.getfixturevalue("settings")
+    own.ENV = own.ENV.model_copy(update={"product_max_operations": 1000, "max_boots": 1000})
 
 
 class Life:
