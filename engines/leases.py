@@ -44,6 +44,11 @@ def held(lease: Lease) -> Iterator[None]:
             _held.discard(lease)
 
 
+def count() -> int:
+    """How many operations this process has in hand."""
+    return len(_held)
+
+
 def _start_renewer() -> None:
     global _renewer
     if _renewer is None or not _renewer.is_alive():

@@ -24,7 +24,8 @@ from policy.errors import EngineEnvUnreadable
 log = structlog.get_logger(__name__)
 
 MAX_PORTS = 20  # tries of another port before a boot fails
-PAUSES = ((0.4, 0.015), (3.0, 0.04), (float("inf"), 0.3))  # until so many s of a boot: s between two probes of it
+PAUSES = ((0.4, 0.005), (3.0, 0.04), (float("inf"), 0.3))  # until so many s of a boot: s between two probes of it
+PAUSE_OF_MANY = 0.04  # at most, where the first pause is multiplied by what this process has in hand: probes cost processor time
 LOOK_S = 0.25  # between two looks at its instance and its lease, which cost more than a probe that nobody answers
 EXHAUSTED = "attempts_exhausted"
 RETRY_MAX_S = 10.0  # cap of the pause before the next attempt at a backend that did not answer
@@ -263,10 +264,16 @@ def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
             connection.close()
             if _runs(attempt, ref) and healthy:  # asked after the probe: something else may have answered on the port
                 return
-        time.sleep(next(pause for until, pause in PAUSES if now - began < until))
+        time.sleep(_pause_s(now - began))
     attempt.step("stopping")
     attempt.backend.stop(ref, grace_s=min(settings.ENV.stop_grace_s, 5.0))
     raise Failed("boot_timeout", f"The engine was not healthy within {settings.ENV.boot_timeout_s:g} s.")
+
+
+def _pause_s(since_s: float) -> float:
+    """Until the next probe of a boot that has lasted so long: the fewer there are at once, the closer we look."""
+    pause_s = next(pause for until, pause in PAUSES if since_s < until)
+    return max(pause_s, min(PAUSES[0][1] * leases.count(), PAUSE_OF_MANY))
 
 
 def _runs(attempt: Attempt, ref: Ref) -> bool:
