@@ -44,7 +44,16 @@ def settings_defaults() -> dict[str, str]:
     """Defaults of the settings that command lines are made of. The supervisor hands them down: importing them is slow."""
     from config.env import Env
 
-    names = ("bind", "port", "web_workers", "web_threads", "wake_concurrency", "ops_concurrency", "background_concurrency")
+    names = (
+        "bind",
+        "port",
+        "web_workers",
+        "web_threads",
+        "engine_backend",
+        "wake_concurrency",
+        "ops_concurrency",
+        "background_concurrency",
+    )
     return {f"ORCH_{name.upper()}": str(Env.model_fields[name].default) for name in names}
 
 
@@ -123,7 +132,8 @@ def become(process: Process) -> None:
         _change_user(identity)
     if os.environ.get("SUPERVISOR_ENABLED"):
         die_with_parent(getattr(signal, f"SIG{process.stop_signal}"))
-    give_way(process.nice)
+    if _setting("engine_backend") != "docker":  # dockerd and containers would not give way, and the workers starve beside them
+        give_way(process.nice)
     os.execve(argv[0], argv, environment(process, os.environ))
 
 
