@@ -27,6 +27,7 @@ from engines.forms import Reason
 from engines.models import OPEN, Engine, Kind, Operation, OperationState, Status
 from engines.staff import Verb
 from engines.tenants_admin import TenantAdmin
+from policy.errors import PolicyError
 from policy.models import Product
 
 log = structlog.get_logger(__name__)
@@ -188,7 +189,7 @@ class EngineAdmin(KeysetAdmin):
         for engine in engines:
             try:
                 operation = verb.call(engine, by=staff.who(request.user), reason=reason)
-            except EngineError as refusal:
+            except (EngineError, PolicyError) as refusal:
                 messages.error(request, f"{engine.user_id}: {refusal}")
             except Exception:
                 log.exception("staff_verb_failed", verb=verb.kind.value, engine_id=str(engine.pk))

@@ -15,7 +15,7 @@ from audit.actions import Action
 from audit.models import AuditRow
 from engines import lifecycle, moves, staff, timeline
 from engines.models import Engine, Kind, Operation, OperationState, Status
-from policy import secrets
+from policy import products, secrets
 from tests.engines.registry import put_engine, put_operation
 from tests.staff import hire, log_in
 
@@ -233,6 +233,13 @@ def test_verb_that_is_refused_says_why(product):
     text = client.post(f"{LIST}{engine.pk}/stop/", follow=True).text
     assert "alice: " in text
     assert Operation.objects.count() == 1
+
+
+def test_verb_that_the_policy_refuses_says_why(product):
+    engine = put_engine(product, status=Status.STOPPED)
+    products.suspend(product.pk, "unpaid", by=actors.ADMIN)
+    assert told(log_in("rita", *ALL).post(f"{LIST}{engine.pk}/start/")) == ["alice: The product is suspended: unpaid"]
+    assert not Operation.objects.exists()
 
 
 def test_verb_refuses_a_reason_that_is_too_long(product):
