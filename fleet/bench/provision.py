@@ -1,5 +1,6 @@
 """Provision, wake and destroy through the API, beside the raw Docker SDK doing the same to the same image."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -11,10 +12,14 @@ import requests
 from django.conf import settings
 from docker.models.containers import Container
 
+from engines.backends.docker.options import Options
 from fleet.bench.figures import percentile, table
 from fleet.bench.sut import Deployment
 
 POLL_S = 0.01
+PAIRS = {"provision": "raw create + start + health", "wake": "raw start + health", "destroy": "raw stop + remove"}
+ADDED_MS = {"provision": 150, "wake": 100}  # at p50, at most
+BULK_SHARE = 0.7  # of the raw SDK's rate, at least
 Samples = dict[str, list[float]]
 
 
@@ -22,7 +27,7 @@ class Raw:
     """The least that gives a healthy container: create, start, ask for its health; no record, no limits, no network."""
 
     def __init__(self) -> None:
-        self.client = docker.from_env(timeout=60)
+        self.client = docker.DockerClient(base_url=Options.read(settings.ENV).url, timeout=60)
 
     def provision(self) -> Container:
         """A healthy container with a volume."""
@@ -105,11 +110,20 @@ def in_bulk(fleet: Deployment, count: int, at_once: int) -> tuple[float, float]:
     return ours, theirs
 
 
-def report(seconds: Samples) -> str:
-    """The table, and what the API adds at the median."""
-    pairs = {"provision": "raw create + start + health", "wake": "raw start + health", "destroy": "raw stop + remove"}
-    added = [
-        f"{ours} adds {(percentile(seconds[ours], 0.5) - percentile(seconds[theirs], 0.5)) * 1000:.0f} ms at p50"
-        for ours, theirs in pairs.items()
-    ]
-    return "\n".join([table(seconds), *added])
+def report(seconds: Samples) -> tuple[str, bool]:
+    """The table, what the API adds at the median, and whether the limits hold."""
+    lines, holds = [table(seconds)], True
+    for ours, theirs in PAIRS.items():
+        added = (percentile(seconds[ours], 0.5) - percentile(seconds[theirs], 0.5)) * 1000
+        within = added <= ADDED_MS.get(ours, math.inf)
+        verdict = f"  {'PASS' if within else 'FAIL'} (at most {ADDED_MS[ours]})" if ours in ADDED_MS else ""
+        lines.append(f"{ours} adds {added:.0f} ms at p50{verdict}")
+        holds &= within
+    return "\n".join(lines), holds
+
+
+def report_bulk(ours: float, raw: float, what: str) -> tuple[str, bool]:
+    """The two rates in engines per second, and whether the limit holds."""
+    holds = ours / raw >= BULK_SHARE
+    verdict = f"{'PASS' if holds else 'FAIL'} (at least {BULK_SHARE})"
+    return f"{what}: {ours:.2f}/s, raw {raw:.2f}/s, ratio {ours / raw:.2f}  {verdict}", holds

@@ -2,7 +2,7 @@
 
 from audit.models import AuditRow
 from engines.models import Engine
-from fleet.bench import audit, load, own, registry, transition
+from fleet.bench import audit, load, own, provision, registry, transition
 from policy import products
 
 
@@ -33,6 +33,16 @@ def test_report_fails_below_a_limit():
     assert transition.report({"autocommit": [(0.9, 1.0)]})[1] is True
     assert audit.report([(19.0, 10.0)])[1] is False
     assert audit.report([(20.0, 10.0)])[1] is True
+    assert provision.report(took(provision=0.35, wake=0.3))[1] is True
+    assert provision.report(took(provision=0.36, wake=0.3))[1] is False
+    assert provision.report(took(provision=0.35, wake=0.31))[1] is False
+    assert provision.report_bulk(7.0, 10.0, "bulk")[1] is True
+    assert provision.report_bulk(6.9, 10.0, "bulk")[1] is False
+
+
+def took(**seconds: float) -> provision.Samples:
+    """Raw steps of 0.2 s, and these of ours beside them."""
+    return {name: [0.2] for pair in provision.PAIRS.items() for name in pair} | {name: [took] for name, took in seconds.items()}
 
 
 def test_load_measures_a_deployment_of_its_own(db):

@@ -54,12 +54,13 @@ class Command(BaseCommand):
             raise CommandError(
                 "bench provision compares with Docker: run the deployment, and this, with ORCH_ENGINE_BACKEND=docker"
             )
+        count, bulk, at_once = options["count"], options["bulk"], options["at_once"]
         with deployment(options["url"]) as fleet:
-            self.stdout.write(provision.report(provision.one_at_a_time(fleet, options["count"])))
-            if options["bulk"]:
-                ours, raw = provision.in_bulk(fleet, options["bulk"], options["at_once"])
-                what = f"{options['bulk']} engines, {options['at_once']} at a time"
-                self.stdout.write(f"{what}: {ours:.2f}/s, raw {raw:.2f}/s, ratio {ours / raw:.2f}")
+            reports = [provision.report(provision.one_at_a_time(fleet, count))]
+            if bulk:
+                rates = provision.in_bulk(fleet, bulk, at_once)
+                reports.append(provision.report_bulk(*rates, f"{bulk} engines, {at_once} at a time"))
+        self._tell("\n".join(text for text, _ in reports), all(holds for _, holds in reports))
 
     def admit(self, options: dict[str, Any]) -> None:
         """`bench admit`."""
