@@ -192,6 +192,16 @@ def test_settle_writes_nothing_without_the_lease(product, carry_out):
     assert rows(operation.engine) == before
 
 
+def test_settle_writes_nothing_once_the_engine_is_destroyed(running_engine, carry_out):
+    stop = lifecycle.stop(running_engine, by=ACME)
+    lease = operations.claim(stop.pk)
+    carry_out(lifecycle.destroy(running_engine, by=ACME))
+    before = rows(running_engine)
+    assert not lifecycle.settle(lease, stop, outcomes.succeeded(stop, stop.engine, {}))
+    stop.refresh_from_db()
+    assert (stop.state, rows(running_engine)) == ("superseded", before)
+
+
 def test_run_claims_an_operation_once(product):
     operation = lifecycle.provision(product, "alice", by=ACME)
     assert operations.claim(operation.pk) is not None

@@ -106,6 +106,21 @@ def test_frozen_worker_undoes_nothing_when_it_goes_on(stack, second_worker, prod
     assert AuditRow.objects.filter(engine_id=engine.pk).exclude(action="health_check").count() == before
 
 
+def test_worker_frozen_in_a_stop_finds_the_engine_destroyed(stack, second_worker, product):
+    with ThreadPoolExecutor() as pool:
+        request, engine = begin(stack, product, pool, Kind.STOP)
+        frozen = stack.freeze("ops")
+        second_worker()
+        assert stack.call("DELETE", "/engines/alice", product.key).status_code == 200
+        request.result()
+    before, lines = AuditRow.objects.filter(engine_id=engine.pk).count(), len(stack.log("ops"))
+    stack.thaw(frozen)
+    waiting.until(lambda: "lease_lost" in stack.log("ops")[lines:], 30, "the frozen worker notices that its lease is gone")
+    fleet.check_settled(engine.pk, Kind.DESTROY)
+    assert AuditRow.objects.filter(engine_id=engine.pk).count() == before
+    assert "Traceback" not in stack.log("ops")[lines:]
+
+
 def test_ten_provisions_survive_the_death_of_every_celery_process(stack, product):
     with ThreadPoolExecutor(10) as pool:
         bodies = [{"user_id": f"user-{n}"} for n in range(10)]
