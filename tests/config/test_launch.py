@@ -66,13 +66,18 @@ def audit_rows(run: Run, headers: dict[str, str], action: str) -> list[dict[str,
 @pytest.mark.timeout(240)
 def test_printed_lines_work_when_pasted(run: Run) -> None:
     for _ in range(2):
-        pasted = subprocess.run(["bash", "-eu"], input=run.tour(), capture_output=True, text=True, timeout=120)
-        assert pasted.returncode == 0, pasted.stderr
-        assert '"admitted":true' in pasted.stdout
-        assert '"echo": "hello"' in pasted.stdout
-        assert '"action":"provision"' in pasted.stdout
-        assert '"status":"destroyed"' in pasted.stdout
+        paste(run)
         time.sleep(1)  # the slug is the second of the clock
+
+
+def paste(run: Run) -> None:
+    """Do as the banner says."""
+    pasted = subprocess.run(["bash", "-eu"], input=run.tour(), capture_output=True, text=True, timeout=120)
+    assert pasted.returncode == 0, pasted.stderr
+    assert '"admitted":true' in pasted.stdout
+    assert '"echo": "hello"' in pasted.stdout
+    assert '"action":"provision"' in pasted.stdout
+    assert '"status":"destroyed"' in pasted.stdout
 
 
 def test_printed_password_opens_the_admin(run: Run) -> None:
@@ -129,6 +134,20 @@ def test_two_copies_run_side_by_side(run: Run, home: Path) -> None:
     assert healthy(run.port)
 
 
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("bind", "host"), [("127.0.0.2", "127.0.0.2"), ("::1", "[::1]"), ("0.0.0.0", "127.0.0.1")])
+def test_run_is_found_where_it_listens(home: Path, bind: str, host: str) -> None:
+    """Whatever names it is to answer to."""
+    run = Run(home, run_servers.free_port(), ORCH_BIND=bind, ORCH_ALLOWED_HOSTS="fleet.lan")
+    run.wait_for_banner()
+    assert f"  Admin      http://{host}:{run.port}/admin/\n" in run.output
+    assert requests.get(f"http://{host}:{run.port}/admin/login/", timeout=30).status_code == 200
+    for name, code in (("fleet.lan", 200), ("evil.example", 400)):
+        assert requests.get(f"http://{host}:{run.port}/health", headers={"Host": name}, timeout=30).status_code == code
+    paste(run)
+    stop(run)
+
+
 # -- What is in the way ------------------------------------------------------------------------------------------------
 
 
@@ -147,6 +166,21 @@ def test_taken_port_is_refused_in_one_line(home: Path) -> None:
     assert refused.returncode == 1
     assert refused.stderr == f"roundhouse: port {port} is taken (Address already in use); choose another one: make run PORT=...\n"
     assert living(home) == []
+
+
+def test_taken_ipv6_port_is_refused_in_one_line(home: Path) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        refused = launch(home, port, ORCH_BIND="::1")
+    assert refused.returncode == 1
+    assert refused.stderr == f"roundhouse: port {port} is taken (Address already in use); choose another one: make run PORT=...\n"
+
+
+def test_address_of_another_machine_is_refused_in_one_line(home: Path) -> None:
+    port = run_servers.free_port()
+    refused = launch(home, port, ORCH_BIND="192.0.2.1")
+    assert refused.returncode == 1
+    assert refused.stderr == f"roundhouse: cannot listen on 192.0.2.1:{port}: Cannot assign requested address; see ORCH_BIND\n"
 
 
 @pytest.mark.parametrize("port", ["0", "70000", "web"])
