@@ -86,7 +86,11 @@ def _run(cleanup: ExitStack) -> None:
     processes = [process for process in of_kind("server", "app") if process.kind == "app" or process.name in wanted]
     _say(f"starting (logs in {home / 'log'})")
     child = _start_servers(cleanup, servers, port, processes)
-    _run_python(["-m", "config.prepare"], home / "log" / "prepare.log", "prepare")
+    prepared = home / "log" / "prepare.log"
+    _run_python(["-m", "config.prepare"], prepared, "prepare")
+    for line in prepared.read_text(errors="replace").splitlines():
+        if line.startswith("warning: "):
+            _say(line)
     cleanup.callback(_run_python, ["manage.py", "stop_engines"], home / "log" / "stop_engines.log", "stop_engines")
     cleanup.callback(supervision.stop_group, home, "app")
     supervision.start_group(home, "app")

@@ -281,6 +281,23 @@ def test_run_uses_servers_of_ones_own(home: Path, tmp_path: Path) -> None:
         stop(run)
         assert living(home) == []
         assert postgres.pid(own.home)
+        assert "warning" not in run.output
+    finally:
+        own.remove()
+
+
+@pytest.mark.timeout(240)
+def test_run_on_one_role_says_what_is_lost(home: Path, tmp_path: Path) -> None:
+    own = Servers(tmp_path / "own", ("postgres",))
+    own.start()
+    try:
+        run = Run(home, run_servers.free_port(), ORCH_DATABASE_URL=own.urls.owner)
+        run.wait_for_banner()
+        (warning,) = [line for line in run.output.splitlines() if "warning" in line]
+        assert warning.startswith("roundhouse: warning: the application and the owner of the tables are one database role")
+        api(run, "POST", "/engines/dave/admit", make_product(run), json={"auto_provision": True})
+        stop(run)
+        assert living(home) == []
     finally:
         own.remove()
 
