@@ -22,7 +22,7 @@ def keep_our_logging(**_: Any) -> None:
 
 @before_task_publish.connect
 def send_request_id(headers: dict[str, Any], **_: Any) -> None:
-    """Whatever a request has done is sent with the request's id, and its lines in the worker's log carry it, Celery's included."""
+    """What a request has done travels with its id, and every line of it in a worker's log carries that, Celery's included."""
     headers["request_id"] = structlog.contextvars.get_contextvars().get("request_id")
 
 

@@ -76,7 +76,7 @@ def params() -> Mapping[str, Any]:
 
 
 def send(operation_id: UUID, queue: str) -> None:
-    """Hand the operation's id to a queue, in the name of the request at hand. A broker that is away is a delay: see `dispatch`."""
+    """Hand the operation's id to a queue, in the name of the request at hand. A broker that is away is a delay: `dispatch`."""
     from engines.tasks import run_operation  # tasks import this module
 
     try:
