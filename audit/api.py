@@ -21,7 +21,7 @@ CURSOR, LIMIT = "cursor", "limit"
 PAGE, MAX_LIMIT = 100, 1000
 FIELDS = (
     "id", "timestamp", "product_id", "user_id", "engine_id", "action", "actor", "metadata", "duration_ms", "product_slug",
-    "from_status", "to_status", "engine_seq", "operation_id", "request_id",
+    "from_status", "to_status", "engine_seq", "operation_id", "request_id", "txid", "retention",
 )  # fmt: skip
 
 _MILLISECONDS = """to_char(audit_log.timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS timestamp"""

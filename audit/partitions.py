@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
-from django.db import connections
+from django.db import DatabaseError, connections
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +44,20 @@ def make_ahead(*, wait_s: float = 60.0) -> list[str]:
     """Make every month from the end of each window to AHEAD + 1 months from now, by the database's clock; returns their names.
 
     However long the keeper was away, no month between is left out. Another keeper that is at work is waited for up to `wait_s`
-    seconds, and then left to it. Owner's role only.
+    seconds, and then left to it. Owner's role only. Says so in the log when no more than AHEAD months are there afterwards, which
+    is while there is still time.
     """
+    try:
+        made = _make_ahead(wait_s)
+    except DatabaseError as error:
+        log.warning("partitions_not_made", error=type(error).__name__)
+        raise
+    if (left := months_ahead()) <= AHEAD:
+        log.warning("partitions_low", months_ahead=left)
+    return made
+
+
+def _make_ahead(wait_s: float) -> list[str]:
     with alone(wait_s=wait_s) as free:
         if not free:
             log.warning("partitions_busy")

@@ -12,7 +12,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 
 from audit import api
-from audit.actions import Action
+from audit.actions import Action, Retention
 
 Json = dict[str, Any]
 
@@ -80,6 +80,10 @@ class Row(serializers.Serializer[Any]):
     engine_seq = serializers.IntegerField(allow_null=True, help_text="Number of the engine's last move: one higher with each.")
     operation_id = serializers.UUIDField(allow_null=True)
     request_id = serializers.CharField(allow_null=True)
+    txid = serializers.RegexField(
+        "^[0-9]{1,20}$", help_text="The database's transaction that wrote the row; a string, since it has 64 bits."
+    )
+    retention = serializers.ChoiceField(choices=[kind.value for kind in Retention], help_text="How long the row is kept.")
 
 
 class Rows(serializers.Serializer[Any]):
@@ -129,6 +133,8 @@ _PAGE = {
             "engine_seq": 3,
             "operation_id": "3ba31866-85cf-4c3f-a1ca-ef533ac6f0d1",
             "request_id": "37228bc0-3847-48b9-b685-ac2fdb3b1009",
+            "txid": "1184",
+            "retention": "standard",
         }
     ],
     "next": None,

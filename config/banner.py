@@ -5,32 +5,35 @@ from pathlib import Path
 from config.prepare import USERNAME
 
 
-def render(home: Path, port: int, admin_key: str, engines: str) -> str:
-    """The whole text. Its curl lines need nothing but curl and python3, and can be pasted again and again."""
+def render(home: Path, api: str, admin_key: str, engines: str) -> str:
+    """The whole text, for a web server at the address `api`.
+
+    Its curl lines need nothing but curl and python3, and can be pasted again and again.
+    """
     file = home / "admin-password"
     password = file.read_text() if file.exists() else "the one you have chosen"
     return f"""
 Roundhouse is up. Stop it with Ctrl-C; everything is kept in {home}
 
-  Admin      http://127.0.0.1:{port}/admin/
+  Admin      {api}/admin/
   User       {USERNAME}
   Password   {password}
   Engines    {engines}
 
 Register a product, admit a user, call the engine, read the audit log, destroy the engine:
 
-{tour(port, admin_key)}"""
+{tour(api, admin_key)}"""
 
 
 PICK = "import functools, json, sys; print(functools.reduce(lambda found, key: found[key], sys.argv[1:], json.load(sys.stdin)))"
 
 
-def tour(port: int, admin_key: str) -> str:
+def tour(api: str, admin_key: str) -> str:
     """The curl lines: each one an indented line of its own."""
     send = "-H 'Content-Type: application/json' -d"
     key = """-H "X-Platform-Key: $KEY\""""
     lines = (
-        f"API=http://127.0.0.1:{port}; SLUG=demo-$(date +%s); pick() {{ python3 -c '{PICK}' \"$@\"; }}",
+        f"API={api}; SLUG=demo-$(date +%s); pick() {{ python3 -c '{PICK}' \"$@\"; }}",
         f"""PRODUCT=$(curl -sS $API/products/register -H 'X-Admin-Key: {admin_key}' {send}"""
         """ '{"slug": "'$SLUG'", "display_name": "Demo"}'); echo "$PRODUCT\"""",
         """KEY=$(echo "$PRODUCT" | pick platform_api_key)""",

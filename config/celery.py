@@ -3,8 +3,9 @@
 import os
 from typing import Any
 
+import structlog
 from celery import Celery
-from celery.signals import setup_logging, worker_init, worker_ready
+from celery.signals import before_task_publish, setup_logging, task_postrun, task_prerun, worker_init, worker_ready
 from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -17,6 +18,24 @@ app.autodiscover_tasks(["engines", "policy", "audit"])
 @setup_logging.connect
 def keep_our_logging(**_: Any) -> None:
     """Celery would put its own handlers on the root logger; settings have configured it already."""
+
+
+@before_task_publish.connect
+def send_request_id(headers: dict[str, Any], **_: Any) -> None:
+    """What a request has done travels with its id, and every line of it in a worker's log carries that, Celery's included."""
+    headers["request_id"] = structlog.contextvars.get_contextvars().get("request_id")
+
+
+@task_prerun.connect
+def bind_request_id(task: Any, **_: Any) -> None:
+    structlog.contextvars.clear_contextvars()
+    if request_id := task.request.get("request_id"):
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+
+@task_postrun.connect
+def unbind_request_id(**_: Any) -> None:
+    structlog.contextvars.clear_contextvars()
 
 
 @worker_init.connect

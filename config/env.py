@@ -31,7 +31,10 @@ class Env(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="Port of the web server.")
     bind: str = Field("127.0.0.1", description="Address the web server listens on.")
     secret_key: str = Field("", description="Django's secret key. Required in production.")
-    allowed_hosts: str = Field("localhost,127.0.0.1,[::1]", description="Comma-separated host names the web server answers to.")
+    allowed_hosts: str = Field(
+        "localhost,127.0.0.1,[::1]",
+        description="Comma-separated host names the web server answers to; locally `ORCH_BIND` is one too.",
+    )
     trusted_origins: str = Field(
         "", description="Comma-separated origins (`https://admin.example.com`) that may post admin forms."
     )

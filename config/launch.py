@@ -3,6 +3,7 @@
 python -m config.launch        PORT (or ORCH_PORT) and ORCH_HOME choose where
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -17,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from config import banner, choice, embedded, supervision
+from config import addresses, banner, choice, embedded, supervision
 from config.embedded import Refused, Servers, locked
 from config.home import BASE_DIR
 from config.processes import Process, die_with_parent, of_kind
@@ -85,12 +86,17 @@ def _run(cleanup: ExitStack) -> None:
     processes = [process for process in of_kind("server", "app") if process.kind == "app" or process.name in wanted]
     _say(f"starting (logs in {home / 'log'})")
     child = _start_servers(cleanup, servers, port, processes)
-    _run_python(["-m", "config.prepare"], home / "log" / "prepare.log", "prepare")
+    prepared = home / "log" / "prepare.log"
+    _run_python(["-m", "config.prepare"], prepared, "prepare")
+    for line in prepared.read_text(errors="replace").splitlines():
+        if line.startswith("warning: "):
+            _say(line)
     cleanup.callback(_run_python, ["manage.py", "stop_engines"], home / "log" / "stop_engines.log", "stop_engines")
     cleanup.callback(supervision.stop_group, home, "app")
     supervision.start_group(home, "app")
-    _wait_until_healthy(home, port)
-    print(banner.render(home, port, _admin_key(home), f"{backend} ({why})"), flush=True)
+    api = f"http://{addresses.host(_bind())}:{port}"
+    _wait_until_healthy(home, api)
+    print(banner.render(home, api, _admin_key(home), f"{backend} ({why})"), flush=True)
     child.wait()
     cleanup.pop_all()
     raise Refused(f"the supervisor ended by itself: see {home / 'log' / 'supervisor.log'}")
@@ -142,13 +148,20 @@ def _check_port(port: int, patience_s: float) -> None:
         time.sleep(0.2)
 
 
+def _bind() -> str:
+    return os.environ.get("ORCH_BIND") or "127.0.0.1"
+
+
 def _try_port(port: int) -> str:
-    """Why nobody can listen on `port`, or an empty string."""
-    with socket.socket() as probe:
+    """Why nobody can listen on `port` just now, or an empty string. Raises Refused where nobody ever could."""
+    address = addresses.bare(_bind())
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((os.environ.get("ORCH_BIND") or "127.0.0.1", port))
+            probe.bind((address, port))
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise Refused(f"cannot listen on {addresses.listen(address, port)}: {error.strerror}; see ORCH_BIND") from error
             return error.strerror or str(error)
     return ""
 
@@ -172,22 +185,22 @@ def _gist(text: str) -> str:
     return (errors or lines)[-1]
 
 
-def _wait_until_healthy(home: Path, port: int) -> None:
+def _wait_until_healthy(home: Path, api: str) -> None:
     """Return when the web server says it is healthy and every process has stayed up for a moment. Raises Refused."""
     deadline = time.monotonic() + HEALTHY_S
     while True:
         waiting = [name for name, process in supervision.inspect(home).items() if process["statename"] != "RUNNING"]
-        if not waiting and _is_healthy(port):
+        if not waiting and _is_healthy(api):
             return
         if time.monotonic() > deadline:
             raise Refused(f"not healthy after {HEALTHY_S:.0f} s: see {home / 'log' / (waiting or ['web'])[0]}.log")
         time.sleep(0.1)
 
 
-def _is_healthy(port: int) -> bool:
+def _is_healthy(api: str) -> bool:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+        with direct.open(f"{api}/health", timeout=5) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

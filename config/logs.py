@@ -36,6 +36,8 @@ def configure(level: str) -> None:
             "loggers": {
                 # At DEBUG it writes whole contexts of pages, and with one of them the key that the page shows once.
                 "django.template": {"level": "INFO"},
+                # "Task received", from a thread that cannot know for which request; the task's own lines can.
+                "celery.worker.strategy": {"level": "WARNING"},
                 **{name: {"level": "WARNING"} for name in ("urllib3", "docker", "asyncio")},
             },
         }

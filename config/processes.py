@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from config import postgres, valkey
+from config import addresses, postgres, valkey
 from config.embedded import Refused, home
 
 
@@ -64,7 +64,7 @@ def _module(name: str, *arguments: str) -> list[str]:
 def _web() -> list[str]:
     size = ["--workers", _setting("web_workers"), "--threads", _setting("web_threads"), "--worker-class", "config.server.Worker"]
     limits = ["--timeout", "60", "--graceful-timeout", "30", "--keep-alive", "5", "--no-control-socket"]
-    return _module("gunicorn", "config.wsgi", *size, *limits, "--bind", f"{_setting('bind')}:{_setting('port')}")
+    return _module("gunicorn", "config.wsgi", *size, *limits, "--bind", addresses.listen(_setting("bind"), _setting("port")))
 
 
 def _worker(queue: str, threads: str) -> Callable[[], list[str]]:

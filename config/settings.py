@@ -10,7 +10,7 @@ from django.templatetags.static import static
 from django.urls import reverse_lazy
 from pydantic import ValidationError
 
-from config import embedded, logs
+from config import addresses, embedded, logs
 from config.env import Env
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -33,6 +33,8 @@ PRODUCTION = ENV.environment == "production"
 DEBUG = False
 SECRET_KEY = ENV.secret_key
 ALLOWED_HOSTS = [host for host in ENV.allowed_hosts.split(",") if host]
+if not PRODUCTION:
+    ALLOWED_HOSTS.append(addresses.host(ENV.bind))  # `make run` calls it by that, and so do the lines that it prints
 CSRF_TRUSTED_ORIGINS = [origin for origin in ENV.trusted_origins.split(",") if origin]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"

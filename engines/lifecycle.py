@@ -346,9 +346,9 @@ def _reason(reason: str) -> dict[str, str]:
 @transaction.atomic
 def settle(lease: Lease, operation: Operation, outcome: Outcome) -> bool:
     """Commit an attempt's outcome: engine, operation and row together. False, and nothing written, when the lease is lost."""
-    engine = lock(operation.engine_id)
+    engine = Engine.objects.select_for_update(no_key=True).filter(pk=operation.engine_id, destroyed_at=None).first()
     state = OperationState.FAILED if outcome.error[0] else OperationState.SUCCEEDED
-    if not operations.close(lease, state, error=outcome.error):
+    if engine is None or not operations.close(lease, state, error=outcome.error):  # what destroyed it has ended the operation too
         return False
     moves.move(
         engine,

@@ -147,7 +147,11 @@ class Engine(models.Model):
                 condition=Q(incarnation__gte=1) & Q(incarnation__lte=F("incarnations")), name="engine_incarnation_given"
             ),
             models.CheckConstraint(condition=Q(next_restart_at=None) | Q(status="failed"), name="engine_restart_only_failed"),
-            models.CheckConstraint(condition=Q(user_id__regex=r"^.{1,255}$"), name="engine_user_id_length"),
+            # As `names.check_user_id` has it, but for what only Unicode's tables know.
+            models.CheckConstraint(
+                condition=Q(user_id__regex=r"^[^[:cntrl:]]{1,255}$") & ~Q(user_id__in=[".", ".."]),
+                name="engine_user_id_printable",
+            ),
             models.CheckConstraint(condition=Q(seq__gte=1), name="engine_seq_positive"),
         ]
 

@@ -76,7 +76,7 @@ def params() -> Mapping[str, Any]:
 
 
 def send(operation_id: UUID, queue: str) -> None:
-    """Hand the operation's id to a queue. A broker that is away is a delay: `dispatch` sends it again."""
+    """Hand the operation's id to a queue, in the name of the request at hand. A broker that is away is a delay: `dispatch`."""
     from engines.tasks import run_operation  # tasks import this module
 
     try:
@@ -102,14 +102,15 @@ def dispatch() -> int:
             FROM turns WHERE o.id = turns.id AND {READY} AND place <= %(batch)s
               AND (NOT boots OR place <= %(boots_max)s - (SELECT coalesce(sum(n) FILTER (WHERE boots), 0) FROM flying))
               AND (sent_at IS NULL OR sent_at < clock_timestamp() - make_interval(secs => %(resend)s))
-            RETURNING o.id, o.queue
+            RETURNING o.id, o.queue, o.request_id
             """,
             {**params(), "batch": BATCH, "resend": settings.ENV.resend_after_s},
         )
         cursor.nextset()  # past the lock's
         due = cursor.fetchall()
-    for operation_id, queue in due:
-        send(operation_id, queue)
+    for operation_id, queue, request_id in due:
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            send(operation_id, queue)
     return len(due)
 
 

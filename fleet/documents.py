@@ -109,11 +109,12 @@ def list_settings() -> str:
 
 def _default(value: Any, is_required: bool) -> str:
     shown = "empty" if value in ("", None) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    shown = shown.lower() if isinstance(value, bool) else shown
     return f"{shown}; **required in production**" if is_required else shown
 
 
 def _values(annotation: Any) -> str:
-    names = {str: "text", int: "whole number", float: "number"}
+    names = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
     options = [option for option in get_args(annotation) if option is not type(None)]
     return names[annotation] if annotation in names else ", ".join(names.get(option) or f"`{option}`" for option in options)
 

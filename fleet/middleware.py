@@ -12,6 +12,7 @@ from django.contrib.sessions.middleware import SessionMiddleware
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.deprecation import MiddlewareMixin
+from django.utils.log import log_response
 
 Next = Callable[[HttpRequest], HttpResponse]
 
@@ -27,6 +28,8 @@ def request_id(get_response: Next) -> Next:
         structlog.contextvars.clear_contextvars()
         with structlog.contextvars.bound_contextvars(request_id=identifier):
             response = get_response(request)
+            if response.status_code >= 400:  # Django does it further out, where the id is not bound any more; never twice
+                log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
         response["X-Request-ID"] = identifier
         return response
 

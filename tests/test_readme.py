@@ -13,7 +13,7 @@ PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob
 
 def test_readme_has_the_lines_that_make_run_prints():
     text = (ROOT / "README.md").read_text()
-    for line in banner.tour(8000, "'$ADMIN_KEY'").splitlines():
+    for line in banner.tour("http://127.0.0.1:8000", "'$ADMIN_KEY'").splitlines():
         assert line.strip() in text
 
 

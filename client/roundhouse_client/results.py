@@ -167,6 +167,8 @@ class Row:
     engine_seq: int | None
     operation_id: str | None
     request_id: str | None
+    txid: str
+    retention: str
 
 
 @dataclass(frozen=True)

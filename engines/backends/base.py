@@ -190,23 +190,36 @@ class Backend(ABC):
     def destroy(self, ref: Ref) -> None:
         """End the instance at once and remove it; the engine's volume stays.
 
-        Before: nothing is required. After: `observe` says ABSENT. Other incarnations of the engine are left alone.
+        Before: nothing is required. After: `observe` says ABSENT, and `list` and `logs` know nothing of it. Other incarnations
+        of the engine are left alone. A repeat, or an instance that never was, changes nothing. Raises BackendUnavailable,
+        BackendError; it may have ended by then, and the repeat removes it.
         """
 
     @abstractmethod
     def remove(self, engine_id: UUID) -> None:
         """Destroy every instance of the engine, and its volume with all data in it.
 
-        Before: nothing is required. After: `list` names no instance of the engine and the volume is gone.
+        Before: nothing is required. After: `list` names no instance of the engine and the volume is gone. A repeat, or an engine
+        that never was, changes nothing. Raises BackendUnavailable, BackendError; part of it may be gone by then: as long as
+        anything is left `list` names the engine or a repeat finds it by its id.
         """
 
     @abstractmethod
     def observe(self, ref: Ref) -> State:
-        """The instance's state now. Never raises for a runtime that does not answer: that is UNKNOWN."""
+        """The instance's state now.
+
+        Before: nothing is required. After: nothing has changed, however often it is asked. ABSENT is the runtime's word for it;
+        one that does not answer, or not in time, makes it UNKNOWN. Raises nothing.
+        """
 
     @abstractmethod
     def list(self) -> Sequence[Instance]:
-        """Every instance of this deployment. Raises BackendUnavailable: an empty list means that there are none."""
+        """Every instance of this deployment, in no order.
+
+        Before: nothing is required. After: nothing has changed, however often it is asked; what is made or removed meanwhile may
+        be in it or not. An empty list means that there are none: a runtime that does not answer raises BackendUnavailable,
+        one that answers with an error BackendError.
+        """
 
     @abstractmethod
     def identity(self) -> str:
@@ -217,4 +230,8 @@ class Backend(ABC):
 
     @abstractmethod
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
-        """The last `tail` lines that the instance wrote, oldest first; empty when it wrote none or is absent."""
+        """The last `tail` lines that the instance wrote, oldest first; empty when it wrote none or is absent.
+
+        Before: nothing is required; one that has ended still has its lines. After: nothing has changed, however often it is
+        asked. Raises BackendUnavailable, BackendError.
+        """

@@ -1,13 +1,14 @@
 import threading
 
+import psycopg
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 
 from audit import partitions, trail
 from audit.actions import Action
 from audit.actors import SYSTEM
 from audit.models import AuditRow
-from tests import waiting
+from tests import servers, waiting
 
 
 def names(months, first, last):
@@ -63,6 +64,39 @@ def test_make_ahead_gives_way_to_a_keeper_that_is_at_work(months):
         other.join()
     assert made == [[]]
     assert partitions.make_ahead() != []
+
+
+@pytest.fixture
+def warnings(caplog):
+    """The warnings of this floor, so far: their events with what they say."""
+    return lambda: [record.msg for record in caplog.records if record.name == "audit.partitions"]
+
+
+def test_make_ahead_says_nothing_when_all_is_well(months, warnings):
+    months.lay_out(-1, 2)
+    partitions.make_ahead()
+    assert warnings() == []
+
+
+def test_make_ahead_warns_before_fewer_than_two_months_are_left(months, warnings):
+    """It was skipped, and the third month is not there."""
+    months.lay_out(-1, 2)
+    with psycopg.connect(servers.SERVERS.urls.owner, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtext('audit_log'), hashtext('keeper'))")
+        assert partitions.make_ahead(wait_s=0.1) == []
+    busy, low = warnings()
+    assert busy["event"] == "partitions_busy"
+    assert (low["event"], low["level"], low["months_ahead"]) == ("partitions_low", "warning", 2)
+
+
+def test_make_ahead_warns_when_it_fails(months, superuser, warnings):
+    months.lay_out(-1, 2)
+    with superuser.transaction():
+        superuser.execute("LOCK TABLE audit_log_standard IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(OperationalError):
+            partitions.make_ahead()
+    assert [said["event"] for said in warnings()] == ["partitions_not_made"]
+    assert partitions.months_ahead() == 2
 
 
 def test_alone_ends_with_its_session_when_the_block_fails(months):

@@ -56,11 +56,9 @@ class Life:
             return
         lease = self.leases.pop(-1 if how != "late" else 0)
         operation = Operation.objects.select_related("engine__product").get(pk=lease.operation_id)
-        outcome = self._outcome(how, operation, lease)
-        try:
-            lifecycle.settle(lease, operation, outcome)
-        except EngineError:
-            assert self._now().destroyed_at
+        was_over = self._now().destroyed_at is not None
+        settled = lifecycle.settle(lease, operation, self._outcome(how, operation, lease))
+        assert not (settled and was_over)
 
     def _outcome(self, how, operation, lease):
         if how != "failed":

@@ -9,6 +9,7 @@ from audit import partitions, retention, tasks, trail
 from audit.actions import Action
 from audit.actors import SYSTEM
 from audit.models import AuditRow
+from engines import lifecycle
 from fleet import metrics
 from tests import servers, waiting
 
@@ -128,14 +129,18 @@ def test_record_of_a_dropped_month_is_clamped(history):
 def test_totals_do_not_shrink(months, keep, superuser, request):
     months.lay_out(FIRST, 3)
     keep(31)
-    product = request.getfixturevalue("running_engine").product
+    engine, carry_out = request.getfixturevalue("running_engine"), request.getfixturevalue("carry_out")
+    product = engine.product
+    carry_out(lifecycle.destroy(engine, by="acme"))
     before = metrics.of_product(product)
     with superuser.transaction():
         superuser.execute("SET LOCAL session_replication_role = replica")
         superuser.execute("UPDATE audit_log SET timestamp = %s", [months.at(FIRST)])
     assert retention.prune().rows > 0
     assert not AuditRow.objects.filter(product_id=product.pk).exists()
-    assert metrics.of_product(product)["total_provisions"] == before["total_provisions"] == 1
+    after = metrics.of_product(product)
+    for total in ("total_provisions", "total_destroys"):
+        assert after[total] == before[total] == 1
 
 
 def test_tasks_do_the_keepers_work(months, keep):

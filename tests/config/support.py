@@ -44,9 +44,9 @@ def living(home: Path) -> list[str]:
     return found
 
 
-def healthy(port: int) -> bool:
+def healthy(port: int, host: str = "127.0.0.1") -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=5) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -48,6 +48,14 @@ def test_commands_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "-Q lifecycle -P threads -c 3" in by_name["ops"]
 
 
+@pytest.mark.parametrize("bind", ["::1", "[::1]"])
+def test_web_server_listens_on_ipv6(monkeypatch: pytest.MonkeyPatch, bind: str) -> None:
+    monkeypatch.setenv("ORCH_BIND", bind)
+    monkeypatch.setenv("ORCH_PORT", "8123")
+    web = next(process for process in PROCESSES if process.name == "web")
+    assert web.command()[-2:] == ["--bind", "[::1]:8123"]
+
+
 def test_supervisor_configuration_holds_no_secret_and_stops_servers_last(home: Path) -> None:
     urls = Servers(home).urls
     text = supervision.configuration(home, processes.of_kind("server", "app"))

@@ -1,14 +1,22 @@
 """The verbs: what may be asked in which state, who joins whom, and what a destroy does to the others."""
 
 import itertools
+import sys
 
 import pytest
 from django.db import IntegrityError, transaction
 
 from audit import actors
 from audit.models import AuditRow
-from engines import lifecycle, operations
-from engines.errors import EngineAlreadyExists, EngineAlreadyRunning, EngineNotFound, EngineNotRunning, OperationInProgress
+from engines import lifecycle, names, operations
+from engines.errors import (
+    EngineAlreadyExists,
+    EngineAlreadyRunning,
+    EngineNotFound,
+    EngineNotRunning,
+    InvalidUserId,
+    OperationInProgress,
+)
 from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.transitions import TRANSITIONS
 from policy import secrets
@@ -179,6 +187,9 @@ def test_rotate_key_keeps_the_new_key_as_pending(product):
     assert Engine.objects.get().pending_key_hash == now.pending_key_hash
 
 
+CONTROLS = [f"a{control}b" for control in "\x01\t\n\r\x1b\x1f\x7f\x80\x85\x9f"] + ["\n", "alice\n"]
+
+
 # -- the database's own guards -----------------------------------------------------------------------------------------------
 
 
@@ -211,10 +222,33 @@ def test_database_keeps_one_engine_per_port_and_one_open_operation_per_engine(pr
         ("engine_living_has_key", {"key_hash": ""}),
         ("engine_incarnation_given", {"incarnation": 2}),
         ("engine_restart_only_failed", {"next_restart_at": "2026-01-01T00:00:00Z"}),
-        ("engine_user_id_length", {"user_id": ""}),
-        ("engine_user_id_length", {"user_id": "x" * 256}),
+        *(("engine_user_id_printable", {"user_id": user}) for user in ("", "x" * 256, ".", "..", *CONTROLS)),
         ("engine_seq_positive", {"seq": 0}),
     ],
 )
 def test_database_refuses_an_engine_that_cannot_be(product, constraint, columns):
     refuses(constraint, lambda: put_engine(product, **columns))
+
+
+@pytest.mark.parametrize("user", CONTROLS)
+def test_name_that_the_database_refuses_is_refused_before(product, user):
+    with pytest.raises(InvalidUserId):
+        lifecycle.provision(product, user, by=ACME)
+
+
+def test_database_takes_every_name_that_we_take(product):
+    engine = put_engine(product)
+    letters = [letter for letter in map(chr, range(sys.maxunicode + 1)) if letter == "." or accepted(letter)]
+    assert len(letters) > 100_000
+    for first in range(0, len(letters), 255):
+        name = "".join(letters[first : first + 255])
+        assert names.check_user_id(name) == name
+        Engine.objects.filter(pk=engine.pk).update(user_id=name)
+
+
+def accepted(letter):
+    try:
+        names.check_user_id(letter)
+    except InvalidUserId:
+        return False
+    return True

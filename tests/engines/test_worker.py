@@ -14,10 +14,11 @@ from audit import actors
 from audit.models import AuditRow
 from engines import backends, lifecycle, operations, outcomes, queues, worker
 from engines.addresses import url
-from engines.backends.base import Ref, State
+from engines.backends.base import BackendError, Ref, State
 from engines.models import Engine, Kind, Operation, Status
 from policy import products, secrets
 from tests import waiting
+from tests.engines.registry import put_engine
 from tests.staff import log_in
 
 ACME = actors.product("acme")
@@ -134,6 +135,42 @@ def test_provision_fails_when_the_engine_is_not_healthy_in_time(settings, produc
     assert rows(operation.engine) == ["provision_requested", "provision_failed"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "status", "verb", "action"),
+    [
+        (Kind.START, "stopped", "create", "start_failed"),
+        (Kind.STOP, "running", "stop", "stop_failed"),
+        (Kind.SLEEP, "running", "stop", "sleep_failed"),
+        (Kind.WAKE, "sleeping", "create", "wake_failed"),
+        (Kind.RESTART, "running", "stop", "restart_failed"),
+        (Kind.ROTATE_KEY, "running", "stop", "rotate_key_failed"),
+        (Kind.DESTROY, "running", "remove", "destroy_failed"),
+    ],
+)
+def test_failure_for_good_has_a_row_of_its_own(product, memory_backend, carry_out, kind, status, verb, action):
+    engine = put_engine(product, status=status)
+    memory_backend.fail_next(verb, BackendError("no"))
+    operation = carry_out(getattr(lifecycle, kind.value)(engine, by=ACME))
+    check_failed(operation, kind, "destroying" if kind == Kind.DESTROY else status, action)
+
+
+def test_provision_that_fails_for_good_has_a_row_of_its_own(product, memory_backend, carry_out):
+    memory_backend.fail_next("create", BackendError("no"))
+    operation = carry_out(lifecycle.provision(product, "alice", by=ACME))
+    check_failed(operation, Kind.PROVISION, "provisioning", "provision_failed")
+
+
+def check_failed(operation, kind, status, action):
+    """Operation, engine and row say that it failed, and the engine is free for the next operation."""
+    assert (operation.kind, operation.state, operation.error_code) == (kind, "failed", "backend_error")
+    assert "(no)" in operation.error_message
+    row = AuditRow.objects.get(operation_id=operation.pk, to_status="failed")
+    assert (row.action, row.from_status, row.actor) == (action, status, "acme")
+    assert row.metadata["error"] == "backend_error"
+    engine = Engine.objects.get(pk=operation.engine_id)
+    assert (engine.status, engine.pending_key_hash, operations.find_open(engine)) == ("failed", "", None)
+
+
 def test_provision_fails_at_once_for_an_image_that_is_not_there(product, carry_out):
     products.update_policy(product.pk, {"images": ["nobody/*"]}, by=actors.ADMIN)
     operation = carry_out(lifecycle.provision(product, "alice", by=ACME, engine_version="nobody/knows:1"))
@@ -190,6 +227,16 @@ def test_settle_writes_nothing_without_the_lease(product, carry_out):
     before = rows(operation.engine)
     assert not lifecycle.settle(lease, operation, outcomes.succeeded(operation, operation.engine, {}))
     assert rows(operation.engine) == before
+
+
+def test_settle_writes_nothing_once_the_engine_is_destroyed(running_engine, carry_out):
+    stop = lifecycle.stop(running_engine, by=ACME)
+    lease = operations.claim(stop.pk)
+    carry_out(lifecycle.destroy(running_engine, by=ACME))
+    before = rows(running_engine)
+    assert not lifecycle.settle(lease, stop, outcomes.succeeded(stop, stop.engine, {}))
+    stop.refresh_from_db()
+    assert (stop.state, rows(running_engine)) == ("superseded", before)
 
 
 def test_run_claims_an_operation_once(product):

@@ -78,6 +78,8 @@ def test_settings_has_every_variable_and_says_what_production_needs():
         name = re.match(r"\| `ORCH_(\w+)`", line)[1].lower()
         assert ("**required in production**" in line) == (name in env.REQUIRED_IN_PRODUCTION)
     assert "| `ORCH_BOOT_TIMEOUT_S` | `60` | number |" in text
+    assert "| `ORCH_ENGINE_INTERNET` | `true` | `true`, `false` |" in text
+    assert not re.search(r"\| *\|", text)  # no cell is empty
     assert "| `ORCH_ENGINE_BACKEND` | `subprocess` | `docker`, `subprocess`, `memory` |" in text
 
 

@@ -8,6 +8,8 @@ import pytest
 import requests
 
 from audit.models import AuditRow
+from config.celery import app
+from engines import leases
 from engines.addresses import url
 from engines.lifecycle import find
 from engines.models import Engine, Kind, Operation
@@ -106,11 +108,47 @@ def test_frozen_worker_undoes_nothing_when_it_goes_on(stack, second_worker, prod
     assert AuditRow.objects.filter(engine_id=engine.pk).exclude(action="health_check").count() == before
 
 
+def test_worker_that_takes_nothing_any_more_ends_and_is_started_again(stack, product):
+    """Alive and deaf, as after a reconnect that went wrong: it no longer listens to its queue."""
+    waiting.until(lambda: heard_by("lifecycle") == ["lifecycle"], 30, "it listens")
+    deaf = stack.pid("ops")
+    app.control.cancel_consumer("lifecycle")
+    waiting.until(lambda: heard_by("lifecycle") == [], 10, "it does not, and is alive")
+    answer = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, Prefer="respond-async")
+    assert answer.status_code == 202
+    waiting.until(lambda: stack.pid("ops") != deaf, leases.STALLED_S + 20, "it has ended, and there is another one")
+    assert "worker_stalled" in stack.log("ops")
+    engine = Engine.objects.get()
+    waiting.until(lambda: fleet.operation_ended(engine.pk, Kind.PROVISION), 30)
+    fleet.check_settled(engine.pk, Kind.PROVISION)
+
+
+def heard_by(worker):
+    """Queues that the worker of that name takes messages from; None when it does not answer."""
+    found = app.control.inspect(timeout=1).active_queues() or {}
+    return next(([queue["name"] for queue in queues] for name, queues in found.items() if name.startswith(f"{worker}@")), None)
+
+
+def test_worker_frozen_in_a_stop_finds_the_engine_destroyed(stack, second_worker, product):
+    with ThreadPoolExecutor() as pool:
+        request, engine = begin(stack, product, pool, Kind.STOP)
+        frozen = stack.freeze("ops")
+        second_worker()
+        assert stack.call("DELETE", "/engines/alice", product.key).status_code == 200
+        request.result()
+    before, lines = AuditRow.objects.filter(engine_id=engine.pk).count(), len(stack.log("ops"))
+    stack.thaw(frozen)
+    waiting.until(lambda: "lease_lost" in stack.log("ops")[lines:], 30, "the frozen worker notices that its lease is gone")
+    fleet.check_settled(engine.pk, Kind.DESTROY)
+    assert AuditRow.objects.filter(engine_id=engine.pk).count() == before
+    assert "Traceback" not in stack.log("ops")[lines:]
+
+
 def test_ten_provisions_survive_the_death_of_every_celery_process(stack, product):
     with ThreadPoolExecutor(10) as pool:
         bodies = [{"user_id": f"user-{n}"} for n in range(10)]
         requests_ = [pool.submit(stack.call, "POST", "/engines/provision", product.key, body, 30) for body in bodies]
-        waiting.until(lambda: Operation.objects.exists(), 10)
+        waiting.until(lambda: Operation.objects.filter(attempt=1).exists(), 10, "a worker is at one of them")
         waiting.until(partial(waiting.passed, waiting.now(), 0.15), 1)
         for name in (*WORKERS, "health", "keeper", "beat"):
             stack.kill(name)
@@ -118,4 +156,5 @@ def test_ten_provisions_survive_the_death_of_every_celery_process(stack, product
         [request.exception() for request in requests_]
     assert Engine.objects.count() == 10
     assert AuditRow.objects.filter(action="provision").count() == 10
+    assert Operation.objects.filter(attempt__gt=1).exists()  # boots take longer than that: the death came in the middle
     fleet.check_agrees(Engine.objects.values_list("pk", flat=True))

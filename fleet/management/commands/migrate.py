@@ -13,6 +13,13 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO {a
 """
 
 
+ONE_ROLE = (
+    "warning: the application and the owner of the tables are one database role, so nothing but its own good will keeps the"
+    " application from taking the audit log's append-only triggers off; for a log that is protected from it begin on a new"
+    " database, with a role of its own in ORCH_DATABASE_OWNER_URL (docs/operations.md, Two database roles)"
+)
+
+
 class Command(migrate.Command):
     help = "Apply migrations as the owner of the database (ORCH_DATABASE_OWNER_URL)."
 
@@ -22,3 +29,12 @@ class Command(migrate.Command):
         with connection.cursor() as cursor:
             cursor.execute(GRANTS.format(app=connection.ops.quote_name(settings.DATABASES["default"]["USER"])))
         super().handle(*args, **options)
+        if _application_may_all():
+            self.stderr.write(ONE_ROLE)
+
+
+def _application_may_all() -> bool:
+    """Whether the application's role is the owner's, or has all its rights."""
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("SELECT pg_has_role(%s, current_user, 'MEMBER')", [settings.DATABASES["default"]["USER"]])
+        return bool(cursor.fetchone()[0])

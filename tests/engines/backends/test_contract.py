@@ -192,6 +192,7 @@ def test_destroy_removes_one_incarnation_and_keeps_volume(runtime):
     for _ in range(2):
         runtime.backend.destroy(first.ref)
         assert runtime.backend.observe(first.ref) is State.ABSENT
+        assert runtime.backend.logs(first.ref, tail=5) == []
     assert [found.ref for found in runtime.backend.list()] == [second.ref]
     assert runtime.has_volume(first.ref.engine_id)
     with pytest.raises(InstanceMissing):

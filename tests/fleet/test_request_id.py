@@ -1,0 +1,85 @@
+"""A request's id is on every line that the request, and the work it queued, leaves in the log of any process."""
+
+import json
+import re
+
+import pytest
+import structlog
+
+from audit.models import AuditRow
+from engines.models import Operation
+from engines.tasks import read_logs
+from tests import waiting
+from tests.conftest import make_product, running_stack
+from tests.stack import WORKERS
+
+
+@pytest.fixture(scope="module")
+def stack(database):
+    with running_stack(ORCH_LOG_LEVEL="INFO") as processes:
+        yield processes
+
+
+@pytest.fixture
+def product(stack, db):
+    return make_product()
+
+
+def lines(stack, *names):
+    """Every JSON line of these processes' logs; Celery greets in plain text."""
+    return [json.loads(line) for name in names for line in stack.log(name).splitlines() if line.startswith("{")]
+
+
+def test_operation_is_logged_with_its_requests_id(stack, product):
+    provision = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, **{"X-Request-ID": "r-1-provision"})
+    stop = stack.call("POST", "/engines/alice/stop", product.key, **{"X-Request-ID": "r-1-stop"})
+    assert [answer.headers["X-Request-ID"] for answer in (provision, stop)] == ["r-1-provision", "r-1-stop"]
+    for kind in ("provision", "stop"):
+        operation, expected = Operation.objects.get(kind=kind), f"r-1-{kind}"
+        waiting.until(lambda expected=expected: succeeded(stack, "run_operation", expected), 10, "Celery says that it is done")
+        about = [line for line in lines(stack, "web", *WORKERS) if str(operation.pk) in json.dumps(line)]
+        assert "operation_ended" in [line["event"] for line in about]
+        assert {line.get("request_id") for line in about} == {expected}
+        assert {row.request_id for row in AuditRow.objects.filter(operation_id=operation.pk)} == {expected}
+
+
+def succeeded(stack, task, request_id):
+    said = re.compile(rf"Task engines\.tasks\.{task}\[.*\] succeeded")
+    found = [line for line in lines(stack, *WORKERS, "health") if said.match(line["event"])]
+    return [line for line in found if line.get("request_id") == request_id]
+
+
+def test_every_line_of_a_task_of_a_request_has_its_id(stack, product):
+    """No task that carries an operation out says anything without the id of who asked; Celery's own lines included."""
+    stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, **{"X-Request-ID": "r-2"})
+    waiting.until(lambda: succeeded(stack, "run_operation", "r-2"), 10, "Celery says that it is done")
+    told = [line for line in lines(stack, *WORKERS) if "run_operation" in line["event"]]
+    assert told
+    assert [line for line in told if not line.get("request_id")] == []
+
+
+def test_log_tail_is_read_with_its_requests_id(stack, product):
+    stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"})
+    stack.call("GET", "/engines/alice/logs", product.key, **{"X-Request-ID": "r-3"}).raise_for_status()
+    waiting.until(lambda: succeeded(stack, "read_logs", "r-3"), 10, "Celery says that it is done")
+
+
+def test_traceback_of_a_task_has_its_requests_id(stack, product):
+    with structlog.contextvars.bound_contextvars(request_id="r-4"):
+        read_logs.apply_async(("not an id", 1, "token"), retry=False)
+    (line,) = waiting.until(
+        lambda: [line for line in lines(stack, "health") if "Traceback" in line.get("exception", "")], 10, "it failed"
+    )
+    assert line["request_id"] == "r-4"
+
+
+def test_refusal_is_logged_with_its_requests_id(stack, product):
+    stack.call("GET", "/engines/nobody", product.key, **{"X-Request-ID": "r-5"})
+    (line,) = [line for line in lines(stack, "web") if line["event"] == "Not Found: /engines/nobody"]
+    assert line["request_id"] == "r-5"
+
+
+def test_work_of_no_request_has_no_id(stack, product):
+    """A worker's thread forgets the id with the task."""
+    waiting.until(lambda: [line for line in lines(stack, "health") if "engines.tasks.dispatch" in line["event"]], 15)
+    assert {line.get("request_id") for line in lines(stack, "health") if "engines.tasks.dispatch" in line["event"]} == {None}
