@@ -190,12 +190,12 @@ def wake(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     return _request(engine, Kind.WAKE, by=by, reason=reason)
 
 
-def restart(engine: Engine, *, by: Actor, cause: str = "requested", reason: str = "") -> Operation:
+def restart(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     """Ask for a stop and a start of a running or failed engine.
 
     Raises EngineNotRunning, OperationInProgress, and for a failed one what `start` raises.
     """
-    return _request(engine, Kind.RESTART, by=by, reason=reason, cause=cause)
+    return _request(engine, Kind.RESTART, by=by, reason=reason)
 
 
 @transaction.atomic
@@ -277,6 +277,15 @@ def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
 
 
 @transaction.atomic
+def resume(engine_id: UUID, seq: int, *, by: Actor) -> Operation | None:
+    """Restart an engine whose instance did not run when it was looked at; None when it has moved since, or has an operation."""
+    engine = Engine.objects.select_for_update(no_key=True).filter(pk=engine_id, status=Status.RUNNING, seq=seq).first()
+    if engine is None or operations.find_open(engine) is not None:
+        return None
+    return operations.open(engine, Kind.RESTART, by=by, params=params_of("host_restarted"))
+
+
+@transaction.atomic
 def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
     """Stop the instance of an engine that is stopped or sleeping by the registry, yet runs; None when that is not so any more."""
     engine = (
@@ -288,9 +297,9 @@ def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
     return operations.open(engine, kind, by=by, params=params_of("reconciled", ""))
 
 
-def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str, cause: str = "requested") -> Operation:
+def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str) -> Operation:
     try:
-        return _open(engine, kind, by=by, params=params_of(cause, reason))
+        return _open(engine, kind, by=by, params=params_of("requested", reason))
     except CapacityExhausted as full:
         _record_no_room(full, kind, moves.subject(engine), by=by)
         raise
