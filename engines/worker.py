@@ -15,6 +15,7 @@ from django.db import connection
 
 from engines import backends, health, hosts, leases, lifecycle, operations, outcomes, reconcile
 from engines.backends.base import Backend, BackendError, BackendUnavailable, InstanceMissing, Limits, PortTaken, Ref, Spec, State
+from engines.errors import PortExhaustion
 from engines.models import Engine, Kind, Operation, Status
 from engines.operations import Lease, LeaseLost
 from engines.outcomes import Outcome
@@ -234,8 +235,15 @@ def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> None:
             return
         except PortTaken:
             log.info("port_taken", port=engine.port)
-            engine.port = hosts.change_port(attempt.lease, engine)
-    raise Failed("port_taken", f"{MAX_PORTS} ports in a row were taken by something else.")
+            engine.port = _next_port(attempt)
+    raise Failed("port_taken", f"{MAX_PORTS} ports in a row were taken; choose others (ORCH_PORT_MIN, ORCH_PORT_MAX).")
+
+
+def _next_port(attempt: Attempt) -> int:
+    try:
+        return hosts.change_port(attempt.lease, attempt.engine)
+    except PortExhaustion as none_left:
+        raise Failed("port_exhaustion", str(none_left)) from none_left
 
 
 def _spec(attempt: Attempt, ref: Ref, key_hash: str) -> Spec:
