@@ -63,21 +63,34 @@ def succeeded(operation: Operation, engine: Engine, metadata: Mapping[str, Any])
     return Outcome(transition.after, action, {**metadata, **told(operation)}, columns)
 
 
-def failed(operation: Operation, attempt: int, error: tuple[str, str], *, status: Status = Status.FAILED) -> Outcome:
-    """The outcome of an operation that failed for good; `error` is a code and a sentence."""
+def failed(
+    operation: Operation, attempt: int, error: tuple[str, str], *, status: Status = Status.FAILED, digest: str = ""
+) -> Outcome:
+    """The outcome of an operation that failed for good; `error`: code and sentence; `digest`: what its instance is made of."""
     metadata = {"error": error[0], "attempt": attempt, **told(operation)}
-    return Outcome(status, TRANSITIONS[Kind(operation.kind)].failed, metadata, {**NO_RESTART, **NO_PENDING}, error)
+    columns = {**NO_RESTART, **NO_PENDING, **_made_of(digest)}
+    return Outcome(status, TRANSITIONS[Kind(operation.kind)].failed, metadata, columns, error)
 
 
-def restart_failed(operation: Operation, attempt: int, error: tuple[str, str], retry_in_s: float | None) -> Outcome:
+def _made_of(digest: str) -> dict[str, str]:
+    """Nothing is said of an instance that was not come to."""
+    return {"image_digest": digest} if digest else {}
+
+
+def restart_failed(
+    operation: Operation, attempt: int, error: tuple[str, str], retry_in_s: float | None, *, digest: str = ""
+) -> Outcome:
     """The outcome of an automatic restart that failed: the next one is scheduled, or with None the fleet gives up."""
+    made_of = _made_of(digest)
     number = int(operation.params["restart"])
     metadata: dict[str, Any] = {"restart": number, "error": error[0], "attempt": attempt}
     if retry_in_s is None:
         gave_up = (Action.AUTO_RESTART_GAVE_UP, {"restarts": number})
-        return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {**NO_RESTART, "gave_up_at": NOW}, error, gave_up)
+        columns = {**NO_RESTART, "gave_up_at": NOW, **made_of}
+        return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, columns, error, gave_up)
     metadata["restart_in_s"] = round(retry_in_s, 1)
-    return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {"next_restart_at": After(retry_in_s)}, error)
+    columns = {"next_restart_at": After(retry_in_s), **made_of}
+    return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, columns, error)
 
 
 def is_automatic(operation: Operation) -> bool:

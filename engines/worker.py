@@ -52,6 +52,7 @@ class Attempt:
         self.next_ref = Ref(self.engine.pk, operation.incarnation)
 
         self.runtime = ""  # identity of the runtime that the attempt began on
+        self.made_of = ""  # digest of the valid incarnation's instance, once this attempt has made or adopted that
 
     def check_runtime(self) -> None:
         """Raise BackendUnavailable when the runtime is away, or is not the one that the attempt began on."""
@@ -123,8 +124,9 @@ def _failed(attempt: Attempt, error: tuple[str, str]) -> Outcome:
     """The outcome of a failure for good."""
     operation, number = attempt.operation, attempt.lease.attempt
     if outcomes.is_automatic(operation):
-        return outcomes.restart_failed(operation, number, error, health.next_restart_s(int(operation.params["restart"])))
-    return outcomes.failed(operation, number, error)
+        retry_in_s = health.next_restart_s(int(operation.params["restart"]))
+        return outcomes.restart_failed(operation, number, error, retry_in_s, digest=attempt.made_of)
+    return outcomes.failed(operation, number, error, digest=attempt.made_of)
 
 
 # -- what each kind does -----------------------------------------------------------------------------------------------
@@ -182,8 +184,8 @@ def _return_to_old_key(attempt: Attempt, failure: Failed | BackendError) -> Outc
     try:
         _bring_up(attempt, attempt.ref, attempt.engine.key_hash)
     except Failed:
-        return outcomes.failed(attempt.operation, attempt.lease.attempt, error)
-    return outcomes.failed(attempt.operation, attempt.lease.attempt, error, status=Status.RUNNING)
+        return _failed(attempt, error)
+    return outcomes.failed(attempt.operation, attempt.lease.attempt, error, status=Status.RUNNING, digest=attempt.made_of)
 
 
 ACTS: Mapping[Kind, Callable[[Attempt], Outcome]] = {
@@ -208,31 +210,27 @@ def _done(attempt: Attempt, metadata: Mapping[str, Any]) -> Outcome:
 def _bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> dict[str, Any]:
     """Make and start the instance, wait until it is healthy; returns what its row says. Raises Failed, BackendError."""
     deadline = time.monotonic() + settings.ENV.boot_timeout_s
-    digest = _digest(attempt, ref)
-    _start_on_free_port(attempt, ref, key_hash)
+    digest = _start_on_free_port(attempt, ref, key_hash)
     attempt.step("waiting_for_health")
     _wait_healthy(attempt, ref, deadline)
     engine = attempt.engine
     return {"image": engine.engine_version, "digest": digest, "port": engine.port, "incarnation": ref.incarnation}
 
 
-def _digest(attempt: Attempt, ref: Ref) -> str:
-    """What the image's name stands for now, or stood for when this incarnation was made. Raises ImageMissing."""
+def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> str:
+    """Create and start; a port that something else has taken is exchanged for the next one. Returns the digest it is made of."""
     engine = attempt.engine
-    kept = engine.image_digest if ref.incarnation == engine.incarnation else ""
-    return kept or attempt.backend.resolve(engine.engine_version)
-
-
-def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> None:
-    """Create and start; a port that something else has taken is exchanged for the next one."""
-    engine = attempt.engine
+    kept = engine.image_digest if ref == attempt.ref else ""  # an incarnation is made of one image, as long as the host has that
+    image = attempt.backend.resolve(engine.engine_version, kept)
     for _ in range(MAX_PORTS):
         attempt.step("creating")
-        attempt.backend.create(_spec(attempt, ref, key_hash))
+        digest = attempt.backend.create(_spec(attempt, ref, key_hash, image))
+        if ref == attempt.ref:
+            attempt.made_of = digest
         attempt.step("starting")
         try:
             attempt.backend.start(ref)
-            return
+            return digest
         except PortTaken:
             log.info("port_taken", port=engine.port)
             engine.port = _next_port(attempt)
@@ -246,7 +244,7 @@ def _next_port(attempt: Attempt) -> int:
         raise Failed("port_exhaustion", str(none_left)) from none_left
 
 
-def _spec(attempt: Attempt, ref: Ref, key_hash: str) -> Spec:
+def _spec(attempt: Attempt, ref: Ref, key_hash: str, image: str) -> Spec:
     engine = attempt.engine
     assert engine.port is not None  # every living engine has one
     version = outcomes.env_version(attempt.operation, engine) if ref == attempt.next_ref else engine.env_version
@@ -257,7 +255,7 @@ def _spec(attempt: Attempt, ref: Ref, key_hash: str) -> Spec:
     env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
     policy = overrides.in_force(engine.product)
     limits = Limits(policy.get("memory_mb"), policy.get("cpus"), policy.get("pids"))
-    return Spec(ref=ref, product=engine.product.slug, image=engine.engine_version, port=engine.port, env=env, limits=limits)
+    return Spec(ref, engine.product.slug, engine.engine_version, engine.port, env, limits, image)
 
 
 def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:

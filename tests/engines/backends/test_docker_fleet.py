@@ -1,0 +1,113 @@
+"""Operations carried out on real containers, in this process: what the registry says of an engine is what the daemon says."""
+
+import secrets
+
+import pytest
+
+from audit import actors
+from audit.models import AuditRow
+from engines import backends, lifecycle
+from engines.backends.base import Ref, Spec
+from engines.models import Engine
+from policy import products
+from tests.conftest import make_running
+from tests.engines.backends import dock
+
+ACME = actors.product("acme")
+MB = 1024 * 1024
+
+
+@pytest.fixture
+def tune(client, settings, product):
+    """Makes this process's backend Docker's, for the length of the test; called again, with further settings."""
+    usual, name = settings.ENV, f"test-{secrets.token_hex(3)}"
+    chosen = {"engine_backend": "docker", "docker_url": dock.URL, "deployment": name, "engine_network": name}
+
+    def change(**values):
+        settings.ENV = type(usual).model_validate({**usual.model_dump(), **chosen, "engine_memory_mb": 128, **values})
+        backends.get.cache_clear()
+        return backends.get()
+
+    yield change
+    settings.ENV = usual
+    backends.get.cache_clear()
+    dock.sweep(client, name)
+
+
+@pytest.fixture
+def fleet(tune):
+    return tune()
+
+
+def container_of(client, engine):
+    engine.refresh_from_db()
+    return dock.container_of(client, backends.get(), Ref(engine.pk, engine.incarnation))
+
+
+# -- what it is made of --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tag(client):
+    """Makes further images of the demo engine, and lets the name `tag.name` stand for one of them."""
+
+    class Tag:
+        name = f"roundhouse-test-{secrets.token_hex(3)}:latest"
+        images: list[str] = []
+
+        def move(self):
+            image = dock.build(client, f"FROM roundhouse-demo-engine\nLABEL number={len(self.images)}")
+            client.images.get(image).tag(self.name)
+            self.images = [*self.images, image]
+            return image
+
+    tag = Tag()
+    yield tag
+    for image in {tag.name, *tag.images}:
+        try:
+            client.images.remove(image, force=True)
+        except dock.docker.errors.ImageNotFound:
+            continue
+
+
+def test_engine_runs_the_image_that_is_stored_whatever_its_name_stands_for_later(client, tag, fleet, product, carry_out):
+    first = tag.move()
+    products.update_policy(product.pk, {"engine_image": tag.name}, by=actors.ADMIN)
+    engine = make_running(product, "alice", carry_out)
+    second = tag.move()
+    carry_out(lifecycle.stop(engine, by=ACME))
+    container_of(client, engine).remove(force=True)
+    started = carry_out(lifecycle.start(engine, by=ACME))
+    assert container_of(client, engine).image.id == engine.image_digest == first
+    assert AuditRow.objects.get(operation_id=started.pk).metadata["digest"] == first
+    carry_out(lifecycle.rotate_key(engine, by=ACME))  # a new incarnation is made of what the name stands for
+    assert container_of(client, engine).image.id == engine.image_digest == second
+
+
+def test_start_takes_what_the_name_stands_for_once_the_image_is_gone(client, tag, fleet, product, carry_out):
+    first = tag.move()
+    products.update_policy(product.pk, {"engine_image": tag.name}, by=actors.ADMIN)
+    engine = make_running(product, "alice", carry_out)
+    second = tag.move()
+    carry_out(lifecycle.stop(engine, by=ACME))
+    container_of(client, engine).remove(force=True)
+    client.images.remove(first)
+    assert carry_out(lifecycle.start(engine, by=ACME)).state == "succeeded"
+    assert container_of(client, engine).image.id == engine.image_digest == second
+
+
+def test_digest_is_that_of_the_container_also_where_an_attempt_died_before_it_was_stored(client, tag, fleet, product, carry_out):
+    first = tag.move()
+    products.update_policy(product.pk, {"engine_image": tag.name}, by=actors.ADMIN)
+    provision = lifecycle.provision(product, "alice", by=ACME)
+    made = fleet.create(dead_workers_spec(provision.engine))
+    assert made == first
+    tag.move()
+    assert carry_out(provision).state == "succeeded"
+    engine = Engine.objects.get()
+    assert container_of(client, engine).image.id == engine.image_digest == first
+
+
+def dead_workers_spec(engine):
+    env = {"ENGINE_KEY_HASH": engine.key_hash}
+    return Spec(Ref(engine.pk, 1), "acme", engine.engine_version, engine.port, env)
