@@ -204,11 +204,13 @@ def rotate_key(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
 
     Raises EngineNotRunning, OperationInProgress.
     """
+    memory = _next_memory_mb(engine)
     engine = lock(engine.pk)
     check_can(engine, Kind.ROTATE_KEY)
     if (current := operations.find_open(engine)) is not None and current.kind == Kind.ROTATE_KEY:
         return current
-    params = {**params_of("requested", reason), "env_version": environments.newest_version(engine.product_id)}
+    env_version = environments.newest_version(engine.product_id)
+    params = {**params_of("requested", reason), "env_version": env_version, "memory_mb": memory}
     operation = operations.open(engine, Kind.ROTATE_KEY, by=by, incarnation=engine.incarnations + 1, params=params)
     key = secrets.make_key(secrets.ENGINE_PREFIX)
     Engine.objects.filter(pk=engine.pk).update(
@@ -316,7 +318,7 @@ def _open(engine: Engine, kind: Kind, *, by: Actor, params: Mapping[str, str]) -
     full = None
     if makes_serve(kind, engine):
         try:
-            hosts.check_room(engine.memory_mb, 0)
+            hosts.check_room(engine.memory_mb, 0, but=engine.pk)
         except CapacityExhausted as error:
             full = error
     engine = lock(engine.pk)
@@ -338,6 +340,17 @@ def _record_no_room(full: CapacityExhausted, kind: Kind, about: trail.Subject, *
 def memory_mb(product: Product) -> int:
     """Memory that a new engine of the product is counted with."""
     return int(rules.lowered(overrides.in_force(product), "memory_mb", settings.ENV.engine_memory_mb))
+
+
+def _next_memory_mb(engine: Engine) -> int:
+    """Memory of the engine's next incarnation: the policy's, or as much as this one has where the host has no room for more."""
+    wanted = memory_mb(engine.product)
+    if wanted > engine.memory_mb:
+        try:
+            hosts.check_room(wanted, 0, but=engine.pk)
+        except CapacityExhausted:
+            return engine.memory_mb
+    return wanted
 
 
 def params_of(cause: str = "requested", reason: str = "") -> dict[str, str]:
@@ -385,7 +398,7 @@ def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: 
     engine = Engine.objects.select_for_update(no_key=True).filter(pk=engine_id, status=Status.RUNNING, seq=seq).first()
     if engine is None or operations.find_open(engine) is not None:
         return False
-    columns: dict[str, Any] = {"health_failures": failures, "last_health_ok": False, "healthy_since": None}
+    columns: dict[str, Any] = {"health_failures": failures, "last_health_ok": False, "healthy_since": None, "may_run": True}
     metadata: dict[str, Any] = {"result": result, "failures": failures}
     if retry_in_s is None:
         columns["gave_up_at"] = NOW

@@ -6,7 +6,7 @@ of a destroyed engine nor an incarnation's number is ever used again; everything
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from threading import Event
 from uuid import UUID
@@ -61,10 +61,22 @@ def begin() -> None:
 
 def sweep() -> int:
     """Reconcile every instance there is; returns how many corrections were made. A runtime that does not answer is left alone."""
-    corrections = sum(_reconcile(engine_id, instances) for engine_id, instances in _by_engine().items())
+    found = _by_engine()
+    if found is None:
+        return 0
+    _note_what_runs(found)
+    corrections = sum(_reconcile(engine_id, instances) for engine_id, instances in found.items())
     with suppress(BackendUnavailable):
         backends.get().tidy()
     return corrections
+
+
+def _note_what_runs(found: Mapping[UUID, Iterable[Instance]]) -> None:
+    """Which failed engines still hold their room: theirs is the one state in which an instance may run or not."""
+    running = [engine_id for engine_id, instances in found.items() if any(each.state == State.RUNNING for each in instances)]
+    failed = Engine.objects.filter(status=Status.FAILED)
+    failed.filter(may_run=True).exclude(pk__in=running).update(may_run=False)
+    failed.filter(may_run=False, pk__in=running).update(may_run=True)
 
 
 def join() -> None:
@@ -77,16 +89,18 @@ def join() -> None:
 
 def engine(engine_id: UUID) -> int:
     """The same for one engine."""
-    return _reconcile(engine_id, _by_engine().get(engine_id, []))
+    return _reconcile(engine_id, (_by_engine() or {}).get(engine_id, []))
 
 
-def _by_engine() -> dict[UUID, list[Instance]]:
+def _by_engine() -> dict[UUID, list[Instance]] | None:
+    """None while the runtime does not answer."""
     found: dict[UUID, list[Instance]] = defaultdict(list)
     try:
         for instance in backends.get().list():
             found[instance.ref.engine_id].append(instance)
     except BackendUnavailable as error:
         log.warning("backend_unavailable", error=str(error))
+        return None
     return found
 
 

@@ -18,7 +18,7 @@ from engines.backends.base import Backend, BackendError, BackendUnavailable, Ins
 from engines.errors import PortExhaustion
 from engines.models import Engine, Kind, Operation, Status
 from engines.operations import Lease, LeaseLost
-from engines.outcomes import Outcome
+from engines.outcomes import Left, Outcome
 from policy import environments, overrides
 from policy.errors import EngineEnvUnreadable
 
@@ -58,6 +58,10 @@ class Attempt:
         """Raise BackendUnavailable when the runtime is away, or is not the one that the attempt began on."""
         if self.backend.identity() != self.runtime:
             raise BackendUnavailable("the host's runtime was started again in the middle")
+
+    def may_run(self) -> bool:
+        """Whether an instance of the engine runs, for all that the runtime says."""
+        return any(self.backend.observe(ref) in (State.RUNNING, State.UNKNOWN) for ref in {self.ref, self.next_ref})
 
     def step(self, name: str) -> None:
         """Note a step; raises LeaseLost."""
@@ -123,10 +127,10 @@ def _act(attempt: Attempt) -> Outcome:
 def _failed(attempt: Attempt, error: tuple[str, str]) -> Outcome:
     """The outcome of a failure for good."""
     operation, number = attempt.operation, attempt.lease.attempt
+    left = Left(may_run=attempt.may_run(), digest=attempt.made_of)
     if outcomes.is_automatic(operation):
-        retry_in_s = health.next_restart_s(int(operation.params["restart"]))
-        return outcomes.restart_failed(operation, number, error, retry_in_s, digest=attempt.made_of)
-    return outcomes.failed(operation, number, error, digest=attempt.made_of)
+        return outcomes.restart_failed(operation, number, error, health.next_restart_s(int(operation.params["restart"])), left)
+    return outcomes.failed(operation, number, error, left)
 
 
 # -- what each kind does -----------------------------------------------------------------------------------------------
@@ -185,7 +189,8 @@ def _return_to_old_key(attempt: Attempt, failure: Failed | BackendError) -> Outc
         _bring_up(attempt, attempt.ref, attempt.engine.key_hash)
     except Failed:
         return _failed(attempt, error)
-    return outcomes.failed(attempt.operation, attempt.lease.attempt, error, status=Status.RUNNING, digest=attempt.made_of)
+    left = Left(digest=attempt.made_of)
+    return outcomes.failed(attempt.operation, attempt.lease.attempt, error, left, status=Status.RUNNING)
 
 
 ACTS: Mapping[Kind, Callable[[Attempt], Outcome]] = {
@@ -247,14 +252,16 @@ def _next_port(attempt: Attempt) -> int:
 def _spec(attempt: Attempt, ref: Ref, key_hash: str, image: str) -> Spec:
     engine = attempt.engine
     assert engine.port is not None  # every living engine has one
-    version = outcomes.env_version(attempt.operation, engine) if ref == attempt.next_ref else engine.env_version
+    is_next = ref == attempt.next_ref
+    version = outcomes.env_version(attempt.operation, engine) if is_next else engine.env_version
+    memory = outcomes.memory_mb(attempt.operation, engine) if is_next else engine.memory_mb  # what its host counts for it
     try:
         own = environments.read(engine.product_id, version)
     except EngineEnvUnreadable as error:
         raise Failed("engine_env_unreadable", str(error)) from error
     env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
     policy = overrides.in_force(engine.product)
-    limits = Limits(policy.get("memory_mb"), policy.get("cpus"), policy.get("pids"))
+    limits = Limits(memory or None, policy.get("cpus"), policy.get("pids"))
     return Spec(ref, engine.product.slug, engine.engine_version, engine.port, env, limits, image)
 
 

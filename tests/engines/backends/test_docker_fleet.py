@@ -111,3 +111,40 @@ def test_digest_is_that_of_the_container_also_where_an_attempt_died_before_it_wa
 def dead_workers_spec(engine):
     env = {"ENGINE_KEY_HASH": engine.key_hash}
     return Spec(Ref(engine.pk, 1), "acme", engine.engine_version, engine.port, env)
+
+
+# -- what it may use -----------------------------------------------------------------------------------------------------------
+
+
+def limits_of(client, engine):
+    host = container_of(client, engine).attrs["HostConfig"]
+    return host["Memory"] // MB, host["NanoCpus"] / 1e9, host["PidsLimit"]
+
+
+def test_engine_has_the_limits_of_its_products_policy(client, fleet, product, carry_out):
+    products.update_policy(product.pk, {"memory_mb": 96, "cpus": 0.5, "pids": 40}, by=actors.ADMIN)
+    product.refresh_from_db()
+    engine = make_running(product, "alice", carry_out)
+    assert limits_of(client, engine) == (96, 0.5, 40)
+    assert engine.memory_mb == 96
+
+
+def test_memory_is_what_is_counted_whenever_a_container_is_made(client, fleet, product, carry_out):
+    engine = make_running(product, "alice", carry_out)
+    products.update_policy(product.pk, {"memory_mb": 64}, by=actors.ADMIN)
+    engine = Engine.objects.select_related("product").get()
+    carry_out(lifecycle.stop(engine, by=ACME))
+    container_of(client, engine).remove(force=True)
+    carry_out(lifecycle.start(engine, by=ACME))
+    assert limits_of(client, engine)[0] == engine.memory_mb == 128
+    carry_out(lifecycle.rotate_key(engine, by=ACME))
+    assert limits_of(client, engine)[0] == engine.memory_mb == 64
+
+
+# -- where it is reached -------------------------------------------------------------------------------------------------------
+
+
+def test_port_is_published_where_the_settings_say(client, tune, product, carry_out):
+    tune(engine_bind="0.0.0.0")
+    engine = make_running(product, "alice", carry_out)
+    assert container_of(client, engine).ports == {"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(engine.port)}]}
