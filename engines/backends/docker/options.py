@@ -24,7 +24,7 @@ class Options:
     tmp_mb: int = 64
     log_mb: int = 10  # of one file; a container keeps two
     network: str = "engine_net"  # prefix of the networks' names
-    network_size: int = 900  # containers of one network; a Linux bridge takes 1,023
+    network_size: int = 850  # containers of one network; a Linux bridge takes 1,023
     internet: bool = True
     egress_deny: str = "169.254.0.0/16"  # comma-separated
     guard_image: str = "roundhouse-guard:latest"

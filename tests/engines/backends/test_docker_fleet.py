@@ -7,11 +7,13 @@ import pytest
 from audit import actors
 from audit.models import AuditRow
 from engines import backends, lifecycle
-from engines.backends.base import Ref, Spec
+from engines.backends.base import Ref, Spec, State
 from engines.models import Engine
 from policy import products
 from tests.conftest import make_running
+from tests.engines import crew
 from tests.engines.backends import dock
+from tests.envelopes import assert_error
 
 ACME = actors.product("acme")
 MB = 1024 * 1024
@@ -148,3 +150,53 @@ def test_port_is_published_where_the_settings_say(client, tune, product, carry_o
     tune(engine_bind="0.0.0.0")
     engine = make_running(product, "alice", carry_out)
     assert container_of(client, engine).ports == {"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(engine.port)}]}
+
+
+# -- full networks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(client, fleet, no_pool_left):
+    """A /29 made for the product, and no further network to be had; called, it fills the network and returns what fills it."""
+    network = dock.make_network(client, fleet, f"{fleet.options.network}-acme")
+    return lambda: [dock.stranger(client, fleet, network.name) for _ in range(5)]
+
+
+def assert_network_full(answer):
+    assert_error(answer, 503, "CAPACITY_EXHAUSTED")
+    said = answer.json()["error"]
+    assert said["details"]["cause"] == "network_full"
+    assert "Give the runtime more or larger address pools." in said["message"]
+
+
+def test_provision_on_a_full_network_is_a_named_503_and_leaves_nothing(client, fleet, full, api):
+    strangers = full()
+    with crew.at_work():
+        assert_network_full(api.call("POST", "/engines/provision", {"user_id": "alice"}))
+        engine = Engine.objects.get()
+        assert AuditRow.objects.get(action="provision_failed").metadata["error"] == "network_full"
+        assert engine.status == "failed"
+        assert fleet.list() == []
+        assert not dock.has_volume(client, engine.pk)
+        with dock.listening(engine.port):  # nothing holds it
+            assert api.call("DELETE", "/engines/alice").status_code == 200
+        strangers[0].remove(force=True)
+        assert api.call("POST", "/engines/provision", {"user_id": "alice"}).status_code == 200
+
+
+def test_start_on_a_full_network_is_a_named_503_and_works_once_there_is_room(client, fleet, full, api):
+    with crew.at_work():
+        assert api.call("POST", "/engines/provision", {"user_id": "alice"}).status_code == 200
+        assert api.call("POST", "/engines/alice/stop").status_code == 200
+        strangers = full()
+        assert_network_full(api.call("POST", "/engines/alice/start"))
+        assert AuditRow.objects.get(action="start_failed").metadata["error"] == "network_full"
+        engine = Engine.objects.get()
+        assert (engine.status, engine.may_run) == ("failed", False)
+        with dock.listening(engine.port):
+            assert [found.state for found in fleet.list()] != [State.RUNNING]
+        strangers[0].remove(force=True)
+        assert api.call("POST", "/engines/alice/start").status_code == 200
+        assert api.call("DELETE", "/engines/alice").status_code == 200
+        assert fleet.list() == []
+        assert not dock.has_volume(client, engine.pk)
