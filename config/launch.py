@@ -86,7 +86,7 @@ def _run(cleanup: ExitStack) -> None:
     _say(f"starting (logs in {home / 'log'})")
     child = _start_servers(cleanup, servers, port, processes)
     _run_python(["-m", "config.prepare"], home / "log" / "prepare.log", "prepare")
-    cleanup.callback(_run_python, ["manage.py", "stop_engines"], home / "log" / "stop_engines.log", "stop_engines")
+    cleanup.callback(_run_python, ["-m", "config.stand_down"], home / "log" / "stop_engines.log", "stop_engines")
     cleanup.callback(supervision.stop_group, home, "app")
     supervision.start_group(home, "app")
     _wait_until_healthy(home, port)
