@@ -13,7 +13,10 @@ import structlog
 from django.conf import settings
 from django.db import connection
 
-from engines import backends, health, hosts, leases, lifecycle, operations, outcomes, reconcile
+from audit import trail
+from audit.actions import Action
+from audit.actors import SYSTEM
+from engines import backends, health, hosts, leases, lifecycle, moves, operations, outcomes, reconcile
 from engines.backends.base import Backend, BackendError, BackendUnavailable, InstanceMissing, Limits, PortTaken, Ref, Spec, State
 from engines.errors import PortExhaustion
 from engines.models import Engine, Kind, Operation, Status
@@ -87,7 +90,7 @@ def run(operation_id: UUID) -> None:
 def _attempt(attempt: Attempt) -> None:
     """Act and settle. When the backend does not answer the operation is given back, for ORCH_OPERATION_GIVE_UP_S at most."""
     try:
-        outcome = _act_on_one_runtime(attempt)
+        outcome = _act_and_tell(attempt)
     except BackendError as error:
         if error.retryable and not attempt.lease.is_last:
             log.warning("operation_returned", error=error.code, attempt=attempt.lease.attempt)
@@ -105,6 +108,23 @@ def _told(error: BackendError) -> tuple[str, str]:
     """Code and sentence of a backend's error: what it is, what to do, and what the runtime said."""
     meaning = " ".join((type(error).__doc__ or "").split())
     return error.code, f"{meaning} ({error})" if str(error) else meaning
+
+
+def _act_and_tell(attempt: Attempt) -> Outcome:
+    """Act; however that ends, what stood in the engine's name and was removed for it has a row."""
+    attempt.backend.take_evicted()  # left by somebody else on this thread
+    try:
+        return _act_on_one_runtime(attempt)
+    finally:
+        for evicted in attempt.backend.take_evicted():
+            metadata = {"incarnation": attempt.operation.incarnation, "reason": "name_taken", "container": evicted}
+            trail.record(
+                Action.ORPHAN_REMOVED,
+                moves.subject(attempt.engine),
+                by=SYSTEM,
+                metadata=metadata,
+                operation_id=attempt.operation.pk,
+            )
 
 
 def _act_on_one_runtime(attempt: Attempt) -> Outcome:

@@ -162,6 +162,13 @@ class Backend(ABC):
         BackendUnavailable.
         """
 
+    def take_evicted(self) -> Sequence[str]:
+        """What the verbs of this thread have removed since the last call because it stood in an engine's name: the runtime's ids.
+
+        It was none of ours by its labels; whoever asks gives it a row.
+        """
+        return ()
+
     @abstractmethod
     def create(self, spec: Spec) -> str:
         """Make the instance, and the engine's volume when it has none, without starting it; returns the digest it is made of.

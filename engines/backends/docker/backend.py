@@ -2,6 +2,7 @@
 
 import math
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
@@ -42,6 +43,7 @@ class DockerBackend(Backend):
         self._daemon = Daemon(options.url, options.timeout_s)
         self._networks = Networks(self._daemon, options)
         self._guard = Guard(self._daemon, options)
+        self._evicted = threading.local()
 
     def resolve(self, image: str, kept: str = "") -> str:
         """The image's id: what a registry calls its digest names nothing on a host without the repository."""
@@ -64,6 +66,11 @@ class DockerBackend(Backend):
                 else:
                     self._discard(found.id, force=False)  # its port is part of it, and how it is reached
         raise AssertionError
+
+    def take_evicted(self) -> Sequence[str]:
+        evicted: list[str] = getattr(self._evicted, "ids", [])
+        self._evicted.ids = []
+        return evicted
 
     def start(self, ref: Ref) -> None:
         """A container runs only under its engine's name, and keeps that name for as long as it exists.
@@ -300,6 +307,7 @@ class DockerBackend(Backend):
         if (labels.get(containers.DEPLOYMENT), labels.get(containers.ENGINE)) != (self.options.deployment, str(engine_id)):
             log.warning("stranger_removed", container=holder["Id"][:12], name=name)
             self._discard(holder["Id"])
+            self._evicted.ids = [*getattr(self._evicted, "ids", []), holder["Id"][:12]]
         elif holder["State"]["Status"] in ("removing", "dead"):
             self._discard(holder["Id"])
 

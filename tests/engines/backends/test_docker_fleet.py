@@ -7,12 +7,15 @@ import pytest
 from audit import actors
 from audit.models import AuditRow
 from engines import backends, lifecycle
-from engines.backends.base import Ref, Spec, State
-from engines.models import Engine
+from engines.backends.base import Ref, Spec, State, instance_name
+from engines.backends.docker import containers
+from engines.models import Engine, Operation
 from policy import products
+from tests import waiting
 from tests.conftest import make_running
 from tests.engines import crew
 from tests.engines.backends import dock
+from tests.engines.backends.runtimes import IMAGE
 from tests.envelopes import assert_error
 
 ACME = actors.product("acme")
@@ -200,3 +203,32 @@ def test_start_on_a_full_network_is_a_named_503_and_works_once_there_is_room(cli
         assert api.call("DELETE", "/engines/alice").status_code == 200
         assert fleet.list() == []
         assert not dock.has_volume(client, engine.pk)
+
+
+# -- names that are taken ------------------------------------------------------------------------------------------------------
+
+
+def test_container_in_an_engines_name_is_removed_with_a_row(client, fleet, api, product):
+    """Both names that its container has in turn: the one it is made with, and the one it runs under."""
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    ref = Ref(operation.engine_id, 1)
+    deployment = fleet.options.deployment
+    names = [containers.spare_name(deployment, ref), instance_name(deployment, ref.engine_id)]
+    strangers = [client.containers.create(IMAGE, name=name).id[:12] for name in names]
+    with crew.at_work():
+        waiting.until(lambda: not Operation.objects.filter(finished_at=None).exists(), 60)
+    rows = AuditRow.objects.filter(action="orphan_removed").order_by("id")
+    assert [row.metadata["container"] for row in rows] == strangers
+    for row in rows:
+        assert (row.engine_id, row.operation_id, row.actor) == (ref.engine_id, operation.pk, "system")
+        assert (row.metadata["reason"], row.metadata["incarnation"]) == ("name_taken", 1)
+    assert Engine.objects.get().status == "running"
+    assert container_of(client, Engine.objects.get()).name == names[1]
+
+
+def test_container_in_an_engines_name_has_its_row_also_when_the_boot_fails(client, fleet, product, carry_out, settings):
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    client.containers.create(IMAGE, name=containers.spare_name(fleet.options.deployment, Ref(operation.engine_id, 1)))
+    settings.ENV = settings.ENV.model_copy(update={"boot_timeout_s": 0.01})
+    assert carry_out(operation).error_code == "boot_timeout"
+    assert AuditRow.objects.get(action="orphan_removed").metadata["reason"] == "name_taken"
