@@ -170,7 +170,10 @@ CATALOGUE: Mapping[Action, Entry] = {
         "stopped retrying; the engine stays `failed` until someone acts", "the worker", {"restarts": int}
     ),
     Action.ORPHAN_REMOVED: Entry(
-        "an instance that no engine owns was destroyed", "the reconcile loop", {"incarnation": int, "reason": str}
+        "an instance that no engine owns was destroyed; `reason` is `engine_destroyed`, `old_incarnation`, or `name_taken`: a"
+        " `container` that we had not made stood in the engine's name",
+        "the reconcile loop; for `name_taken` the worker",
+        {"incarnation": int, "reason": str, "container": str},
     ),
     Action.KEY_REVEAL: Entry("staff looked at an engine's key", "staff"),
     Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}),

@@ -40,11 +40,17 @@ def unbind_request_id(**_: Any) -> None:
 
 @worker_init.connect
 def join(**_: Any) -> None:
-    """Who probes or boots engines has to reach them from the first message on, or would take them for dead."""
-    if os.environ.get("ORCH_PROCESS") in (*settings.OPERATION_WORKERS, "health"):
+    """Who probes or boots engines has to reach them from the first message on, or would take them for dead.
+
+    Who judges them resumes those first that died while nobody was there: they have not failed.
+    """
+    process = os.environ.get("ORCH_PROCESS")
+    if process in (*settings.OPERATION_WORKERS, "health"):
         from engines import reconcile
 
         reconcile.join()
+        if process == "health":
+            reconcile.begin()
 
 
 @worker_ready.connect

@@ -1,11 +1,18 @@
 """Where the engines of a local run live: in Docker where a daemon answers and has the engine's image, else as subprocesses.
 
-The choice is kept in the home (`backend`), because engines made by one backend are not there for the other; it is made anew
-while the home has no subprocess engine. ORCH_ENGINE_BACKEND decides when it is set.
+The choice is kept in the home (`backend`), because engines made by one backend are not there for the other. It is made anew while
+the home has no engine: none under `engines`, none on the daemon, and where no daemon answers, none when the last run ended.
+ORCH_ENGINE_BACKEND decides when it is set.
 """
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config.home import deployment
+
+if TYPE_CHECKING:
+    import docker
 
 BACKENDS = ("docker", "subprocess")
 
@@ -23,14 +30,40 @@ def choose(home: Path) -> tuple[str, str]:
     """The backend for this start, and why it is that one, in a few words. Keeps the choice."""
     if asked := os.environ.get("ORCH_ENGINE_BACKEND"):
         return asked, "ORCH_ENGINE_BACKEND is set"
-    if kept(home) == "docker":
-        return "docker", "as before: this home's engines are there"
-    if kept(home) == "subprocess" and any((home / "engines").iterdir()):
-        return "subprocess", "as before: this home's engines are there"
+    if before := _backend_of_engines(home):
+        return before, "as before: this home's engines are there"
     missing = _missing_for_docker()
     chosen, why = ("subprocess", missing) if missing else ("docker", "a daemon answers and has the engine image")
     (home / "backend").write_text(chosen + "\n")
     return chosen, why
+
+
+def forget(home: Path) -> None:
+    """Keep no choice: no engine needs it."""
+    (home / "backend").unlink(missing_ok=True)
+
+
+def _backend_of_engines(home: Path) -> str:
+    """The kept choice, as long as there may be an engine that it was made for; else an empty string."""
+    match kept(home):
+        case "docker" if _may_have_engines(home):
+            return "docker"
+        case "subprocess" if any((home / "engines").iterdir()):
+            return "subprocess"
+    return ""
+
+
+def _may_have_engines(home: Path) -> bool:
+    """Whether the daemon has a volume of an engine of ours; also when it does not answer."""
+    from docker.errors import DockerException
+
+    from engines.backends.docker.containers import DEPLOYMENT
+
+    label = f"{DEPLOYMENT}={os.environ.get('ORCH_DEPLOYMENT') or deployment(home)}"
+    try:
+        return bool(_daemon().volumes.list(filters={"label": label}))
+    except (DockerException, OSError):
+        return True
 
 
 def _setting(name: str) -> str:
@@ -42,12 +75,10 @@ def _setting(name: str) -> str:
 
 def _missing_for_docker() -> str:
     """What is missing for the Docker backend, or an empty string."""
-    import docker
     from docker.errors import DockerException, ImageNotFound
 
-    url = os.environ.get("ORCH_DOCKER_URL") or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     try:
-        client = docker.DockerClient(base_url=url, timeout=3)
+        client = _daemon()
         client.images.get(_setting("engine_image"))
         client.images.get(_setting("guard_image"))
     except ImageNotFound:
@@ -55,3 +86,10 @@ def _missing_for_docker() -> str:
     except (DockerException, OSError):
         return "no Docker daemon answers"
     return ""
+
+
+def _daemon() -> "docker.DockerClient":
+    import docker
+
+    url = os.environ.get("ORCH_DOCKER_URL") or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    return docker.DockerClient(base_url=url, timeout=3)

@@ -5,7 +5,6 @@ the first one starts them, the last one out stops them. `make run` takes over wh
 """
 
 import fcntl
-import hashlib
 import os
 import shutil
 import signal
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from config import choice, postgres, valkey
-from config.home import Refused, accepts, lay_out, locate, read_secrets, runtime_folder
+from config.home import Refused, accepts, deployment, lay_out, locate, read_secrets, runtime_folder
 
 __all__ = ["Refused", "Servers", "Urls", "environment", "home", "locked", "running", "supervised"]
 
@@ -53,7 +52,7 @@ def environment(home: Path) -> dict[str, str]:
     generated |= {"ORCH_HOME": str(home), "ORCH_DATABASE_URL": urls.database, "ORCH_REDIS_URL": urls.redis}
     if not os.environ.get("ORCH_DATABASE_URL"):
         generated["ORCH_DATABASE_OWNER_URL"] = urls.owner
-    generated["ORCH_DEPLOYMENT"] = f"local-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"  # homes may share a daemon
+    generated["ORCH_DEPLOYMENT"] = deployment(home)
     if backend := choice.kept(home):
         generated["ORCH_ENGINE_BACKEND"] = backend
     return generated

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+NETWORK_LIMIT = 900  # endpoints that a network never gets to
 LONGEST_DEPLOYMENT = 26  # with a hyphen and an engine's id it is one label of a host's name: 63 characters
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -95,7 +96,10 @@ class Env(BaseSettings):
     engine_tmp_mb: int = Field(64, ge=1, description="Size of an engine's `/tmp`, in MB, a part of its memory.")
     engine_log_mb: int = Field(10, ge=1, description="Size of an engine's log, in MB; it and the one before are kept.")
     engine_network_size: int = Field(
-        900, ge=1, le=1000, description="Engines on one network of a product before it gets another; a Linux bridge takes 1,023."
+        850,
+        ge=1,
+        description="Engines on one network of a product before it gets another. As many as boot at a time (`ORCH_MAX_BOOTS`) may"
+        f" come on top; both together are below {NETWORK_LIMIT}, since a Linux bridge takes 1,023.",
     )
     engine_internet: bool = Field(True, description="Whether engines may open connections to the world outside their host.")
     engine_egress_deny: str = Field(
@@ -159,6 +163,8 @@ class Env(BaseSettings):
             raise ValueError("ORCH_PORT_MIN must not be above ORCH_PORT_MAX")
         if self.wake_boots >= self.max_boots:
             raise ValueError("ORCH_WAKE_BOOTS must be below ORCH_MAX_BOOTS, or nothing but wakes would ever boot")
+        if self.engine_network_size + self.max_boots >= NETWORK_LIMIT:
+            raise ValueError(f"ORCH_ENGINE_NETWORK_SIZE and ORCH_MAX_BOOTS must be below {NETWORK_LIMIT} together")
         if self.lease_renew_s * 2 > self.lease_s:
             raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
         self._check_reach()

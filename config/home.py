@@ -4,6 +4,7 @@ env              secrets of this home (0600)
 admin-password   of the first staff user (0600)
 postgres         PostgreSQL's data and socket; a link when its user could not reach it here
 run              sockets of Valkey and the supervisor
+backend          where the engines live, while there are any
 engines, log     what the engines keep, what the processes print
 """
 
@@ -29,6 +30,11 @@ class Refused(Exception):
 def locate() -> Path:
     """Absolute path of `ORCH_HOME`; a relative one counts from the folder of manage.py, whatever the working directory."""
     return Path(os.path.abspath(BASE_DIR / Path(os.environ.get("ORCH_HOME") or ".local").expanduser()))
+
+
+def deployment(home: Path) -> str:
+    """Name of what this home has on a Docker daemon, which others may share."""
+    return f"local-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
 
 
 def lay_out(home: Path) -> None:

@@ -91,7 +91,7 @@ def _run(cleanup: ExitStack) -> None:
     for line in prepared.read_text(errors="replace").splitlines():
         if line.startswith("warning: "):
             _say(line)
-    cleanup.callback(_run_python, ["manage.py", "stop_engines"], home / "log" / "stop_engines.log", "stop_engines")
+    cleanup.callback(_run_python, ["-m", "config.stand_down"], home / "log" / "stop_engines.log", "stop_engines")
     cleanup.callback(supervision.stop_group, home, "app")
     supervision.start_group(home, "app")
     api = f"http://{addresses.host(_bind())}:{port}"

@@ -86,7 +86,7 @@ def _admit(product: Product, question: Question) -> Explanation:
     if step == Step.PROVISION:
         decided += [each for each in _new_engine(product, question) if each.rule != "suspended"]
     elif step == Step.WAKE and seen is not None:
-        decided += hosts.decide_room(seen.engine.memory_mb, 0)
+        decided += hosts.decide_room(seen.engine.memory_mb, 0, but=seen.engine.pk)
     return _conclude(decided, step, admission.refusal(seen) if step == Step.REFUSE else "")
 
 
@@ -125,7 +125,7 @@ def _verb(product: Product, user_id: str, kind: Kind) -> Explanation:
     except EngineError as refusal:
         return _conclude(decided, Step.REFUSE, refusal)
     if serves and would == kind:
-        decided += hosts.decide_room(engine.memory_mb, 0)
+        decided += hosts.decide_room(engine.memory_mb, 0, but=engine.pk)
     return _conclude(decided, would)
 
 

@@ -218,6 +218,11 @@ def next_restart_s(attempts: int) -> float | None:
 
 
 def restart_due() -> int:
-    """Open the restart of every failed engine whose time has come; returns how many."""
-    due = Engine.objects.filter(status="failed", next_restart_at__lte=Now()).values_list("pk", flat=True)[:CHUNK]
+    """Open the restart of every failed engine whose time has come; returns how many. None while its host is not settled.
+
+    An attempt under a runtime that is away would say nothing of the engine, and yet count.
+    """
+    due = list(Engine.objects.filter(status="failed", next_restart_at__lte=Now()).values_list("pk", flat=True)[:CHUNK])
+    if not due or not reconcile.host_is_settled():
+        return 0
     return sum(lifecycle.auto_restart(engine_id, by=SYSTEM) is not None for engine_id in due)

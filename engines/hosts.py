@@ -1,5 +1,7 @@
 """Hosts: which one an engine goes to, its ports, and whether its runtime answers."""
 
+from uuid import UUID
+
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Q
@@ -44,35 +46,40 @@ def unreachable() -> list[Host]:
     return list(Host.objects.exclude(unreachable_since=None))
 
 
+# What runs, is about to, or may still do so: a tear-down lasts as long as its grace, and of a failed engine it is written down.
 _USED = """
 SELECT count(*) FILTER (WHERE up), coalesce(sum(memory_mb) FILTER (WHERE up), 0), coalesce(sum(disk_mb), 0)
-FROM (SELECT memory_mb, disk_mb, status IN ('running', 'provisioning') OR next_restart_at IS NOT NULL OR EXISTS (
-        SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND o.state IN ('pending', 'running')
-        AND o.kind IN ('provision', 'start', 'wake', 'restart')) AS up
-    FROM engines_engine e WHERE host_id = (SELECT id FROM engines_host WHERE name = %s) AND destroyed_at IS NULL) counted
+FROM (SELECT disk_mb, greatest(memory_mb, (params ->> 'memory_mb')::int) AS memory_mb,
+        status IN ('running', 'provisioning', 'destroying') OR next_restart_at IS NOT NULL OR (status = 'failed' AND may_run)
+        OR coalesce(kind IN ('provision', 'start', 'wake', 'restart'), false) AS up
+    FROM engines_engine e LEFT JOIN engines_operation o ON o.engine_id = e.id AND o.state IN ('pending', 'running')
+    WHERE host_id = (SELECT id FROM engines_host WHERE name = %s) AND destroyed_at IS NULL
+        AND e.id IS DISTINCT FROM %s) counted
 """
 
 
-def check_room(memory_mb: int, disk_mb: int) -> None:
+def check_room(memory_mb: int, disk_mb: int, *, but: UUID | None = None) -> None:
     """Raise CapacityExhausted unless the host has room for one more running engine of this size.
 
-    The host is locked until the transaction ends, so that two starts cannot take the same room; take no engine's lock before.
+    `but`: the engine that it is for, when there is one: what that holds already is not counted against it. The host is locked
+    until the transaction ends, so that two starts cannot take the same room; take no engine's lock before.
     """
     if any(_ceilings().values()):
         local()
-        decisions.check(decide_room(memory_mb, disk_mb))
+        decisions.check(decide_room(memory_mb, disk_mb, but=but))
 
 
-def decide_room(memory_mb: int, disk_mb: int) -> list[Decision]:
+def decide_room(memory_mb: int, disk_mb: int, *, but: UUID | None = None) -> list[Decision]:
     """What each ceiling of the host says of one more running engine of this size; it holds for as long as the host is locked.
 
-    Engines that are starting, or about to be restarted, count as running. `disk_mb` is 0 for an engine that has its volume.
+    Engines that start, are about to be restarted, or are being torn down count as running, and failed ones whose instance may
+    still run. `disk_mb` is 0 for an engine that has its volume.
     """
     ceilings = _ceilings()
     if not any(ceilings.values()):
         return []
     with connection.cursor() as cursor:
-        cursor.execute(_USED, [NAME])
+        cursor.execute(_USED, [NAME, but])
         used = cursor.fetchone()
     asked = zip(ceilings.items(), used, (1, memory_mb, disk_mb), strict=True)
     return [_decide(rule, limit, int(before), more) for (rule, limit), before, more in asked if limit and more]

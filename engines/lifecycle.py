@@ -190,12 +190,12 @@ def wake(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     return _request(engine, Kind.WAKE, by=by, reason=reason)
 
 
-def restart(engine: Engine, *, by: Actor, cause: str = "requested", reason: str = "") -> Operation:
+def restart(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     """Ask for a stop and a start of a running or failed engine.
 
     Raises EngineNotRunning, OperationInProgress, and for a failed one what `start` raises.
     """
-    return _request(engine, Kind.RESTART, by=by, reason=reason, cause=cause)
+    return _request(engine, Kind.RESTART, by=by, reason=reason)
 
 
 @transaction.atomic
@@ -204,11 +204,13 @@ def rotate_key(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
 
     Raises EngineNotRunning, OperationInProgress.
     """
+    memory = _next_memory_mb(engine)
     engine = lock(engine.pk)
     check_can(engine, Kind.ROTATE_KEY)
     if (current := operations.find_open(engine)) is not None and current.kind == Kind.ROTATE_KEY:
         return current
-    params = {**params_of("requested", reason), "env_version": environments.newest_version(engine.product_id)}
+    env_version = environments.newest_version(engine.product_id)
+    params = {**params_of("requested", reason), "env_version": env_version, "memory_mb": memory}
     operation = operations.open(engine, Kind.ROTATE_KEY, by=by, incarnation=engine.incarnations + 1, params=params)
     key = secrets.make_key(secrets.ENGINE_PREFIX)
     Engine.objects.filter(pk=engine.pk).update(
@@ -277,6 +279,15 @@ def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
 
 
 @transaction.atomic
+def resume(engine_id: UUID, seq: int, *, by: Actor) -> Operation | None:
+    """Restart an engine whose instance did not run when it was looked at; None when it has moved since, or has an operation."""
+    engine = Engine.objects.select_for_update(no_key=True).filter(pk=engine_id, status=Status.RUNNING, seq=seq).first()
+    if engine is None or operations.find_open(engine) is not None:
+        return None
+    return operations.open(engine, Kind.RESTART, by=by, params=params_of("host_restarted"))
+
+
+@transaction.atomic
 def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
     """Stop the instance of an engine that is stopped or sleeping by the registry, yet runs; None when that is not so any more."""
     engine = (
@@ -288,9 +299,9 @@ def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
     return operations.open(engine, kind, by=by, params=params_of("reconciled", ""))
 
 
-def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str, cause: str = "requested") -> Operation:
+def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str) -> Operation:
     try:
-        return _open(engine, kind, by=by, params=params_of(cause, reason))
+        return _open(engine, kind, by=by, params=params_of("requested", reason))
     except CapacityExhausted as full:
         _record_no_room(full, kind, moves.subject(engine), by=by)
         raise
@@ -307,7 +318,7 @@ def _open(engine: Engine, kind: Kind, *, by: Actor, params: Mapping[str, str]) -
     full = None
     if makes_serve(kind, engine):
         try:
-            hosts.check_room(engine.memory_mb, 0)
+            hosts.check_room(engine.memory_mb, 0, but=engine.pk)
         except CapacityExhausted as error:
             full = error
     engine = lock(engine.pk)
@@ -329,6 +340,17 @@ def _record_no_room(full: CapacityExhausted, kind: Kind, about: trail.Subject, *
 def memory_mb(product: Product) -> int:
     """Memory that a new engine of the product is counted with."""
     return int(rules.lowered(overrides.in_force(product), "memory_mb", settings.ENV.engine_memory_mb))
+
+
+def _next_memory_mb(engine: Engine) -> int:
+    """Memory of the engine's next incarnation: the policy's, or as much as this one has where the host has no room for more."""
+    wanted = memory_mb(engine.product)
+    if wanted > engine.memory_mb:
+        try:
+            hosts.check_room(wanted, 0, but=engine.pk)
+        except CapacityExhausted:
+            return engine.memory_mb
+    return wanted
 
 
 def params_of(cause: str = "requested", reason: str = "") -> dict[str, str]:
@@ -376,7 +398,7 @@ def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: 
     engine = Engine.objects.select_for_update(no_key=True).filter(pk=engine_id, status=Status.RUNNING, seq=seq).first()
     if engine is None or operations.find_open(engine) is not None:
         return False
-    columns: dict[str, Any] = {"health_failures": failures, "last_health_ok": False, "healthy_since": None}
+    columns: dict[str, Any] = {"health_failures": failures, "last_health_ok": False, "healthy_since": None, "may_run": True}
     metadata: dict[str, Any] = {"result": result, "failures": failures}
     if retry_in_s is None:
         columns["gave_up_at"] = NOW

@@ -84,11 +84,12 @@ class Engine(models.Model):
     status = models.TextField(choices=Status.choices)
     seq = models.BigIntegerField(default=1, help_text="Moves of this engine so far; every move's audit row carries it.")
     engine_version = models.TextField(help_text="Image.")
-    image_digest = models.TextField(
-        db_default="", blank=True, help_text="What `engine_version` stood for when it was last created."
-    )
+    image_digest = models.TextField(db_default="", blank=True, help_text="The image that its instance is made of.")
     port = models.IntegerField(null=True)
     memory_mb = models.IntegerField(db_default=0, help_text="Counts for this much in its host's ceiling.")
+    may_run = models.BooleanField(
+        db_default=False, help_text="Its instance may still run although it is failed, and keeps its room then."
+    )
     disk_mb = models.IntegerField(db_default=0, help_text="The same, of its volume.")
     incarnation = models.IntegerField(default=1, help_text="Which of the instances made for this engine is the valid one.")
     incarnations = models.IntegerField(default=1, help_text="Incarnation numbers given out so far.")

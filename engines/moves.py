@@ -26,6 +26,8 @@ _COLUMNS = frozenset(CLEARED.keys() | NO_PENDING.keys()) | {
     "key_ciphertext",
     "incarnation",
     "env_version",
+    "memory_mb",
+    "may_run",
 }
 
 

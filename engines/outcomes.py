@@ -58,26 +58,49 @@ def succeeded(operation: Operation, engine: Engine, metadata: Mapping[str, Any])
     if operation.kind == Kind.ROTATE_KEY:
         columns |= {"key_hash": engine.pending_key_hash, "key_ciphertext": engine.pending_key_ciphertext, **NO_PENDING}
         columns |= {"incarnation": operation.incarnation, "env_version": env_version(operation, engine)}
+        columns |= {"memory_mb": memory_mb(operation, engine)}
     if operation.kind == Kind.DESTROY:
         columns |= {"destroyed_at": NOW, "key_hash": "", "key_ciphertext": "", **NO_PENDING}
     return Outcome(transition.after, action, {**metadata, **told(operation)}, columns)
 
 
-def failed(operation: Operation, attempt: int, error: tuple[str, str], *, status: Status = Status.FAILED) -> Outcome:
+@dataclass(frozen=True)
+class Left:
+    """What a failed attempt leaves behind: whether an instance may still run, and what the valid one is made of, where known."""
+
+    may_run: bool = False
+    digest: str = ""
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        return {"may_run": self.may_run, **({"image_digest": self.digest} if self.digest else {})}
+
+
+NOTHING = Left()
+
+
+def failed(
+    operation: Operation, attempt: int, error: tuple[str, str], left: Left = NOTHING, *, status: Status = Status.FAILED
+) -> Outcome:
     """The outcome of an operation that failed for good; `error` is a code and a sentence."""
     metadata = {"error": error[0], "attempt": attempt, **told(operation)}
-    return Outcome(status, TRANSITIONS[Kind(operation.kind)].failed, metadata, {**NO_RESTART, **NO_PENDING}, error)
+    columns = {**NO_RESTART, **NO_PENDING, **left.columns}
+    return Outcome(status, TRANSITIONS[Kind(operation.kind)].failed, metadata, columns, error)
 
 
-def restart_failed(operation: Operation, attempt: int, error: tuple[str, str], retry_in_s: float | None) -> Outcome:
+def restart_failed(
+    operation: Operation, attempt: int, error: tuple[str, str], retry_in_s: float | None, left: Left = NOTHING
+) -> Outcome:
     """The outcome of an automatic restart that failed: the next one is scheduled, or with None the fleet gives up."""
     number = int(operation.params["restart"])
     metadata: dict[str, Any] = {"restart": number, "error": error[0], "attempt": attempt}
     if retry_in_s is None:
         gave_up = (Action.AUTO_RESTART_GAVE_UP, {"restarts": number})
-        return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {**NO_RESTART, "gave_up_at": NOW}, error, gave_up)
+        columns = {**NO_RESTART, "gave_up_at": NOW, **left.columns}
+        return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, columns, error, gave_up)
     metadata["restart_in_s"] = round(retry_in_s, 1)
-    return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {"next_restart_at": After(retry_in_s)}, error)
+    columns = {"next_restart_at": After(retry_in_s), **left.columns}
+    return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, columns, error)
 
 
 def is_automatic(operation: Operation) -> bool:
@@ -88,6 +111,11 @@ def is_automatic(operation: Operation) -> bool:
 def env_version(operation: Operation, engine: Engine) -> int:
     """Version of the product's environment that the incarnation which the operation leaves valid is made with."""
     return int(operation.params.get("env_version", engine.env_version))
+
+
+def memory_mb(operation: Operation, engine: Engine) -> int:
+    """Memory of the incarnation that the operation leaves valid."""
+    return int(operation.params.get("memory_mb", engine.memory_mb))
 
 
 def told(operation: Operation) -> dict[str, Any]:

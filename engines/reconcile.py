@@ -6,47 +6,77 @@ of a destroyed engine nor an incarnation's number is ever used again; everything
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from threading import Event
 from uuid import UUID
 
 import structlog
+from django.db import DatabaseError, connection
 
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
 from engines import backends, hosts, lifecycle, moves, operations
 from engines.backends.base import BackendError, BackendUnavailable, Instance, Ref, State
-from engines.errors import EngineError
 from engines.models import Engine, Status
 
 log = structlog.get_logger(__name__)
+
+_just_started = Event()  # this process: engines may have died while none of us was there to see it
 
 
 def host_is_settled() -> bool:
     """Whether what is seen of engines can be held against them: the host's runtime answers, and is the one it was before.
 
-    One that does not answer makes its engines unknown, not failed. One that came back has its engines resumed first.
+    One that does not answer makes its engines unknown, not failed. One that came back has its engines resumed first, and so has
+    any when a process that judges engines has just started.
     """
     try:
         identity = backends.get().identity()
-    except BackendUnavailable as error:
+        is_known = hosts.is_known(identity)
+        if is_known and not _just_started.is_set():
+            return True
+        resumed = resume()
+    except BackendUnavailable as error:  # also in the middle of resuming: then all of it is done again
         hosts.mark_unreachable()
         log.warning("backend_unavailable", error=str(error))
         return False
-    if hosts.is_known(identity):
-        return True
-    log.warning("host_came_back", resumed=resume())
+    log.warning("engines_resumed" if is_known else "host_came_back", resumed=resumed)
     hosts.mark_seen(identity)
+    _just_started.clear()
     return False
+
+
+def begin() -> None:
+    """When a process starts that judges engines: resume those that died meanwhile, now or else before the first judgement."""
+    _just_started.set()
+    try:
+        host_is_settled()
+    except DatabaseError as error:
+        log.warning("not_resumed", error=type(error).__name__)
+    finally:
+        connection.close()
 
 
 def sweep() -> int:
     """Reconcile every instance there is; returns how many corrections were made. A runtime that does not answer is left alone."""
-    corrections = sum(_reconcile(engine_id, instances) for engine_id, instances in _by_engine().items())
+    found = _by_engine()
+    if found is None:
+        return 0
+    _note_what_runs(found)
+    corrections = sum(_reconcile(engine_id, instances) for engine_id, instances in found.items())
     with suppress(BackendUnavailable):
         backends.get().tidy()
     return corrections
+
+
+def _note_what_runs(found: Mapping[UUID, Iterable[Instance]]) -> None:
+    """Which failed engines still hold their room: theirs is the one state in which an instance may run or not."""
+    running = [engine_id for engine_id, instances in found.items() if any(each.state == State.RUNNING for each in instances)]
+    failed = Engine.objects.filter(status=Status.FAILED)
+    failed.filter(may_run=True).exclude(pk__in=running).update(may_run=False)
+    failed.filter(may_run=False, pk__in=running).update(may_run=True)
 
 
 def join() -> None:
@@ -59,16 +89,18 @@ def join() -> None:
 
 def engine(engine_id: UUID) -> int:
     """The same for one engine."""
-    return _reconcile(engine_id, _by_engine().get(engine_id, []))
+    return _reconcile(engine_id, (_by_engine() or {}).get(engine_id, []))
 
 
-def _by_engine() -> dict[UUID, list[Instance]]:
+def _by_engine() -> dict[UUID, list[Instance]] | None:
+    """None while the runtime does not answer."""
     found: dict[UUID, list[Instance]] = defaultdict(list)
     try:
         for instance in backends.get().list():
             found[instance.ref.engine_id].append(instance)
     except BackendUnavailable as error:
         log.warning("backend_unavailable", error=str(error))
+        return None
     return found
 
 
@@ -105,20 +137,12 @@ def _remove(owner: Engine, ref: Ref, reason: str) -> None:
 
 
 def resume() -> int:
-    """After the host came back: restart every engine that should run and does not; returns how many restarts were opened.
+    """Restart every engine that should run and does not; returns how many restarts were opened. Raises BackendUnavailable.
 
-    They are done as many at a time as the `background` processes have threads.
+    They are done as many at a time as the `background` processes have threads. Any number of processes may do this at once: the
+    registry is read before the runtime, and an engine that has moved since then is left alone.
     """
-    running = Engine.objects.filter(status=Status.RUNNING).select_related("product")
-    backend = backends.get()
-    resumed = 0
-    for engine in running.iterator():
-        if backend.observe(Ref(engine.pk, engine.incarnation)) in (State.RUNNING, State.UNKNOWN):
-            continue
-        try:
-            lifecycle.restart(engine, by=SYSTEM, cause="host_restarted")
-        except EngineError as refused:
-            log.info("not_resumed", engine_id=str(engine.pk), reason=type(refused).__name__)
-            continue
-        resumed += 1
-    return resumed
+    wanted = list(Engine.objects.filter(status=Status.RUNNING).values_list("pk", "incarnation", "seq"))
+    running = {found.ref for found in backends.get().list() if found.state == State.RUNNING} if wanted else set()
+    missing = [(engine_id, seq) for engine_id, incarnation, seq in wanted if Ref(engine_id, incarnation) not in running]
+    return sum(lifecycle.resume(engine_id, seq, by=SYSTEM) is not None for engine_id, seq in missing)

@@ -212,7 +212,7 @@ _ENGINE = {
 ACCEPTED = {"operation_id": "103bc61c-3b64-4582-b9ef-e676666a87c2", "kind": "provision", "state": "pending"}
 _FOUND = ("ENGINE_NOT_FOUND",)
 _VERB = (*_FOUND, "OPERATION_IN_PROGRESS", "BACKEND_ERROR")
-_BOOT = (*_VERB, "PRODUCT_SUSPENDED", "BOOT_TIMEOUT", "CAPACITY_EXHAUSTED")
+_BOOT = (*_VERB, "PRODUCT_SUSPENDED", "BOOT_TIMEOUT", "CAPACITY_EXHAUSTED", "PORT_EXHAUSTION")
 _ONE = "/engines/{user_id}"
 _PRODUCT = "/products/{product_id}"
 
@@ -221,7 +221,7 @@ ENDPOINTS = (
         "POST", "/engines/provision", api.provision, "provision", "A new engine, answered once it is healthy",
         body=Provision, body_example={"user_id": "alice"}, answer=Provisioned,
         example={"engine_id": _ID, "user_id": "alice", "status": "running", "url": _URL, "api_key": _KEY},
-        errors=("POLICY_DENIED", *_BOOT, "PRODUCT_NOT_FOUND", "ENGINE_ALREADY_EXISTS", "QUOTA_EXCEEDED", "PORT_EXHAUSTION"),
+        errors=("POLICY_DENIED", *_BOOT, "PRODUCT_NOT_FOUND", "ENGINE_ALREADY_EXISTS", "QUOTA_EXCEEDED"),
         parameters=(PREFER,), is_waiting=True,
     ),
     Endpoint(
@@ -250,13 +250,14 @@ ENDPOINTS = (
     Endpoint(
         "POST", f"{_ONE}/rotate-key", api.rotate_key, "rotate_key", "A new key, answered once the engine is healthy with it",
         answer=NewEngineKey, example={"engine_id": _ID, "user_id": "alice", "api_key": _KEY},
-        errors=(*_VERB, "BOOT_TIMEOUT", "ENGINE_NOT_RUNNING"), parameters=(PATH_USER_ID, PREFER), is_waiting=True,
+        errors=(*_VERB, "BOOT_TIMEOUT", "CAPACITY_EXHAUSTED", "PORT_EXHAUSTION", "ENGINE_NOT_RUNNING"),
+        parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),
     Endpoint(
         "POST", f"{_ONE}/admit", api.admit, "admit", "May a request of this user go to the user's engine now?",
         body=api.Admit, body_example={"auto_provision": True}, answer={"$ref": "#/components/schemas/Admission"},
         example={"admitted": True, "engine": {**_ENGINE, "api_key": _KEY}},
-        errors=("POLICY_DENIED", *_BOOT, "PRODUCT_NOT_FOUND", "QUOTA_EXCEEDED", "RATE_LIMITED", "PORT_EXHAUSTION"),
+        errors=("POLICY_DENIED", *_BOOT, "PRODUCT_NOT_FOUND", "QUOTA_EXCEEDED", "RATE_LIMITED"),
         headers=dict.fromkeys((200, 202, 429), ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")),
         parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),

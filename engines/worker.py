@@ -13,11 +13,15 @@ import structlog
 from django.conf import settings
 from django.db import connection
 
-from engines import backends, health, hosts, leases, lifecycle, operations, outcomes, reconcile
+from audit import trail
+from audit.actions import Action
+from audit.actors import SYSTEM
+from engines import backends, health, hosts, leases, lifecycle, moves, operations, outcomes, reconcile
 from engines.backends.base import Backend, BackendError, BackendUnavailable, InstanceMissing, Limits, PortTaken, Ref, Spec, State
+from engines.errors import PortExhaustion
 from engines.models import Engine, Kind, Operation, Status
 from engines.operations import Lease, LeaseLost
-from engines.outcomes import Outcome
+from engines.outcomes import Left, Outcome
 from policy import environments, overrides
 from policy.errors import EngineEnvUnreadable
 
@@ -51,11 +55,16 @@ class Attempt:
         self.next_ref = Ref(self.engine.pk, operation.incarnation)
 
         self.runtime = ""  # identity of the runtime that the attempt began on
+        self.made_of = ""  # digest of the valid incarnation's instance, once this attempt has made or adopted that
 
     def check_runtime(self) -> None:
         """Raise BackendUnavailable when the runtime is away, or is not the one that the attempt began on."""
         if self.backend.identity() != self.runtime:
             raise BackendUnavailable("the host's runtime was started again in the middle")
+
+    def may_run(self) -> bool:
+        """Whether an instance of the engine runs, for all that the runtime says."""
+        return any(self.backend.observe(ref) in (State.RUNNING, State.UNKNOWN) for ref in {self.ref, self.next_ref})
 
     def step(self, name: str) -> None:
         """Note a step; raises LeaseLost."""
@@ -81,7 +90,7 @@ def run(operation_id: UUID) -> None:
 def _attempt(attempt: Attempt) -> None:
     """Act and settle. When the backend does not answer the operation is given back, for ORCH_OPERATION_GIVE_UP_S at most."""
     try:
-        outcome = _act_on_one_runtime(attempt)
+        outcome = _act_and_tell(attempt)
     except BackendError as error:
         if error.retryable and not attempt.lease.is_last:
             log.warning("operation_returned", error=error.code, attempt=attempt.lease.attempt)
@@ -99,6 +108,23 @@ def _told(error: BackendError) -> tuple[str, str]:
     """Code and sentence of a backend's error: what it is, what to do, and what the runtime said."""
     meaning = " ".join((type(error).__doc__ or "").split())
     return error.code, f"{meaning} ({error})" if str(error) else meaning
+
+
+def _act_and_tell(attempt: Attempt) -> Outcome:
+    """Act; however that ends, what stood in the engine's name and was removed for it has a row."""
+    attempt.backend.take_evicted()  # left by somebody else on this thread
+    try:
+        return _act_on_one_runtime(attempt)
+    finally:
+        for evicted in attempt.backend.take_evicted():
+            metadata = {"incarnation": attempt.operation.incarnation, "reason": "name_taken", "container": evicted}
+            trail.record(
+                Action.ORPHAN_REMOVED,
+                moves.subject(attempt.engine),
+                by=SYSTEM,
+                metadata=metadata,
+                operation_id=attempt.operation.pk,
+            )
 
 
 def _act_on_one_runtime(attempt: Attempt) -> Outcome:
@@ -121,9 +147,10 @@ def _act(attempt: Attempt) -> Outcome:
 def _failed(attempt: Attempt, error: tuple[str, str]) -> Outcome:
     """The outcome of a failure for good."""
     operation, number = attempt.operation, attempt.lease.attempt
+    left = Left(may_run=attempt.may_run(), digest=attempt.made_of)
     if outcomes.is_automatic(operation):
-        return outcomes.restart_failed(operation, number, error, health.next_restart_s(int(operation.params["restart"])))
-    return outcomes.failed(operation, number, error)
+        return outcomes.restart_failed(operation, number, error, health.next_restart_s(int(operation.params["restart"])), left)
+    return outcomes.failed(operation, number, error, left)
 
 
 # -- what each kind does -----------------------------------------------------------------------------------------------
@@ -181,8 +208,9 @@ def _return_to_old_key(attempt: Attempt, failure: Failed | BackendError) -> Outc
     try:
         _bring_up(attempt, attempt.ref, attempt.engine.key_hash)
     except Failed:
-        return outcomes.failed(attempt.operation, attempt.lease.attempt, error)
-    return outcomes.failed(attempt.operation, attempt.lease.attempt, error, status=Status.RUNNING)
+        return _failed(attempt, error)
+    left = Left(digest=attempt.made_of)
+    return outcomes.failed(attempt.operation, attempt.lease.attempt, error, left, status=Status.RUNNING)
 
 
 ACTS: Mapping[Kind, Callable[[Attempt], Outcome]] = {
@@ -207,49 +235,54 @@ def _done(attempt: Attempt, metadata: Mapping[str, Any]) -> Outcome:
 def _bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> dict[str, Any]:
     """Make and start the instance, wait until it is healthy; returns what its row says. Raises Failed, BackendError."""
     deadline = time.monotonic() + settings.ENV.boot_timeout_s
-    digest = _digest(attempt, ref)
-    _start_on_free_port(attempt, ref, key_hash)
+    digest = _start_on_free_port(attempt, ref, key_hash)
     attempt.step("waiting_for_health")
     _wait_healthy(attempt, ref, deadline)
     engine = attempt.engine
     return {"image": engine.engine_version, "digest": digest, "port": engine.port, "incarnation": ref.incarnation}
 
 
-def _digest(attempt: Attempt, ref: Ref) -> str:
-    """What the image's name stands for now, or stood for when this incarnation was made. Raises ImageMissing."""
+def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> str:
+    """Create and start; a port that something else has taken is exchanged for the next one. Returns the digest it is made of."""
     engine = attempt.engine
-    kept = engine.image_digest if ref.incarnation == engine.incarnation else ""
-    return kept or attempt.backend.resolve(engine.engine_version)
-
-
-def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> None:
-    """Create and start; a port that something else has taken is exchanged for the next one."""
-    engine = attempt.engine
+    kept = engine.image_digest if ref == attempt.ref else ""  # an incarnation is made of one image, as long as the host has that
+    image = attempt.backend.resolve(engine.engine_version, kept)
     for _ in range(MAX_PORTS):
         attempt.step("creating")
-        attempt.backend.create(_spec(attempt, ref, key_hash))
+        digest = attempt.backend.create(_spec(attempt, ref, key_hash, image))
+        if ref == attempt.ref:
+            attempt.made_of = digest
         attempt.step("starting")
         try:
             attempt.backend.start(ref)
-            return
+            return digest
         except PortTaken:
             log.info("port_taken", port=engine.port)
-            engine.port = hosts.change_port(attempt.lease, engine)
-    raise Failed("port_taken", f"{MAX_PORTS} ports in a row were taken by something else.")
+            engine.port = _next_port(attempt)
+    raise Failed("port_taken", f"{MAX_PORTS} ports in a row were taken; choose others (ORCH_PORT_MIN, ORCH_PORT_MAX).")
 
 
-def _spec(attempt: Attempt, ref: Ref, key_hash: str) -> Spec:
+def _next_port(attempt: Attempt) -> int:
+    try:
+        return hosts.change_port(attempt.lease, attempt.engine)
+    except PortExhaustion as none_left:
+        raise Failed("port_exhaustion", str(none_left)) from none_left
+
+
+def _spec(attempt: Attempt, ref: Ref, key_hash: str, image: str) -> Spec:
     engine = attempt.engine
     assert engine.port is not None  # every living engine has one
-    version = outcomes.env_version(attempt.operation, engine) if ref == attempt.next_ref else engine.env_version
+    is_next = ref == attempt.next_ref
+    version = outcomes.env_version(attempt.operation, engine) if is_next else engine.env_version
+    memory = outcomes.memory_mb(attempt.operation, engine) if is_next else engine.memory_mb  # what its host counts for it
     try:
         own = environments.read(engine.product_id, version)
     except EngineEnvUnreadable as error:
         raise Failed("engine_env_unreadable", str(error)) from error
     env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
     policy = overrides.in_force(engine.product)
-    limits = Limits(policy.get("memory_mb"), policy.get("cpus"), policy.get("pids"))
-    return Spec(ref=ref, product=engine.product.slug, image=engine.engine_version, port=engine.port, env=env, limits=limits)
+    limits = Limits(memory or None, policy.get("cpus"), policy.get("pids"))
+    return Spec(ref, engine.product.slug, engine.engine_version, engine.port, env, limits, image)
 
 
 def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:

@@ -94,6 +94,8 @@ def handle(error: Exception, context: Mapping[str, Any]) -> Response:
 
 _OF_CAUSE = {  # of an operation that failed; any other cause is 502 BACKEND_ERROR
     "boot_timeout": (504, "BOOT_TIMEOUT"),
+    "port_exhaustion": (503, "PORT_EXHAUSTION"),
+    "port_taken": (503, "PORT_EXHAUSTION"),
     "network_full": (503, "CAPACITY_EXHAUSTED"),
     "disk_full": (503, "CAPACITY_EXHAUSTED"),
     "network_unguarded": (503, "UNAVAILABLE"),

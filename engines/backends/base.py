@@ -109,6 +109,9 @@ class Spec:
     port: int  # on the host; the engine listens on it, or it is published to the container's 8000
     env: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()  # backends without ceilings ignore them
+    digest: str = (
+        ""  # what `resolve` said of the image; an instance that has to be made is made of that, else of what it says now
+    )
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,9 @@ class Backend(ABC):
     name: str
 
     @abstractmethod
-    def resolve(self, image: str) -> str:
-        """The digest that the image's name stands for now, `sha256:<64 hex digits>`; a name that is one stands for itself.
+    def resolve(self, image: str, kept: str = "") -> str:
+        """The image to make an instance of, as `sha256:<64 hex digits>`: `kept`, an earlier answer, while there is such an image;
+        else what the name stands for now. A name that is a digest stands for itself.
 
         Raises ImageMissing, BackendUnavailable.
         """
@@ -158,9 +162,16 @@ class Backend(ABC):
         BackendUnavailable.
         """
 
+    def take_evicted(self) -> Sequence[str]:
+        """What the verbs of this thread have removed since the last call because it stood in an engine's name: the runtime's ids.
+
+        It was none of ours by its labels; whoever asks gives it a row.
+        """
+        return ()
+
     @abstractmethod
-    def create(self, spec: Spec) -> None:
-        """Make the instance, and the engine's volume when it has none, without starting it.
+    def create(self, spec: Spec) -> str:
+        """Make the instance, and the engine's volume when it has none, without starting it; returns the digest it is made of.
 
         Before: nothing is required. After: `observe` says CREATED, or what it said before if the instance was there already
         (an instance with these labels is adopted, whatever state it is in; its port follows `spec.port` while it does not

@@ -28,6 +28,7 @@ from engines.backends.base import (
 @dataclass
 class _Kept:
     port: int
+    digest: str
     state: State = State.CREATED
     lines: list[str] = field(default_factory=list)
 
@@ -62,18 +63,21 @@ class MemoryBackend(Backend):
         with self._lock:
             self._end(ref, "exited")
 
-    def resolve(self, image: str) -> str:
+    def resolve(self, image: str, kept: str = "") -> str:
         with self._verb("resolve"):
+            if kept and kept not in self.missing_images:
+                return kept
             self._check_image(image)
-            return image if image.startswith("sha256:") else f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+            return _digest(image)
 
-    def create(self, spec: Spec) -> None:
+    def create(self, spec: Spec) -> str:
         with self._verb("create"):
-            self._check_image(spec.image)
+            self._check_image(spec.digest or spec.image)
             self.volumes.add(spec.ref.engine_id)
-            kept = self._instances.setdefault(spec.ref, _Kept(spec.port))
+            kept = self._instances.setdefault(spec.ref, _Kept(spec.port, spec.digest or _digest(spec.image)))
             if kept.state is not State.RUNNING:
                 kept.port = spec.port
+            return kept.digest
 
     def start(self, ref: Ref) -> None:
         with self._verb("start"):
@@ -143,3 +147,7 @@ class MemoryBackend(Backend):
         if kept and kept.state is State.RUNNING:
             kept.state = State.EXITED
             kept.lines.append(line)
+
+
+def _digest(image: str) -> str:
+    return image if image.startswith("sha256:") else f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"

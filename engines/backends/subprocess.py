@@ -56,12 +56,12 @@ class SubprocessBackend(Backend):
         self.bind = bind
         self.catalog = catalog or self.root / "catalog"
 
-    def resolve(self, image: str) -> str:
+    def resolve(self, image: str, kept: str = "") -> str:
         module = _module(image)  # the code in this checkout, whatever the tag
         return f"sha256:{hashlib.sha256(module.encode()).hexdigest()}"
 
-    def create(self, spec: Spec) -> None:
-        _module(spec.image)
+    def create(self, spec: Spec) -> str:
+        digest = self.resolve(spec.image)
         folder, incarnation = self._folder(spec.ref.engine_id), spec.ref.incarnation
         with _errors("create"):
             if store.is_doomed(folder):
@@ -69,11 +69,12 @@ class SubprocessBackend(Backend):
             for path in (folder, folder / "data"):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if incarnation in store.running(folder):
-                return
+                return digest
             found = store.read_spec(folder, incarnation)
             wanted = found or {"product": spec.product, "image": spec.image, "env": dict(spec.env)}
             if found is None or found["port"] != spec.port:
                 store.write_spec(folder, incarnation, {**wanted, "port": spec.port})
+        return digest
 
     def start(self, ref: Ref) -> None:
         with _errors("start"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config import choice, embedded
-from config.home import lay_out
+from config.home import deployment, lay_out
 from tests import servers
 from tests.config.support import Run
 from tests.engines.backends import dock
@@ -20,7 +20,7 @@ NOWHERE = "unix:///nowhere/docker.sock"
 @pytest.fixture
 def laid_out(home, monkeypatch):
     """A home with its folders, and an environment in which nothing of this is decided."""
-    for name in ("ORCH_ENGINE_BACKEND", "ORCH_DOCKER_URL", "ORCH_ENGINE_IMAGE"):
+    for name in ("ORCH_ENGINE_BACKEND", "ORCH_DOCKER_URL", "ORCH_ENGINE_IMAGE", "ORCH_DEPLOYMENT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ORCH_ENVIRONMENT", "local")
     lay_out(home)
@@ -49,14 +49,39 @@ def test_choose_takes_subprocess_where_the_image_is_missing(laid_out, monkeypatc
     assert "make engine-image" in why
 
 
-def test_choose_takes_docker_once_it_can_and_stays_with_it(laid_out, monkeypatch):
+def test_choose_takes_docker_once_it_can(laid_out, monkeypatch):
     dock.connect()
     monkeypatch.setenv("DOCKER_HOST", NOWHERE)
     choice.choose(laid_out)
     monkeypatch.setenv("DOCKER_HOST", dock.URL)
     assert choice.choose(laid_out) == ("docker", "a daemon answers and has the engine image")
+
+
+@pytest.fixture
+def on_docker(laid_out, monkeypatch):
+    """A home that has chosen Docker."""
+    dock.connect()
+    monkeypatch.setenv("DOCKER_HOST", dock.URL)
+    choice.choose(laid_out)
+    return laid_out
+
+
+def test_choose_stays_with_docker_while_it_has_engines_there(on_docker, monkeypatch):
+    client = dock.connect()
+    monkeypatch.setenv("ORCH_ENGINE_IMAGE", "nobody/built:this")
+    volume = client.volumes.create(labels={dock.DEPLOYMENT: deployment(on_docker)})
+    try:
+        assert choice.choose(on_docker) == ("docker", "as before: this home's engines are there")
+    finally:
+        volume.remove()
+    assert choice.choose(on_docker)[0] == "subprocess"
+
+
+def test_choose_stays_with_docker_while_nobody_can_say_whether_it_has_engines_there(on_docker, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", NOWHERE)
-    assert choice.choose(laid_out)[0] == "docker"
+    assert choice.choose(on_docker) == ("docker", "as before: this home's engines are there")
+    choice.forget(on_docker)  # as the end of a run does that leaves no engine
+    assert choice.choose(on_docker) == ("subprocess", "no Docker daemon answers")
 
 
 def test_choose_stays_with_subprocess_while_it_has_engines(laid_out, monkeypatch):
@@ -84,5 +109,17 @@ def test_run_on_docker_prints_why_and_leaves_nothing_running(home: Path) -> None
         run.signal_group(signal.SIGTERM)
         run.wait()
         assert client.containers.list(filters=mine) == []
+        assert choice.kept(home) == "docker"  # its engine is there
     finally:
         dock.sweep(client, deployment)
+
+
+@pytest.mark.timeout(240)
+def test_run_chooses_anew_after_one_that_made_no_engine(home: Path) -> None:
+    dock.connect()
+    for daemon, backend in ((dock.URL, "docker"), (NOWHERE, "subprocess")):
+        run = Run(home, servers.free_port(), ORCH_ENGINE_BACKEND="", DOCKER_HOST=daemon)
+        run.wait_for_banner()
+        assert f"Engines    {backend} (" in run.output
+        run.signal_group(signal.SIGTERM)
+        run.wait()

@@ -1,16 +1,20 @@
 """The host's ceilings, which count starts in flight."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 
 import pytest
-from django.db import connections
+from django.db.models.functions import Now
 
 from audit import actors
 from audit.models import AuditRow
-from engines import hosts, lifecycle
+from engines import backends, health, hosts, lifecycle, reconcile
+from engines.backends.base import Ref, Spec
 from engines.errors import CapacityExhausted
-from engines.models import Engine, Operation
+from engines.models import Engine, Operation, Status
+from policy import products
 from tests import floods
+from tests.engines.crew import in_parallel
+from tests.engines.registry import put_engine
 
 ACME = actors.product("acme")
 
@@ -30,20 +34,39 @@ def provision(product, user_id):
         return lifecycle.provision(product, user_id, by=ACME)
     except CapacityExhausted as full:
         return full
-    finally:
-        connections.close_all()
 
 
-def test_provision_counts_starts_in_flight(ceiling, product):
-    ceiling(host_max_engines=5)
-    with ThreadPoolExecutor(50) as pool:
-        outcomes = list(pool.map(lambda n: provision(product, f"user-{n}"), range(50)))
-    assert sum(isinstance(outcome, Operation) for outcome in outcomes) == 5
-    assert Engine.objects.count() == 5
+def answers(api, *requests):
+    """Of all these requests at once, how many got each status and code."""
+    found = in_parallel(lambda request: api.call(*request, Prefer="respond-async"), requests, threads=50)
+    return Counter((answer.status_code, answer.json().get("error", {}).get("code")) for answer in found)
+
+
+FIVE = {(202, None): 5, (503, "CAPACITY_EXHAUSTED"): 45}
+
+
+def check_rows(verb):
+    """A row of the first refusal, and one of the others."""
     assert floods.written() == 1
     rest, first = AuditRow.objects.filter(action="capacity_exhausted")
-    assert first.metadata == {"verb": "provision", "rule": "host_max_engines", "limit": 5, "value": 6}
+    assert first.metadata == {"verb": verb, "rule": "host_max_engines", "limit": 5, "value": 6}
     assert rest.metadata["count"] == 44
+
+
+def test_provision_counts_starts_in_flight(ceiling, api):
+    ceiling(host_max_engines=5)
+    assert answers(api, *(("POST", "/engines/provision", {"user_id": f"user-{n}"}) for n in range(50))) == FIVE
+    assert Engine.objects.count() == Operation.objects.count() == 5
+    check_rows("provision")
+
+
+def test_wake_counts_starts_in_flight(ceiling, api, product):
+    for number in range(50):
+        put_engine(product, f"user-{number}", Status.SLEEPING)
+    ceiling(host_max_engines=5)
+    assert answers(api, *(("POST", f"/engines/user-{n}/admit", {"auto_wake": True}) for n in range(50))) == FIVE
+    assert Operation.objects.filter(kind="wake").count() == Operation.objects.count() == 5
+    check_rows("wake")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +113,96 @@ def test_an_engine_that_waits_for_its_restart_keeps_its_room(ceiling, product, r
     assert isinstance(provision(product, "bob"), CapacityExhausted)
     superuser.execute("UPDATE engines_engine SET next_restart_at = NULL")
     assert isinstance(provision(product, "bob"), Operation)
+
+
+@pytest.mark.parametrize(
+    ("status", "columns"),
+    [
+        ("running", {}),
+        ("provisioning", {}),
+        ("destroying", {}),
+        ("failed", {"may_run": True}),
+        ("failed", {"next_restart_at": Now()}),
+    ],
+)
+def test_what_may_run_holds_its_room(ceiling, product, status, columns):
+    ceiling(host_max_engines=1)
+    put_engine(product, "alice", status, **columns)
+    assert isinstance(provision(product, "bob"), CapacityExhausted)
+
+
+@pytest.mark.parametrize("status", ["stopped", "sleeping", "failed"])
+def test_what_does_not_run_holds_none(ceiling, product, status):
+    ceiling(host_max_engines=1)
+    put_engine(product, "alice", status)
+    assert isinstance(provision(product, "bob"), Operation)
+
+
+@pytest.mark.parametrize("columns", [{"may_run": True}, {"next_restart_at": Now()}])
+def test_start_of_a_failed_engine_takes_the_room_that_it_holds(ceiling, product, columns):
+    ceiling(host_max_engines=1, host_memory_mb=512)
+    failed = put_engine(product, "alice", "failed", memory_mb=512, **columns)
+    assert lifecycle.start(failed, by=ACME).kind == "start"
+
+
+def test_engine_that_failed_its_probes_holds_its_room_until_it_is_seen_not_to_run(ceiling, product, memory_backend, settings):
+    ceiling(host_max_engines=1, health_max_failures=1, restart_max_attempts=0)
+    engine = put_engine(product, "alice")
+    backends.get().create(Spec(Ref(engine.pk, 1), "acme", "image:1", engine.port))
+    backends.get().start(Ref(engine.pk, 1))
+    reconcile.host_is_settled()
+    health.judge([health.Target(engine.pk, engine.seq, engine.port)], [health.Result(False, "timeout")])
+    assert Engine.objects.get().gave_up_at is not None
+    assert isinstance(provision(product, "bob"), CapacityExhausted)
+    reconcile.sweep()
+    assert isinstance(provision(product, "bob"), CapacityExhausted)
+    memory_backend.unavailable = True
+    reconcile.sweep()
+    memory_backend.unavailable = False
+    assert isinstance(provision(product, "bob"), CapacityExhausted)
+    memory_backend.exit(Ref(engine.pk, 1))
+    reconcile.sweep()
+    assert isinstance(provision(product, "bob"), Operation)
+
+
+def test_stop_that_failed_leaves_the_room_taken(ceiling, running_engine, product, settings, carry_out):
+    """The instance runs on, for all that anybody knows."""
+    operation = lifecycle.stop(running_engine, by=ACME)
+    Operation.objects.filter(pk=operation.pk).update(attempt=99)
+    assert carry_out(operation).error_code == "attempts_exhausted"
+    ceiling(host_max_engines=1)
+    assert Engine.objects.get().may_run
+    assert isinstance(provision(product, "bob"), CapacityExhausted)
+
+
+# -- memory follows what an instance was made with -------------------------------------------------------------------------------
+
+
+def test_rotation_takes_the_policys_memory_and_counts_the_larger_until_it_is_done(ceiling, product, make_engine, carry_out):
+    products.update_policy(product.pk, {"memory_mb": 100}, by=actors.ADMIN)
+    ceiling(host_memory_mb=800)
+    engine = make_engine("alice")
+    assert engine.memory_mb == 100
+    products.update_policy(product.pk, {"memory_mb": 400}, by=actors.ADMIN)
+    engine.refresh_from_db()
+    rotation = lifecycle.rotate_key(Engine.objects.select_related("product").get(), by=ACME)
+    assert (rotation.params["memory_mb"], hosts.decide_room(1, 0)[0].value) == (400, 401)
+    assert carry_out(rotation).state == "succeeded"
+    assert (Engine.objects.get().memory_mb, hosts.decide_room(1, 0)[0].value) == (400, 401)
+    products.update_policy(product.pk, {"memory_mb": 50}, by=actors.ADMIN)
+    rotation = lifecycle.rotate_key(Engine.objects.select_related("product").get(), by=ACME)
+    assert hosts.decide_room(1, 0)[0].value == 401
+    carry_out(rotation)
+    assert Engine.objects.get().memory_mb == 50
+
+
+def test_rotation_keeps_the_memory_that_there_is_where_no_more_fits(ceiling, product, make_engine, carry_out):
+    products.update_policy(product.pk, {"memory_mb": 100}, by=actors.ADMIN)
+    make_engine("alice")
+    products.update_policy(product.pk, {"memory_mb": 400}, by=actors.ADMIN)
+    ceiling(host_memory_mb=300)
+    carry_out(lifecycle.rotate_key(Engine.objects.select_related("product").get(), by=ACME))
+    assert Engine.objects.get().memory_mb == 100
 
 
 def test_without_a_ceiling_nothing_is_locked(product, django_assert_num_queries):

@@ -5,8 +5,10 @@ import pytest
 from audit import actors
 from audit.models import AuditRow
 from engines import backends, health, hosts, lifecycle, operations, outcomes, reconcile
-from engines.backends.base import Ref, Spec, State
+from engines.backends.base import BackendUnavailable, Ref, Spec, State
 from engines.models import Engine, Operation, Status
+from tests.engines.crew import in_parallel
+from tests.engines.registry import put_engine
 
 ACME = actors.product("acme")
 
@@ -100,6 +102,53 @@ def test_engines_are_resumed_when_their_host_came_back(product, memory_backend, 
     assert not reconcile.host_is_settled()
     restart = Operation.objects.get(engine=engine, finished_at=None)
     assert (restart.kind, restart.params) == ("restart", {"cause": "host_restarted"})
+
+
+def test_resume_opens_one_restart_however_many_do_it(product, memory_backend):
+    for number in range(5):
+        put_engine(product, f"user-{number}")
+    assert sum(in_parallel(lambda _: reconcile.resume(), range(6))) == 5
+    assert Operation.objects.filter(kind="restart").count() == 5
+
+
+def test_resume_leaves_alone_what_has_moved_since_it_was_looked_at(product, memory_backend):
+    engine = put_engine(product)
+    assert lifecycle.resume(engine.pk, engine.seq - 1, by=actors.SYSTEM) is None
+    lifecycle.stop(engine, by=ACME)
+    assert lifecycle.resume(engine.pk, engine.seq, by=actors.SYSTEM) is None
+
+
+def test_host_stays_unsettled_until_all_of_it_could_be_looked_at(product, memory_backend):
+    """One look that came to nothing must not leave an engine to its probes, which would call it failed."""
+    reconcile.host_is_settled()
+    engine = put_engine(product)
+    memory_backend.boot = "second"
+    memory_backend.fail_next("list", BackendUnavailable("busy after a boot"))
+    assert not reconcile.host_is_settled()
+    assert not Operation.objects.exists()
+    assert not reconcile.host_is_settled()
+    assert Operation.objects.get(engine=engine).params == {"cause": "host_restarted"}
+    assert reconcile.host_is_settled()
+
+
+def test_begin_resumes_on_a_host_that_is_known(product, memory_backend):
+    reconcile.host_is_settled()
+    engine = put_engine(product)
+    reconcile.begin()
+    assert Operation.objects.get(engine=engine).params == {"cause": "host_restarted"}
+    assert reconcile.host_is_settled()
+
+
+def test_begin_leaves_it_to_the_first_judgement_while_the_backend_does_not_answer(product, memory_backend):
+    reconcile.host_is_settled()
+    engine = put_engine(product)
+    memory_backend.unavailable = True
+    reconcile.begin()
+    memory_backend.unavailable = False
+    health.judge([health.Target(engine.pk, engine.seq, engine.port)], [health.Result(False, "connect_error")])
+    assert Operation.objects.get(engine=engine).params == {"cause": "host_restarted"}
+    engine.refresh_from_db()
+    assert (engine.status, engine.health_failures) == (Status.RUNNING, 0)
 
 
 def test_bad_probes_do_not_count_while_the_runtime_does_not_answer(settings, product, memory_backend):

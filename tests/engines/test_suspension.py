@@ -94,7 +94,7 @@ def test_suspended_products_engine_is_restarted_when_it_fails(product):
     away = put_engine(product, "bob")
     products.suspend(product.pk, "unpaid", by=ADMIN)
     assert lifecycle.auto_restart(failed.pk, by=actors.SYSTEM).kind == Kind.RESTART
-    assert lifecycle.restart(away, by=actors.SYSTEM, cause="host_restarted").kind == Kind.RESTART
+    assert lifecycle.resume(away.pk, away.seq, by=actors.SYSTEM).kind == Kind.RESTART
 
 
 def test_suspend_counts_no_admit(admin, api, product):

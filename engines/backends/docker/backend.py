@@ -2,7 +2,9 @@
 
 import math
 import re
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 import structlog
@@ -41,27 +43,34 @@ class DockerBackend(Backend):
         self._daemon = Daemon(options.url, options.timeout_s)
         self._networks = Networks(self._daemon, options)
         self._guard = Guard(self._daemon, options)
+        self._evicted = threading.local()
 
-    def resolve(self, image: str) -> str:
+    def resolve(self, image: str, kept: str = "") -> str:
+        """The image's id: what a registry calls its digest names nothing on a host without the repository."""
         with self._daemon.verb("resolve"):
-            try:
-                found = self._daemon.ask(lambda api: api.inspect_image(image))  # type: ignore[no-untyped-call]
-            except NotFound as missing:
-                raise ImageMissing(f"no image {image} on this host") from missing
-        digests = [digest.partition("@")[2] for digest in found.get("RepoDigests") or []]
-        return str(digests[0] if digests else found["Id"])
+            found = (kept and self._image_id(kept)) or self._image_id(image)
+        if not found:
+            raise ImageMissing(f"no image {image} on this host")
+        return found
 
-    def create(self, spec: Spec) -> None:
+    def create(self, spec: Spec) -> str:
+        made_of = spec.digest or self.resolve(spec.image)
         with self._daemon.verb("create"):
             for _ in self._daemon.rounds():
                 found = self._find(spec.ref)
                 if found is None:
-                    if self._make(spec):
-                        return
+                    if self._make(replace(spec, digest=made_of)):
+                        return made_of
                 elif found.runs or (found.port, found.reach) == (spec.port, self.options.reach):
-                    return
+                    return found.image
                 else:
                     self._discard(found.id, force=False)  # its port is part of it, and how it is reached
+        raise AssertionError
+
+    def take_evicted(self) -> Sequence[str]:
+        evicted: list[str] = getattr(self._evicted, "ids", [])
+        self._evicted.ids = []
+        return evicted
 
     def start(self, ref: Ref) -> None:
         """A container runs only under its engine's name, and keeps that name for as long as it exists.
@@ -150,6 +159,13 @@ class DockerBackend(Backend):
             except NotFound:
                 return []
         return written.decode(errors="replace").splitlines()[-tail:]
+
+    def _image_id(self, name: str) -> str:
+        """Empty if there is no such image."""
+        try:
+            return str(self._daemon.ask(lambda api: api.inspect_image(name))["Id"])  # type: ignore[no-untyped-call]
+        except NotFound:
+            return ""
 
     # -- containers ----------------------------------------------------------------------------------------------------
 
@@ -291,6 +307,7 @@ class DockerBackend(Backend):
         if (labels.get(containers.DEPLOYMENT), labels.get(containers.ENGINE)) != (self.options.deployment, str(engine_id)):
             log.warning("stranger_removed", container=holder["Id"][:12], name=name)
             self._discard(holder["Id"])
+            self._evicted.ids = [*getattr(self._evicted, "ids", []), holder["Id"][:12]]
         elif holder["State"]["Status"] in ("removing", "dead"):
             self._discard(holder["Id"])
 

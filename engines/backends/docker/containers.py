@@ -28,6 +28,7 @@ class Found:
     name: str
     ref: Ref
     product: str
+    image: str  # its id
     port: int
     state: State
     network: str
@@ -92,6 +93,7 @@ def parse(listed: Mapping[str, Any]) -> Found | None:
         names[0],
         ref,
         marks.get(PRODUCT, ""),
+        listed["ImageID"],
         port,
         state,
         next(iter(networks), network),
@@ -105,7 +107,7 @@ def config(spec: Spec, network: str, options: Options) -> dict[str, Any]:
     marks = {DEPLOYMENT: options.deployment, ENGINE: str(spec.ref.engine_id)}
     env = {**spec.env, "SQLITE_DB_PATH": "/data/brain.sqlite", "CATALOG_DIR": "/catalog"}
     return {
-        "Image": spec.image,
+        "Image": spec.digest or spec.image,
         "User": options.user,
         "Env": [f"{name}={value}" for name, value in env.items()],
         "Labels": {

@@ -13,14 +13,17 @@ from docker.errors import APIError
 
 from engines.backends.base import BackendError, ImageMissing, NetworkUnguarded
 from engines.backends.docker.containers import DEPLOYMENT, digits, mac_prefix
+from engines.backends.docker.control_plane import Addresses
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named
 from engines.backends.docker.options import Options
 
 TRIES = 50  # looks at a guard that is starting
 RULES = "roundhouse.guard"  # label: which rules a guard's container keeps
+DENIED = "roundhouse.denied"  # label: addresses of our own servers among them
 
 # In words. To the host itself: nothing but answers. Through the host: not to another bridge, engines' or not; not where the
-# deployment forbids; no IPv6. Engines on one bridge are kept apart by Docker (enable_icc=false) and by the first drop here.
+# deployment forbids; not to our own servers, on whatever machine; no IPv6. Engines on one bridge are kept apart by Docker
+# (enable_icc=false) and by the first drop here.
 # Containers that call engines by name are on the same bridge, and may open connections to engines; nobody else to anybody. That
 # is for the bridge itself to keep, as such frames never need to pass the host. It knows engines by how their MAC addresses begin,
 # and keeps no state, since not every kernel can for bridges: of an engine it lets pass what belongs to a connection that somebody
@@ -62,6 +65,20 @@ table bridge {table} {{
 }}
 """
 
+HOST: dict[str, Any] = {  # the HostConfig of its container
+    "NetworkMode": "host",
+    "UsernsMode": "host",
+    "CapDrop": ["ALL"],
+    "CapAdd": ["NET_ADMIN", "NET_RAW"],
+    "SecurityOpt": ["no-new-privileges"],
+    "ReadonlyRootfs": True,
+    "RestartPolicy": {"Name": "always"},
+    "Memory": 64 * 1024 * 1024,
+    "PidsLimit": 32,
+    "Init": True,
+    "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}},
+}
+
 MASK = "ff:ff:ff:ff:00:00"  # of an address: the part that all engines of a deployment share
 
 KEEP = """
@@ -101,7 +118,9 @@ class Guard:
         self.table = f"roundhouse_{digits(options.deployment)}"
         self._daemon = daemon
         self._options = options
-        self._config = self._make_config()
+        self._servers = Addresses(options.control_plane)
+        self._inherited: frozenset[str] = frozenset()  # addresses that the guard before us denied
+        self._rules = self._hash()
         self._seen = ""  # the run of the container for which the table was seen
 
     def check(self) -> None:
@@ -125,12 +144,19 @@ class Guard:
         return state["StartedAt"] if state else ""
 
     def _state(self) -> dict[str, Any] | None:
-        """What the daemon says of the container; None if there is none, or one with other rules, which is removed."""
+        """What the daemon says of the container; None if there is none, or one with other rules, which is removed.
+
+        One that denies more addresses than we know of is as good; of one that denies others, the next takes over what it denied.
+        So workers that are told different addresses of one name come to agree.
+        """
         try:
             found = self._daemon.ask(lambda api: api.inspect_container(self.name))
         except NotFound:
             return None
-        if found["Config"]["Labels"].get(RULES) != self._config["Labels"][RULES]:
+        labels = found["Config"]["Labels"]
+        denied = frozenset(labels.get(DENIED, "").split()) if labels.get(RULES) == self._rules else frozenset()
+        if labels.get(RULES) != self._rules or not self._servers.now() <= denied:
+            self._inherited |= denied
             self.remove()
             return None
         state: dict[str, Any] = found["State"]
@@ -139,7 +165,7 @@ class Guard:
     def _start(self) -> None:
         """Make and start the container; another worker may be doing the same."""
         try:
-            self._daemon.create(self._config, self.name)
+            self._daemon.create(self._config(self._servers.now() | self._inherited), self.name)
         except APIError as refused:
             if not is_conflict(refused):
                 raise _unguarded(named(refused, "the guard"), self._options.guard_image) from refused
@@ -178,44 +204,43 @@ class Guard:
                 raise
             return False
 
-    def _make_config(self) -> dict[str, Any]:
-        deployment = self._options.deployment
-        rules = TABLE.format(
-            table=self.table,
-            bridges=bridge_prefix(deployment),
-            mask=MASK,
-            engines=f"{mac_prefix(deployment)}:00:00",
-            denied=self._denied(),
-        )
-        host = {
-            "NetworkMode": "host",
-            "UsernsMode": "host",
-            "CapDrop": ["ALL"],
-            "CapAdd": ["NET_ADMIN", "NET_RAW"],
-            "SecurityOpt": ["no-new-privileges"],
-            "ReadonlyRootfs": True,
-            "RestartPolicy": {"Name": "always"},
-            "Memory": 64 * 1024 * 1024,
-            "PidsLimit": 32,
-            "Init": True,
-            "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}},
-        }
+    def _config(self, servers: frozenset[str]) -> dict[str, Any]:
         return {
             "Image": self._options.guard_image,
             "User": "0:0",
             "Entrypoint": ["sh", "-c", KEEP],
             "Cmd": [],
-            "Env": [f"RULES={rules}", f"TABLE={self.table}"],
+            "Env": [f"RULES={self._table(servers)}", f"TABLE={self.table}"],
             "Labels": {
                 DEPLOYMENT: self._options.deployment,
-                RULES: hashlib.sha256(f"{self._options.guard_image}{KEEP}{rules}{host}".encode()).hexdigest()[:12],
+                RULES: self._rules,
+                DENIED: " ".join(sorted(servers)),
             },
-            "HostConfig": host,
+            "HostConfig": HOST,
         }
 
-    def _denied(self) -> str:
+    def _hash(self) -> str:
+        """Stands for all that makes two guards differ, but for the addresses of our servers."""
+        whole = f"{self._options.guard_image}{KEEP}{self._table(frozenset())}{HOST}"
+        return hashlib.sha256(whole.encode()).hexdigest()[:12]
+
+    def _table(self, servers: frozenset[str]) -> str:
+        deployment = self._options.deployment
+        return TABLE.format(
+            table=self.table,
+            bridges=bridge_prefix(deployment),
+            mask=MASK,
+            engines=f"{mac_prefix(deployment)}:00:00",
+            denied=self._denied(servers),
+        )
+
+    def _denied(self, servers: frozenset[str]) -> str:
         ranges = [part.strip() for part in self._options.egress_deny.split(",") if part.strip()]
         lines = [f"    ip daddr {{ {', '.join(ranges)} }} drop"] if ranges else []
+        if servers:  # a client on an engines' network may be one of our own processes
+            engines = f"ether saddr & {MASK} == {mac_prefix(self._options.deployment)}:00:00 "
+            whose = engines if self._options.reach == "container" else ""
+            lines.append(f"    {whose}ip daddr {{ {', '.join(sorted(servers))} }} drop")
         return "\n".join(lines if self._options.internet else [*lines, "    drop"])
 
 

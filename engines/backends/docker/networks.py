@@ -5,8 +5,12 @@ Where they are reached by name, their clients are on the network too, and the gu
 A network of one kind is not used for the other.
 
 An engine gets its network when its container is made, and counts there in whatever state it is: a network cannot overflow when
-sleeping engines wake up. Names: `<prefix>-<product>`, then `<prefix>-<product>.2` and so on. A network under such a name that
-was not made as ours are (see `config`) is passed over, since engines on it would not be kept apart.
+sleeping engines wake up. Between the count and the container others may make theirs, each of them one: a network takes
+`network_size`, and at most as many more as are made at a time (`ORCH_MAX_BOOTS`; the settings keep both together below 900). What
+up to 16 processes remember of a count fills its first half only.
+
+Names: `<prefix>-<product>`, then `<prefix>-<product>.2` and so on. A network under such a name that was not made as ours are (see
+`config`) is passed over, since engines on it would not be kept apart.
 """
 
 import hashlib
@@ -30,6 +34,7 @@ log = structlog.get_logger(__name__)
 BRIDGE_NAME = "com.docker.network.bridge.name"
 ICC = "com.docker.network.bridge.enable_icc"
 MOST = 100  # networks of one product
+REMEMBERED = 32  # a process makes up to so many'th of a network's engines before it counts again, and none once it is half full
 
 
 class Networks:
@@ -40,7 +45,7 @@ class Networks:
         self._options = options
         self.clients = Clients(daemon, options)
         self._lock = threading.Lock()
-        self._room: dict[str, tuple[str, int]] = {}  # product -> network, and how many more it takes before we count again
+        self._room: dict[str, tuple[str, int]] = {}  # product -> network, and how many more we make before we count again
 
     def place(self, product: str) -> str:
         """The network for a new container of the product, made if need be. Raises NetworkFull."""
@@ -50,9 +55,9 @@ class Networks:
                 self._room[product] = (name, room - 1)
                 return name
         name, room = self._look_for_room(product)
+        size = self._options.network_size
         with self._lock:
-            # A part of the room only, as other workers fill it too.
-            self._room[product] = (name, (room - 1) // 4)
+            self._room[product] = (name, size // REMEMBERED if room > size // 2 else 0)
         return name
 
     def forget(self, product: str) -> None:

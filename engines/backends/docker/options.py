@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Self
 
+from engines.backends.docker.control_plane import hosts
+
 SOCKET = "unix:///var/run/docker.sock"
 
 
@@ -24,16 +26,18 @@ class Options:
     tmp_mb: int = 64
     log_mb: int = 10  # of one file; a container keeps two
     network: str = "engine_net"  # prefix of the networks' names
-    network_size: int = 900  # containers of one network; a Linux bridge takes 1,023
+    network_size: int = 850  # containers of one network; a Linux bridge takes 1,023
     internet: bool = True
     egress_deny: str = "169.254.0.0/16"  # comma-separated
+    control_plane: tuple[str, ...] = ()  # hosts of our own servers, which no engine reaches
     guard_image: str = "roundhouse-guard:latest"
 
     @classmethod
     def read(cls, env: Any) -> Self:
         """From the settings, `config.env.Env`; this floor may not name it."""
+        url = env.docker_url or os.environ.get("DOCKER_HOST") or SOCKET
         return cls(
-            url=env.docker_url or os.environ.get("DOCKER_HOST") or SOCKET,
+            url=url,
             deployment=env.deployment,
             timeout_s=env.backend_timeout_s,
             reach=env.engine_reach,
@@ -49,5 +53,6 @@ class Options:
             network_size=env.engine_network_size,
             internet=env.engine_internet,
             egress_deny=env.engine_egress_deny,
+            control_plane=hosts(env.database_url, env.database_owner_url, env.redis_url, url),
             guard_image=env.guard_image,
         )

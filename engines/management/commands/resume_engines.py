@@ -3,10 +3,14 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from engines import reconcile
+from engines.backends.base import BackendUnavailable
 
 
 class Command(BaseCommand):
     help = "Restart every engine that should run and does not, because its host was away."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.stdout.write(f"{reconcile.resume()} engines resumed")
+        try:
+            self.stdout.write(f"{reconcile.resume()} engines resumed")
+        except BackendUnavailable as error:
+            self.stdout.write(f"no engine resumed yet, `health` does it once the backend answers: {error}")

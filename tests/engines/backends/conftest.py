@@ -46,3 +46,17 @@ def world():
     """A machine beyond the host that answers, as does the metadata service."""
     with inside.world():
         yield
+
+
+@pytest.fixture
+def no_pool_left(client):
+    """The daemon has no subnet left for a further network."""
+    taken = []
+    try:
+        while True:
+            taken.append(client.networks.create(f"taken-{len(taken)}"))
+    except docker.errors.APIError:
+        yield
+    finally:
+        for network in taken:
+            network.remove()

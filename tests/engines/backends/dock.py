@@ -13,10 +13,11 @@ from uuid import UUID
 import docker
 import pytest
 
-from engines.backends.docker import DockerBackend, Options
+from engines.backends.docker import DockerBackend, Options, networks
 from engines.backends.docker.containers import DEPLOYMENT, Found, volume_name
 from tests.engines.backends.runtimes import IMAGE, Runtime
 
+SMALL = "10.213.77.0/29"  # five addresses for containers
 URL = os.environ.get("DOCKER_HOST") or Options.url
 
 
@@ -92,6 +93,19 @@ def container_of(client: docker.DockerClient, backend: DockerBackend, ref: Any) 
 def run_inside(container: Any, code: str) -> str:
     """What Python code prints inside a running container, its errors included."""
     return container.exec_run(["python3", "-c", code]).output.decode()
+
+
+def make_network(client: docker.DockerClient, backend: DockerBackend, name: str, subnet: str = SMALL, **changed: Any) -> Any:
+    """A network made before its product's first engine, as an operator would to choose its addresses."""
+    pool = docker.types.IPAMPool(subnet=subnet)
+    wanted = {**networks.config(backend.options, name, "acme"), "ipam": docker.types.IPAMConfig(pool_configs=[pool]), **changed}
+    return client.networks.create(name, **wanted)
+
+
+def stranger(client: docker.DockerClient, backend: DockerBackend, network: str) -> Any:
+    """A container that takes an address of the network."""
+    labels = {DEPLOYMENT: backend.options.deployment}  # so that the sweep removes it
+    return client.containers.run(IMAGE, ["sleep", "600"], network=network, labels=labels, detach=True)
 
 
 def build(client: docker.DockerClient, dockerfile: str) -> str:

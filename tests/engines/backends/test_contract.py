@@ -50,6 +50,19 @@ def test_resolve_names_a_digest_or_a_missing_image(runtime):
         runtime.backend.resolve(runtime.missing_image)
 
 
+def test_resolve_keeps_an_earlier_answer_while_there_is_that_image(backend):
+    digest = backend.resolve(IMAGE)
+    assert backend.resolve(IMAGE, digest) == digest
+
+
+def test_create_says_what_the_instance_is_made_of_also_when_it_adopts(backend):
+    wanted = replace(spec(), digest=backend.resolve(IMAGE))
+    assert backend.create(wanted) == wanted.digest
+    assert backend.create(replace(wanted, digest="")) == wanted.digest
+    backend.start(wanted.ref)
+    assert backend.create(wanted) == wanted.digest
+
+
 def test_tidy_leaves_what_instances_need(backend):
     wanted = spec()
     backend.create(wanted)

@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from django.db.models.functions import Now
 
+from audit.models import AuditRow
+from engines import backends, health, reconcile
 from engines.backends.base import BackendUnavailable, DiskFull, PortTaken, State
 from engines.backends.docker import DockerBackend
 from tests.engines.backends import dock
 from tests.engines.backends.dockerd import Dockerd, is_root
 from tests.engines.backends.runtimes import spec, try_
+from tests.engines.registry import put_engine
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="starts a Docker daemon")
@@ -84,6 +88,32 @@ def test_engines_are_unknown_while_the_daemon_is_gone_and_known_again_after(dock
     backend.start(wanted.ref)
     assert backend.observe(wanted.ref) is State.RUNNING
     assert dockerd.client.containers.get(backend._guard.name).status == "running"
+
+
+@pytest.fixture
+def fleet(dockerd, backend, product, settings):
+    """This process's backend is that daemon's, for the length of the test."""
+    usual, options = settings.ENV, backend.options
+    chosen = {"engine_backend": "docker", "docker_url": dockerd.url, "deployment": options.deployment}
+    settings.ENV = usual.model_copy(update={**chosen, "engine_network": options.network, "backend_timeout_s": 5})
+    backends.get.cache_clear()
+    yield product
+    settings.ENV = usual
+    backends.get.cache_clear()
+
+
+def test_no_restart_is_due_while_the_daemon_is_gone(dockerd, fleet):
+    reconcile.host_is_settled()
+    engine = put_engine(fleet, status="failed", next_restart_at=Now())
+    dockerd.kill()
+    assert health.restart_due() == 0
+    assert not AuditRow.objects.filter(action="auto_restart_start").exists()
+    engine.refresh_from_db()
+    assert (engine.restart_attempts, engine.next_restart_at is None) == (0, False)
+    dockerd.start()
+    assert health.restart_due() == 0  # first what should run is resumed
+    assert health.restart_due() == 1
+    assert AuditRow.objects.get(action="auto_restart_start").metadata == {"restart": 1}
 
 
 def test_identity_changes_when_the_daemon_is_started_again_in_good_order(dockerd, backend):

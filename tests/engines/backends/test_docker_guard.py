@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from config.env import Env
 from engines.backends.base import NetworkUnguarded, State
+from engines.backends.docker import Options, control_plane
 from engines.backends.docker.containers import DEPLOYMENT
 from tests.engines.backends import dock
 from tests.engines.backends.inside import GATEWAY, METADATA, WORLD, WORLD_PORT, address_of, reached, unguarded
@@ -45,6 +47,59 @@ def test_engine_reaches_no_engine_no_host_and_no_metadata(client, world, interne
         assert is_healthy(mine.port)
 
 
+@pytest.mark.parametrize("reach", ["port", "container"])
+def test_engine_reaches_no_server_of_ours_on_another_machine(client, world, reach):
+    """Not the database, the broker or a daemon, where they are not on the engines' host."""
+    with dock.deployed(client, reach=reach) as backend:
+        wanted = spec()
+        backend.create(wanted)
+        backend.start(wanted.ref)
+        until(lambda: reached(dock.container_of(client, backend, wanted.ref), (WORLD, WORLD_PORT)))
+        ours = control_plane.hosts(f"postgresql://app:x@{WORLD}:5432/roundhouse", "redis://127.0.0.1:6379/0")
+        careful = type(backend)(replace(backend.options, control_plane=ours))
+        second = spec()
+        careful.create(second)
+        careful.start(second.ref)  # puts a guard with these rules in the other's place
+        for each in (wanted, second):
+            engine = dock.container_of(client, careful, each.ref)
+            until(lambda engine=engine: reached(engine, (address_of(engine)[0], 8000)))
+            assert reached(engine, (WORLD, WORLD_PORT)) == set()
+
+
+def test_workers_that_know_different_addresses_of_our_servers_agree_on_a_guard(client):
+    def denied(backend):
+        return client.containers.get(backend._guard.name).labels["roundhouse.denied"].split()
+
+    with dock.deployed(client, control_plane=("192.0.2.1",)) as first:
+        second = type(first)(replace(first.options, control_plane=("192.0.2.2",)))
+        started(first)
+        assert denied(first) == ["192.0.2.1"]
+        started(second)
+        assert denied(first) == ["192.0.2.1", "192.0.2.2"]
+        guard = client.containers.get(first._guard.name).id
+        for backend in (first, second):
+            started(backend)
+        assert client.containers.get(first._guard.name).id == guard
+
+
+def test_hosts_of_our_servers_are_those_of_the_settings():
+    env = Env(
+        database_url="postgresql://app:x@db.example.com:5432,db2.example.com/roundhouse",
+        database_owner_url="postgresql://owner:x@db.example.com/roundhouse?hostaddr=192.0.2.7",
+        redis_url="rediss://:x@valkey.example.com:6379/0",
+        docker_url="tcp://192.0.2.9:2376",
+    )
+    named = ("192.0.2.7", "192.0.2.9", "db.example.com", "db2.example.com", "valkey.example.com")
+    assert Options.read(env).control_plane == named
+    sockets = ("unix:///var/run/docker.sock", "unix:///run/valkey.sock?db=0", "postgresql:///roundhouse?host=/run/postgresql", "")
+    assert control_plane.hosts(*sockets) == ()
+
+
+def test_addresses_of_our_servers_leave_out_loopback_and_names_that_nobody_has():
+    addresses = control_plane.Addresses(("localhost", "127.0.0.1", "192.0.2.1", "no-such-host.invalid"))
+    assert addresses.now() == {"192.0.2.1"}
+
+
 def test_engine_reaches_a_neighbour_only_without_the_guard(client):
     """What the test above proves is the guard's and Docker's work, and not that engines cannot be reached at all."""
     with dock.deployed(client) as backend:
@@ -68,8 +123,8 @@ def test_guard_puts_rules_back_that_somebody_changed(client):
         table = backend._guard.table
         guard = client.containers.get(backend._guard.name)
         for order in (f"delete table inet {table}", f"flush chain inet {table} input"):
-            assert guard.exec_run(["nft", order]).exit_code == 0
-            assert reached(engine, (gateway, port))
+            harm = ["nft", order]
+            until(lambda harm=harm: guard.exec_run(harm).exit_code == 0 and reached(engine, (gateway, port)), 30)
             until(lambda: not reached(engine, (gateway, port)))
 
 

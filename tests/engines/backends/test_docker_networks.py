@@ -1,18 +1,17 @@
 """Networks of the Docker backend: one per product, a further one before it is full, and none left behind."""
 
 import ipaddress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import docker
 import pytest
 
+from config.env import Env
 from engines.backends.base import NetworkFull, State
-from engines.backends.docker import networks
+from engines.backends.docker import DockerBackend, Options, networks
 from engines.backends.docker.containers import DEPLOYMENT
 from tests.engines.backends import dock
-from tests.engines.backends.runtimes import IMAGE, spec
-
-SMALL = "10.213.77.0/29"  # five addresses for containers
+from tests.engines.backends.runtimes import spec
 
 
 @pytest.fixture
@@ -33,13 +32,6 @@ def network_of(client, backend, wanted):
     """Where the instance really is, and not only meant to be."""
     (name,) = dock.container_of(client, backend, wanted.ref).attrs["NetworkSettings"]["Networks"]
     return name
-
-
-def make(client, backend, name, subnet=SMALL, **changed):
-    """A network made before its product's first engine, as an operator would to choose its addresses."""
-    pool = docker.types.IPAMPool(subnet=subnet)
-    wanted = {**networks.config(backend.options, name, "acme"), "ipam": docker.types.IPAMConfig(pool_configs=[pool]), **changed}
-    return client.networks.create(name, **wanted)
 
 
 def test_create_attaches_engine_to_network_of_its_product(client, docked):
@@ -72,9 +64,35 @@ def test_create_shards_before_a_network_is_full_counting_engines_that_do_not_run
     assert network_of(client, small, specs[0]) == f"{prefix}-acme"
 
 
+def test_creators_at_once_overfill_no_network_by_more_than_there_are_of_them(client):
+    """Each from a process of its own, as far as the backend can tell: what one has counted, another fills."""
+    with dock.deployed(client, network_size=6) as first:
+        creators = [DockerBackend(first.options) for _ in range(3)]
+        for _ in range(6):
+            with ThreadPoolExecutor(len(creators)) as pool:
+                list(pool.map(lambda creator: creator.create(spec()), creators))
+        labels = {"label": f"{DEPLOYMENT}={first.options.deployment}"}
+        sizes = [
+            len(client.api.containers(all=True, filters={"network": [network.name]}))
+            for network in client.networks.list(filters=labels)
+        ]
+        assert sum(sizes) == 18
+        assert max(sizes) <= 6 + len(creators) - 1
+
+
+def test_place_remembers_a_little_of_an_empty_network_and_counts_a_fuller_one(client):
+    with dock.deployed(client, network_size=64) as backend:
+        remembered = []
+        for _ in range(36):
+            backend.create(spec())
+            remembered.append(backend._networks._room["acme"][1])
+        assert max(remembered) == 64 // networks.REMEMBERED
+        assert remembered[33:] == [0, 0, 0]  # from half of it on
+
+
 def test_create_shards_when_a_small_network_has_no_address_left(client):
     with dock.deployed(client) as backend:
-        make(client, backend, f"{backend.options.network}-acme")
+        dock.make_network(client, backend, f"{backend.options.network}-acme")
         specs = [started(backend) for _ in range(6)]
         found = [network_of(client, backend, each) for each in specs]
         assert found == [f"{backend.options.network}-acme"] * 5 + [f"{backend.options.network}-acme.2"]
@@ -83,10 +101,10 @@ def test_create_shards_when_a_small_network_has_no_address_left(client):
 
 def test_start_moves_engine_when_strangers_took_the_addresses(client):
     with dock.deployed(client) as backend:
-        network = make(client, backend, f"{backend.options.network}-acme")
+        network = dock.make_network(client, backend, f"{backend.options.network}-acme")
         wanted = spec()
         backend.create(wanted)
-        strangers = [_stranger(client, backend, network.name) for _ in range(5)]
+        strangers = [dock.stranger(client, backend, network.name) for _ in range(5)]
         backend.start(wanted.ref)
         assert network_of(client, backend, wanted) == f"{backend.options.network}-acme.2"
         assert backend.observe(wanted.ref) is State.RUNNING
@@ -95,28 +113,9 @@ def test_start_moves_engine_when_strangers_took_the_addresses(client):
         assert len(strangers) == 5
 
 
-def _stranger(client, backend, network):
-    labels = {DEPLOYMENT: backend.options.deployment}  # so that the sweep removes it
-    return client.containers.run(IMAGE, ["sleep", "600"], network=network, labels=labels, detach=True)
-
-
-@pytest.fixture
-def no_pool_left(client):
-    """The daemon has no subnet left for a further network."""
-    taken = []
-    try:
-        while True:
-            taken.append(client.networks.create(f"taken-{len(taken)}"))
-    except docker.errors.APIError:
-        yield
-    finally:
-        for network in taken:
-            network.remove()
-
-
-def test_provision_raises_network_full_and_leaks_nothing_when_there_is_no_further_network(client, no_pool_left):
+def test_create_raises_network_full_and_leaks_nothing_when_there_is_no_further_network(client, no_pool_left):
     with dock.deployed(client) as backend:
-        make(client, backend, f"{backend.options.network}-acme", "10.213.77.0/30")  # one address
+        dock.make_network(client, backend, f"{backend.options.network}-acme", "10.213.77.0/30")  # one address
         first, second = started(backend), spec()
         with pytest.raises(NetworkFull) as raised:
             backend.create(second)
@@ -130,7 +129,7 @@ def test_provision_raises_network_full_and_leaks_nothing_when_there_is_no_furthe
 def test_create_passes_over_a_network_that_was_not_made_for_engines(client):
     with dock.deployed(client) as backend:
         name = f"{backend.options.network}-acme"
-        make(client, backend, name, options={})
+        dock.make_network(client, backend, name, options={})
         assert network_of(client, backend, started(backend)) == f"{name}.2"
 
 
@@ -162,6 +161,20 @@ def test_tidy_removes_networks_without_engines_only(client, docked):
     docked.start(kept.ref)
 
 
+@pytest.mark.parametrize(("size", "boots"), [(900, 16), (884, 16), (850, 50)])
+def test_settings_keep_a_network_below_900_with_all_that_may_come_on_top(size, boots):
+    with pytest.raises(ValueError, match="below 900 together"):
+        Env(engine_network_size=size, max_boots=boots)
+
+
+def test_default_settings_keep_a_network_below_900():
+    env = Env()
+    assert env.engine_network_size + env.max_boots < 900
+    assert Options.read(env).network_size == env.engine_network_size
+
+
 def test_addresses_leave_out_network_gateway_and_broadcast():
-    assert networks._addresses({"IPAM": {"Config": [{"Subnet": SMALL}]}}) == ipaddress.ip_network(SMALL).num_addresses - 3
+    assert (
+        networks._addresses({"IPAM": {"Config": [{"Subnet": dock.SMALL}]}}) == ipaddress.ip_network(dock.SMALL).num_addresses - 3
+    )
     assert networks._addresses({"IPAM": {"Config": None}}) == 0

@@ -1,0 +1,234 @@
+"""Operations carried out on real containers, in this process: what the registry says of an engine is what the daemon says."""
+
+import secrets
+
+import pytest
+
+from audit import actors
+from audit.models import AuditRow
+from engines import backends, lifecycle
+from engines.backends.base import Ref, Spec, State, instance_name
+from engines.backends.docker import containers
+from engines.models import Engine, Operation
+from policy import products
+from tests import waiting
+from tests.conftest import make_running
+from tests.engines import crew
+from tests.engines.backends import dock
+from tests.engines.backends.runtimes import IMAGE
+from tests.envelopes import assert_error
+
+ACME = actors.product("acme")
+MB = 1024 * 1024
+
+
+@pytest.fixture
+def tune(client, settings, product):
+    """Makes this process's backend Docker's, for the length of the test; called again, with further settings."""
+    usual, name = settings.ENV, f"test-{secrets.token_hex(3)}"
+    chosen = {"engine_backend": "docker", "docker_url": dock.URL, "deployment": name, "engine_network": name}
+
+    def change(**values):
+        settings.ENV = type(usual).model_validate({**usual.model_dump(), **chosen, "engine_memory_mb": 128, **values})
+        backends.get.cache_clear()
+        return backends.get()
+
+    yield change
+    settings.ENV = usual
+    backends.get.cache_clear()
+    dock.sweep(client, name)
+
+
+@pytest.fixture
+def fleet(tune):
+    return tune()
+
+
+def container_of(client, engine):
+    engine.refresh_from_db()
+    return dock.container_of(client, backends.get(), Ref(engine.pk, engine.incarnation))
+
+
+# -- what it is made of --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tag(client):
+    """Makes further images of the demo engine, and lets the name `tag.name` stand for one of them."""
+
+    class Tag:
+        name = f"roundhouse-test-{secrets.token_hex(3)}:latest"
+        images: list[str] = []
+
+        def move(self):
+            image = dock.build(client, f"FROM roundhouse-demo-engine\nLABEL number={len(self.images)}")
+            client.images.get(image).tag(self.name)
+            self.images = [*self.images, image]
+            return image
+
+    tag = Tag()
+    yield tag
+    for image in {tag.name, *tag.images}:
+        try:
+            client.images.remove(image, force=True)
+        except dock.docker.errors.ImageNotFound:
+            continue
+
+
+def test_engine_runs_the_image_that_is_stored_whatever_its_name_stands_for_later(client, tag, fleet, product, carry_out):
+    first = tag.move()
+    products.update_policy(product.pk, {"engine_image": tag.name}, by=actors.ADMIN)
+    engine = make_running(product, "alice", carry_out)
+    second = tag.move()
+    carry_out(lifecycle.stop(engine, by=ACME))
+    container_of(client, engine).remove(force=True)
+    started = carry_out(lifecycle.start(engine, by=ACME))
+    assert container_of(client, engine).image.id == engine.image_digest == first
+    assert AuditRow.objects.get(operation_id=started.pk).metadata["digest"] == first
+    carry_out(lifecycle.rotate_key(engine, by=ACME))  # a new incarnation is made of what the name stands for
+    assert container_of(client, engine).image.id == engine.image_digest == second
+
+
+def test_start_takes_what_the_name_stands_for_once_the_image_is_gone(client, tag, fleet, product, carry_out):
+    first = tag.move()
+    products.update_policy(product.pk, {"engine_image": tag.name}, by=actors.ADMIN)
+    engine = make_running(product, "alice", carry_out)
+    second = tag.move()
+    carry_out(lifecycle.stop(engine, by=ACME))
+    container_of(client, engine).remove(force=True)
+    client.images.remove(first)
+    assert carry_out(lifecycle.start(engine, by=ACME)).state == "succeeded"
+    assert container_of(client, engine).image.id == engine.image_digest == second
+
+
+def test_digest_is_that_of_the_container_also_where_an_attempt_died_before_it_was_stored(client, tag, fleet, product, carry_out):
+    first = tag.move()
+    products.update_policy(product.pk, {"engine_image": tag.name}, by=actors.ADMIN)
+    provision = lifecycle.provision(product, "alice", by=ACME)
+    made = fleet.create(dead_workers_spec(provision.engine))
+    assert made == first
+    tag.move()
+    assert carry_out(provision).state == "succeeded"
+    engine = Engine.objects.get()
+    assert container_of(client, engine).image.id == engine.image_digest == first
+
+
+def dead_workers_spec(engine):
+    env = {"ENGINE_KEY_HASH": engine.key_hash}
+    return Spec(Ref(engine.pk, 1), "acme", engine.engine_version, engine.port, env)
+
+
+# -- what it may use -----------------------------------------------------------------------------------------------------------
+
+
+def limits_of(client, engine):
+    host = container_of(client, engine).attrs["HostConfig"]
+    return host["Memory"] // MB, host["NanoCpus"] / 1e9, host["PidsLimit"]
+
+
+def test_engine_has_the_limits_of_its_products_policy(client, fleet, product, carry_out):
+    products.update_policy(product.pk, {"memory_mb": 96, "cpus": 0.5, "pids": 40}, by=actors.ADMIN)
+    product.refresh_from_db()
+    engine = make_running(product, "alice", carry_out)
+    assert limits_of(client, engine) == (96, 0.5, 40)
+    assert engine.memory_mb == 96
+
+
+def test_memory_is_what_is_counted_whenever_a_container_is_made(client, fleet, product, carry_out):
+    engine = make_running(product, "alice", carry_out)
+    products.update_policy(product.pk, {"memory_mb": 64}, by=actors.ADMIN)
+    engine = Engine.objects.select_related("product").get()
+    carry_out(lifecycle.stop(engine, by=ACME))
+    container_of(client, engine).remove(force=True)
+    carry_out(lifecycle.start(engine, by=ACME))
+    assert limits_of(client, engine)[0] == engine.memory_mb == 128
+    carry_out(lifecycle.rotate_key(engine, by=ACME))
+    assert limits_of(client, engine)[0] == engine.memory_mb == 64
+
+
+# -- where it is reached -------------------------------------------------------------------------------------------------------
+
+
+def test_port_is_published_where_the_settings_say(client, tune, product, carry_out):
+    tune(engine_bind="0.0.0.0")
+    engine = make_running(product, "alice", carry_out)
+    assert container_of(client, engine).ports == {"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(engine.port)}]}
+
+
+# -- full networks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(client, fleet, no_pool_left):
+    """A /29 made for the product, and no further network to be had; called, it fills the network and returns what fills it."""
+    network = dock.make_network(client, fleet, f"{fleet.options.network}-acme")
+    return lambda: [dock.stranger(client, fleet, network.name) for _ in range(5)]
+
+
+def assert_network_full(answer):
+    assert_error(answer, 503, "CAPACITY_EXHAUSTED")
+    said = answer.json()["error"]
+    assert said["details"]["cause"] == "network_full"
+    assert "Give the runtime more or larger address pools." in said["message"]
+
+
+def test_provision_on_a_full_network_is_a_named_503_and_leaves_nothing(client, fleet, full, api):
+    strangers = full()
+    with crew.at_work():
+        assert_network_full(api.call("POST", "/engines/provision", {"user_id": "alice"}))
+        engine = Engine.objects.get()
+        assert AuditRow.objects.get(action="provision_failed").metadata["error"] == "network_full"
+        assert engine.status == "failed"
+        assert fleet.list() == []
+        assert not dock.has_volume(client, engine.pk)
+        with dock.listening(engine.port):  # nothing holds it
+            assert api.call("DELETE", "/engines/alice").status_code == 200
+        strangers[0].remove(force=True)
+        assert api.call("POST", "/engines/provision", {"user_id": "alice"}).status_code == 200
+
+
+def test_start_on_a_full_network_is_a_named_503_and_works_once_there_is_room(client, fleet, full, api):
+    with crew.at_work():
+        assert api.call("POST", "/engines/provision", {"user_id": "alice"}).status_code == 200
+        assert api.call("POST", "/engines/alice/stop").status_code == 200
+        strangers = full()
+        assert_network_full(api.call("POST", "/engines/alice/start"))
+        assert AuditRow.objects.get(action="start_failed").metadata["error"] == "network_full"
+        engine = Engine.objects.get()
+        assert (engine.status, engine.may_run) == ("failed", False)
+        with dock.listening(engine.port):
+            assert [found.state for found in fleet.list()] != [State.RUNNING]
+        strangers[0].remove(force=True)
+        assert api.call("POST", "/engines/alice/start").status_code == 200
+        assert api.call("DELETE", "/engines/alice").status_code == 200
+        assert fleet.list() == []
+        assert not dock.has_volume(client, engine.pk)
+
+
+# -- names that are taken ------------------------------------------------------------------------------------------------------
+
+
+def test_container_in_an_engines_name_is_removed_with_a_row(client, fleet, api, product):
+    """Both names that its container has in turn: the one it is made with, and the one it runs under."""
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    ref = Ref(operation.engine_id, 1)
+    deployment = fleet.options.deployment
+    names = [containers.spare_name(deployment, ref), instance_name(deployment, ref.engine_id)]
+    strangers = [client.containers.create(IMAGE, name=name).id[:12] for name in names]
+    with crew.at_work():
+        waiting.until(lambda: not Operation.objects.filter(finished_at=None).exists(), 60)
+    rows = AuditRow.objects.filter(action="orphan_removed").order_by("id")
+    assert [row.metadata["container"] for row in rows] == strangers
+    for row in rows:
+        assert (row.engine_id, row.operation_id, row.actor) == (ref.engine_id, operation.pk, "system")
+        assert (row.metadata["reason"], row.metadata["incarnation"]) == ("name_taken", 1)
+    assert Engine.objects.get().status == "running"
+    assert container_of(client, Engine.objects.get()).name == names[1]
+
+
+def test_container_in_an_engines_name_has_its_row_also_when_the_boot_fails(client, fleet, product, carry_out, settings):
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    client.containers.create(IMAGE, name=containers.spare_name(fleet.options.deployment, Ref(operation.engine_id, 1)))
+    settings.ENV = settings.ENV.model_copy(update={"boot_timeout_s": 0.01})
+    assert carry_out(operation).error_code == "boot_timeout"
+    assert AuditRow.objects.get(action="orphan_removed").metadata["reason"] == "name_taken"
