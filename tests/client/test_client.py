@@ -209,6 +209,18 @@ def test_restart_of_the_web_server_costs_no_call_and_doubles_none(client, server
     assert IdempotencyKey.objects.filter(caller=str(acme.pk)).count() == 8
 
 
+def test_what_changes_nothing_keeps_no_key(client, operator, acme):
+    put_engine(acme)
+    assert client.admit("alice").engine
+    client.explain("admit", "alice", auto_provision=True)
+    operator.explain(str(acme.pk), "admit", "alice")
+    of_acme = IdempotencyKey.objects.filter(caller=str(acme.pk))
+    assert not of_acme.exists()
+    assert not IdempotencyKey.objects.filter(path="/policy/explain").exists()
+    assert client.admit("bob", auto_provision=True).engine
+    assert of_acme.count() == 1
+
+
 class Flaky(BaseHTTPRequestHandler):
     """Drops the connection, is not available, wants to be asked later, and then answers; notes what it was sent."""
 
