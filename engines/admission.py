@@ -24,6 +24,7 @@ from engines.errors import (
     OperationInProgress,
     Unsuccessful,
 )
+from engines.gate import Gate
 from engines.models import Engine, Kind, Operation, OperationState, Status
 from policy import decisions, limits, overrides, refusals, statements
 from policy.errors import Denied
@@ -32,6 +33,7 @@ from policy.statements import Columns
 
 ACTIVE_EVERY = timedelta(seconds=30)
 LOOKS = 4  # at an engine that moves while we decide
+_gate = Gate(settings.ENV.web_threads // 4 or 1)  # of the hot threads: half may wait for operations, so a quarter is always free
 _STALE = Q(last_active_at=None) | Q(last_active_at__lt=Now() - ACTIVE_EVERY)
 
 _ENGINE = Columns(
@@ -118,7 +120,7 @@ def admit(
     """Decide, and with the flags do what it takes: provision a missing engine, wake a sleeping one, and wait for it.
 
     `timeout_s` is how long it may wait, `longest_s()` when not given. Call `count` first. Raises InvalidUserId, what
-    `lifecycle.provision` raises, Unfinished, Unsuccessful.
+    `lifecycle.provision` raises, Unfinished, Unsuccessful, and Crowded when another admit has waited long for the same locks.
     """
     user_id = names.check_user_id(user_id)
     deadline = time.monotonic() + (longest_s() if timeout_s is None else timeout_s)
@@ -225,20 +227,21 @@ def _pursue(wish: Wish, seen: Seen | None) -> bool:
         if step == Step.JOIN:
             return _join(wish, seen)
         if step == Step.WAKE:
-            return _reach(wish, lambda: lifecycle.wake(seen.engine, by=wish.by))
+            return _begin(wish, lambda: lifecycle.wake(seen.engine, by=wish.by))
     except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
         return True  # it moved between the look and the lock
     return False
 
 
 def _provision(wish: Wish) -> bool:
-    return _reach(wish, lambda: lifecycle.provision(wish.product, wish.user_id, by=wish.by, auto=True))
+    return _begin(wish, lambda: lifecycle.provision(wish.product, wish.user_id, by=wish.by, auto=True))
 
 
 def _interrupt_sleep(wish: Wish, seen: Seen) -> bool:
     """Cancel a sleep that no worker has claimed; after one that has, wait for its end when asked to."""
-    if lifecycle.cancel_sleep(seen.engine, by=wish.by):
-        return True
+    with _gate.enter(wish.product.pk):
+        if lifecycle.cancel_sleep(seen.engine, by=wish.by):
+            return True
     if wish.auto_wake and seen.open_id is not None:
         operations.wait(seen.open_id, wish.left_s())
     return wish.auto_wake
@@ -246,12 +249,16 @@ def _interrupt_sleep(wish: Wish, seen: Seen) -> bool:
 
 def _join(wish: Wish, seen: Seen) -> bool:
     """Wait for what brings the engine up; another look when nothing does any more."""
-    open_id = seen.open_id
-    return open_id is None or _reach(wish, lambda: Operation.objects.get(pk=open_id))
+    if (open_id := seen.open_id) is not None:
+        _finish(wish.intend(lambda: Operation.objects.get(pk=open_id)), wish.left_s())
+    return True
 
 
-def _reach(wish: Wish, intent: Callable[[], Operation]) -> bool:
-    _finish(wish.intend(intent), wish.left_s())
+def _begin(wish: Wish, intent: Callable[[], Operation]) -> bool:
+    """State an intent, which locks the product, and wait for its success."""
+    with _gate.enter(wish.product.pk):
+        operation = wish.intend(intent)
+    _finish(operation, wish.left_s())
     return True
 
 
