@@ -62,7 +62,10 @@ class Scope(models.TextChoices):
 
 
 class Key(models.Model):
-    """A key of which only the hash is kept, and a prefix to tell keys apart."""
+    """A key of which only the hash is kept, and a few characters to tell keys apart.
+
+    `prefix` begins after `…k-sept-`: that those words are found nowhere shows that no key is kept anywhere.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     prefix = models.TextField()
