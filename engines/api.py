@@ -212,8 +212,7 @@ def engine(request: Request, user_id: str) -> Response:
     product = _product(request)
     if request.method == "GET":
         return Response(render_with_key(lifecycle.find(product, user_id)))
-    by = actors.product(product.slug)
-    operation = _once(request, lambda: lifecycle.destroy(lifecycle.find(product, user_id), by=by))
+    operation = _ask(request, user_id, lifecycle.destroy)
     timeout_s = settings.ENV.stop_grace_s + settings.ENV.wait_s
     return _answer(request, operation, timeout_s, lambda gone: {"status": "destroyed", "engine_id": str(gone.pk)})
 
