@@ -26,7 +26,7 @@ def provision(api, user_id="alice", **headers):
     return api.call("POST", "/engines/provision", {"user_id": user_id}, **{**KEY, **headers})
 
 
-def test_twenty_calls_with_one_key_give_one_engine_and_equal_answers(crew, product):
+def test_calls_at_once_with_one_key_give_one_engine_and_equal_answers(crew, product):
     answers = in_parallel(lambda _: provision(Api(product.key)), range(20), threads=8)
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
@@ -91,7 +91,7 @@ def test_a_refusal_keeps_its_row_and_no_key(api, product):
     assert not IdempotencyKey.objects.exists()
 
 
-def test_a_call_cut_off_between_effect_and_answer_is_taken_up_again(api, product, carry_out):
+def test_a_call_that_did_not_wait_is_answered_when_it_is_sent_again(api, product, carry_out):
     assert provision(api, Prefer="respond-async").status_code == 202
     carry_out(Operation.objects.get())
     answer = provision(api)
@@ -246,7 +246,7 @@ def test_an_admit_without_flags_does_not_look_at_its_key(crew, api):
     assert IdempotencyKey.objects.count() == 1
 
 
-def test_twenty_admits_with_one_key_give_one_engine_and_equal_answers(crew, product):
+def test_admits_at_once_with_one_key_give_one_engine_and_equal_answers(crew, product):
     answers = in_parallel(lambda _: admit(Api(product.key)), range(20), threads=8)
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
