@@ -178,9 +178,10 @@ CATALOGUE: Mapping[Action, Entry] = {
     Action.KEY_REVEAL: Entry("staff looked at an engine's key", "staff"),
     Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}),
     Action.PRODUCT_SUSPEND: Entry(
-        "product suspended: its users are not admitted, its engines not made to run; `reason` is told to it",
+        "product suspended: its users are not admitted, its engines not made to run; `reason` is told to it; with"
+        " `stop_engines` those that run are stopped",
         "the endpoint, or staff",
-        {"reason": str, **_SIGNED},
+        {"reason": str, "stop_engines": bool, **_SIGNED},
     ),
     Action.PRODUCT_RESUME: Entry("the suspension ended", "the endpoint, or staff", {"reason": str, **_SIGNED}),
     Action.PRODUCT_DELETE: Entry("product deleted, with its keys and engine environments", "the endpoint, or staff", _SIGNED),

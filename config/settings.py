@@ -241,6 +241,7 @@ CELERY_BEAT_SCHEDULE = {
     "write-refusals": _every("policy.tasks.write_refusals", 5.0),
     "end-overrides": _every("policy.tasks.end_overrides", 15.0),
     "reconcile": _every("engines.tasks.sweep", 30.0),
+    "stop-suspended-engines": _every("engines.tasks.stop_suspended", 10.0),
     "make-partitions": _every("audit.tasks.make_partitions", 3600.0),
     "prune-environments": _every("engines.tasks.prune_environments", 3600.0),
     "prune-history": _every("audit.tasks.prune", 6 * 3600.0),

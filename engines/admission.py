@@ -1,6 +1,8 @@
 """`admit`: whether a user's request may go to the user's engine now. The hot path: two reads, a counter, rarely a write."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -22,6 +24,7 @@ from engines.errors import (
     OperationInProgress,
     Unsuccessful,
 )
+from engines.gate import Gate
 from engines.models import Engine, Kind, Operation, OperationState, Status
 from policy import decisions, limits, overrides, refusals, statements
 from policy.errors import Denied
@@ -30,6 +33,7 @@ from policy.statements import Columns
 
 ACTIVE_EVERY = timedelta(seconds=30)
 LOOKS = 4  # at an engine that moves while we decide
+_gate = Gate(settings.ENV.web_threads // 4 or 1)  # of the hot threads: half may wait for operations, so a quarter is always free
 _STALE = Q(last_active_at=None) | Q(last_active_at__lt=Now() - ACTIVE_EVERY)
 
 _ENGINE = Columns(
@@ -81,6 +85,10 @@ class Admission:
     reason: str = ""
 
 
+Intend = Callable[[Callable[[], Operation]], Operation]
+"""Calls what opens (or joins) an operation, or gives the one that an earlier try of the same request has opened."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """Who asks for which engine, what may be done for it, and until when (monotonic clock)."""
@@ -90,6 +98,7 @@ class Wish:
     auto_provision: bool
     auto_wake: bool
     deadline: float
+    intend: Intend
 
     @property
     def by(self) -> Actor:
@@ -99,20 +108,47 @@ class Wish:
         return max(0.0, self.deadline - time.monotonic())
 
 
-def admit(product: Product, user_id: str, *, auto_provision: bool, auto_wake: bool, timeout_s: float | None = None) -> Admission:
+def admit(
+    product: Product,
+    user_id: str,
+    *,
+    auto_provision: bool,
+    auto_wake: bool,
+    timeout_s: float | None = None,
+    intend: Intend = lambda intent: intent(),
+) -> Admission:
     """Decide, and with the flags do what it takes: provision a missing engine, wake a sleeping one, and wait for it.
 
     `timeout_s` is how long it may wait, `longest_s()` when not given. Call `count` first. Raises InvalidUserId, what
-    `lifecycle.provision` raises, Unfinished, Unsuccessful.
+    `lifecycle.provision` raises, Unfinished, Unsuccessful, and Crowded when another admit has waited long for the same locks.
     """
     user_id = names.check_user_id(user_id)
     deadline = time.monotonic() + (longest_s() if timeout_s is None else timeout_s)
-    wish = Wish(product, user_id, auto_provision, auto_wake, deadline)
+    wish = Wish(product, user_id, auto_provision, auto_wake, deadline, intend)
     seen = look(product, user_id)
     for _ in range(LOOKS):
         if not refusal(seen) or not _pursue(wish, seen):
             break
         seen = look(product, user_id)
+    return _conclude(seen)
+
+
+def readmit(product: Product, user_id: str, operation: Operation, timeout_s: float) -> Admission:
+    """Answer an admit that has led to `operation` once more: with that operation's engine as it is now.
+
+    Nothing is counted, and nothing begun. Raises, with an `admit_denied` row, ProductSuspended; EngineNotFound when the engine
+    is gone, whether or not the user has another one; Unfinished, Unsuccessful.
+    """
+    with _recorded(product, user_id):
+        decisions.check([decisions.suspended(product.suspension_reason)])
+    _finish(operation, timeout_s)
+    seen = look(product, user_id)
+    if seen is None or seen.engine.pk != operation.engine_id:
+        raise EngineNotFound("The engine was destroyed since.")
+    return _conclude(seen)
+
+
+def _conclude(seen: Seen | None) -> Admission:
     reason = refusal(seen)
     if seen is None or reason:
         return Admission(None, reason)
@@ -127,9 +163,16 @@ def count(product: Product, user_id: str) -> limits.Window | None:
     Raises InvalidUserId, and with an `admit_denied` row ProductSuspended, RateLimited.
     """
     user_id = names.check_user_id(user_id)
-    try:
+    with _recorded(product, user_id):
         decisions.check([decisions.suspended(product.suspension_reason)])
         return limits.hit(str(product.pk), overrides.in_force(product))
+
+
+@contextmanager
+def _recorded(product: Product, user_id: str) -> Iterator[None]:
+    """Whatever refuses an admit within has its row."""
+    try:
+        yield
     except Denied as refused:
         subject = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
         refusals.record(Action.ADMIT_DENIED, subject, by=actors.product(product.slug), metadata=refused.metadata())
@@ -182,41 +225,50 @@ def _pursue(wish: Wish, seen: Seen | None) -> bool:
         if step == Step.CANCEL_SLEEP:
             return _interrupt_sleep(wish, seen)
         if step == Step.JOIN:
-            return _finish(wish, _open(seen))
+            return _join(wish, seen)
         if step == Step.WAKE:
-            return _finish(wish, lifecycle.wake(seen.engine, by=wish.by))
+            return _begin(wish, lambda: lifecycle.wake(seen.engine, by=wish.by))
     except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
         return True  # it moved between the look and the lock
     return False
 
 
 def _provision(wish: Wish) -> bool:
-    return _finish(wish, lifecycle.provision(wish.product, wish.user_id, by=wish.by, auto=True))
+    return _begin(wish, lambda: lifecycle.provision(wish.product, wish.user_id, by=wish.by, auto=True))
 
 
 def _interrupt_sleep(wish: Wish, seen: Seen) -> bool:
     """Cancel a sleep that no worker has claimed; after one that has, wait for its end when asked to."""
-    if lifecycle.cancel_sleep(seen.engine, by=wish.by):
-        return True
+    with _gate.enter(wish.product.pk):
+        if lifecycle.cancel_sleep(seen.engine, by=wish.by):
+            return True
     if wish.auto_wake and seen.open_id is not None:
         operations.wait(seen.open_id, wish.left_s())
     return wish.auto_wake
 
 
-def _open(seen: Seen) -> Operation | None:
-    return Operation.objects.filter(pk=seen.open_id).first() if seen.open_id else None
+def _join(wish: Wish, seen: Seen) -> bool:
+    """Wait for what brings the engine up; another look when nothing does any more."""
+    if (open_id := seen.open_id) is not None:
+        _finish(wish.intend(lambda: Operation.objects.get(pk=open_id)), wish.left_s())
+    return True
 
 
-def _finish(wish: Wish, operation: Operation | None) -> bool:
+def _begin(wish: Wish, intent: Callable[[], Operation]) -> bool:
+    """State an intent, which locks the product, and wait for its success."""
+    with _gate.enter(wish.product.pk):
+        operation = wish.intend(intent)
+    _finish(operation, wish.left_s())
+    return True
+
+
+def _finish(operation: Operation, timeout_s: float) -> None:
     """Wait for the operation's success. One that another request superseded is no failure: the next look says what is now."""
-    if operation is None:
-        return True
     try:
-        operations.finish(operation, wish.left_s())
+        operations.finish(operation, timeout_s)
     except Unsuccessful as ended:
         if ended.operation.state != OperationState.SUPERSEDED:
             raise
-    return True
 
 
 def _mark_active(engine: Engine) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
@@ -21,6 +22,7 @@ from audit.api import read_limit
 from audit.times import iso
 from engines import admission, lifecycle, operations, queues, tenants
 from engines.addresses import url
+from engines.admission import Admission
 from engines.errors import EngineError, EngineNotFound, Unfinished
 from engines.models import Engine, Kind, Operation, Status
 from policy import idempotency, products, secrets
@@ -32,7 +34,7 @@ from policy.models import Product, Scope
 from policy.requests import Body, Flag, Text, read
 
 PLAIN = 1024  # bytes of a body that may still be plain
-SPECIAL = frozenset({"HTTP_PREFER", "HTTP_IDEMPOTENCY_KEY"})
+Flags = dict[str, Any]  # `admission.admit` takes them by name
 FLAGS = {"auto_provision": False, "auto_wake": False}
 PLAIN_HEADERS = {"Allow": "POST, OPTIONS"}  # as the framework has it
 MARGIN_S = 5.0  # a provision is waited for this much longer than an engine may boot
@@ -210,8 +212,7 @@ def engine(request: Request, user_id: str) -> Response:
     product = _product(request)
     if request.method == "GET":
         return Response(render_with_key(lifecycle.find(product, user_id)))
-    by = actors.product(product.slug)
-    operation = _once(request, lambda: lifecycle.destroy(lifecycle.find(product, user_id), by=by))
+    operation = _ask(request, user_id, lifecycle.destroy)
     timeout_s = settings.ENV.stop_grace_s + settings.ENV.wait_s
     return _answer(request, operation, timeout_s, lambda gone: {"status": "destroyed", "engine_id": str(gone.pk)})
 
@@ -275,31 +276,29 @@ def lean_admit(request: HttpRequest, user_id: str) -> HttpResponse:
     try:
         plain = _read_plain(request)
         if plain is not None:
-            body = json.dumps(_decide(*plain, user_id, None, headers), ensure_ascii=False, separators=(",", ":"))
+            product, flags = plain
+            _count(product, user_id, headers)
+            body = json.dumps(_told(admission.admit(product, user_id, **flags)), ensure_ascii=False, separators=(",", ":"))
             return HttpResponse(body, content_type="application/json", headers={**PLAIN_HEADERS, **headers})
     except Exception as error:  # noqa: BLE001 (whatever it is: the framework's handler makes an answer of it)
         return _refuse(request, error=error, headers=headers)
     return admit(request, user_id=user_id)
 
 
-def _read_plain(request: HttpRequest) -> tuple[Product, dict[str, bool]] | None:
+def _read_plain(request: HttpRequest) -> tuple[Product, Flags] | None:
     """The caller and the flags of a request that may admit and asks for nothing special; None for any other."""
     meta = request.META
     size = meta.get("CONTENT_LENGTH") or "0"
-    if (
-        request.method != "POST"
-        or "HTTP_PREFER" in meta
-        or "HTTP_IDEMPOTENCY_KEY" in meta
-        or not size.isdigit()
-        or int(size) > PLAIN
-    ):
+    if request.method != "POST" or "HTTP_PREFER" in meta or not size.isdigit() or int(size) > PLAIN:
         return None
     flags = _read_flags(request.body, meta.get("CONTENT_TYPE"))
-    product = None if flags is None else recognise(meta.get("HTTP_X_PLATFORM_KEY", ""), Scope.ADMIT)
-    return None if product is None or flags is None else (product, flags)
+    if flags is None or ("HTTP_IDEMPOTENCY_KEY" in meta and any(flags.values())):
+        return None
+    product = recognise(meta.get("HTTP_X_PLATFORM_KEY", ""), Scope.ADMIT)
+    return None if product is None else (product, flags)
 
 
-def _read_flags(body: bytes, content_type: str | None) -> dict[str, bool] | None:
+def _read_flags(body: bytes, content_type: str | None) -> Flags | None:
     """The flags of an admit, those that are not given as false; None for what is to be read, or refused, by `Admit`."""
     try:
         given = json.loads(body.decode()) if body else {}
@@ -326,25 +325,32 @@ def _refuse(request: Request, error: Exception, headers: Mapping[str, str]) -> R
 def admit(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/admit, as any other endpoint."""
     flags, product = read(request, Admit), _product(request)
-    # An admit is harmless to repeat as it is, and every repeat counts; a key only has to stay with its body.
-    idempotency.once(request, str(product.pk), Kept, keep=lambda kept: kept, replay=lambda kept: kept, refusals=())
     wait_s, takes_202 = _preference(request, admission.longest_s())
     headers: dict[str, str] = {}
     try:
-        return Response(_decide(product, flags, user_id, wait_s, headers))
+        return Response(_told(_admit(request, product, user_id, flags, wait_s, headers)))
     except Unfinished as unfinished:
         return _accepted(unfinished, takes_202)
     finally:
         _add_headers(request, headers)
 
 
-def _decide(
-    product: Product, flags: Mapping[str, bool], user_id: str, wait_s: float | None, headers: dict[str, str]
-) -> dict[str, Any]:
-    """The body of the answer to an admit; what is left of the rate limit is put into `headers`, whatever comes of it."""
+def _admit(request: Request, product: Product, user_id: str, flags: Flags, wait_s: float, headers: dict[str, str]) -> Admission:
+    """Admit, once per `Idempotency-Key` where the flags may lead to an operation; without flags an admit has nothing to keep."""
+    if any(flags.values()) and (kept := idempotency.recall(request, str(product.pk))) is not None:
+        return admission.readmit(product, user_id, operations.get(product, kept.named()), wait_s)
+    _count(product, user_id, headers)
+    return admission.admit(product, user_id, timeout_s=wait_s, intend=partial(_once, request), **flags)
+
+
+def _count(product: Product, user_id: str, headers: dict[str, str]) -> None:
+    """Count the admit, and put what is left of the rate limit into `headers`."""
     if (window := admission.count(product, user_id)) is not None:
         headers |= window.headers()
-    decided = admission.admit(product, user_id, timeout_s=wait_s, **flags)
+
+
+def _told(decided: Admission) -> dict[str, Any]:
+    """The body of the answer to an admit."""
     if decided.engine is None:
         return {"admitted": False, "engine": None, "reason": decided.reason}
     return {"admitted": True, "engine": render_with_key(decided.engine)}

@@ -69,6 +69,10 @@ class OperationNotFound(EngineError):
     """The product has no operation with this id."""
 
 
+class Crowded(EngineError):
+    """Too many wait already in this process for what the request needs."""
+
+
 class LogsUnavailable(EngineError):
     """No worker has read the engine's log in time."""
 

@@ -153,7 +153,7 @@ class Suspended(Suspension):
 
     stopping = serializers.IntegerField(min_value=0, help_text="Engines that are being stopped.")
     busy = serializers.IntegerField(
-        min_value=0, help_text="Engines with another operation under way; suspend again to stop them."
+        min_value=0, help_text="Engines with another operation under way; they are stopped when that is over."
     )
 
 

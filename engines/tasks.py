@@ -4,7 +4,7 @@ from uuid import UUID
 
 from celery import shared_task
 
-from engines import environments, health, logs, queues, reconcile, worker
+from engines import environments, health, logs, queues, reconcile, tenants, worker
 from policy import idempotency
 
 
@@ -46,6 +46,11 @@ def check_host() -> None:
 @shared_task(ignore_result=True)
 def sweep() -> None:
     reconcile.sweep()
+
+
+@shared_task(ignore_result=True)
+def stop_suspended() -> None:
+    tenants.stop_suspended()
 
 
 @shared_task(ignore_result=True)

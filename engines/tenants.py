@@ -6,7 +6,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Q
 
-from audit.actors import Actor
+from audit.actors import SYSTEM, Actor
 from engines import lifecycle
 from engines.errors import EngineError, ProductHasEngines
 from engines.models import OPEN, Engine, Kind, Operation, Status
@@ -14,6 +14,7 @@ from policy import overrides, products
 from policy.models import Product
 
 _STARTS = Operation.objects.filter(state__in=OPEN, kind__in=(Kind.PROVISION, Kind.START, Kind.WAKE, Kind.RESTART))
+_BUSY = Operation.objects.filter(state__in=OPEN)
 _SERVES = Q(status=Status.RUNNING) | Q(next_restart_at__isnull=False) | Q(pk__in=_STARTS.values("engine_id"))
 
 
@@ -29,14 +30,30 @@ class Suspended:
 def suspend(product_id: UUID, reason: str, *, by: Actor, stop_engines: bool = False) -> Suspended:
     """Suspend the product, and with `stop_engines` stop every engine that runs or is about to.
 
-    One with another operation under way is left to that: suspend again to stop it then. Raises ProductNotFound.
+    One with another operation under way is left to that, and stopped by `stop_suspended` afterwards. Raises ProductNotFound.
     """
-    product = products.suspend(product_id, reason, by=by)
+    product = products.suspend(product_id, reason, by=by, stop_engines=stop_engines)
     if not stop_engines:
         return Suspended(product)
     serving = Engine.objects.filter(_SERVES, product=product, destroyed_at=None).select_related("product")
     stopped = [_stop(engine, product.suspension_reason, by=by) for engine in serving.order_by("pk")]
     return Suspended(product, stopped.count(True), stopped.count(False))
+
+
+def stop_suspended() -> int:
+    """Stop what still serves, or serves again, of products whose engines are to be stopped; returns how many there were."""
+    wished = Product.objects.filter(stops_engines=True, suspended_at__isnull=False, deleted_at=None)
+    serving = Engine.objects.filter(_SERVES, product__in=wished, destroyed_at=None).exclude(pk__in=_BUSY.values("engine_id"))
+    return sum(_stop_suspended(engine) for engine in serving.order_by("pk"))
+
+
+@transaction.atomic
+def _stop_suspended(engine: Engine) -> bool:
+    """Stop the engine, unless its product was resumed meanwhile."""
+    product = products.lock(engine.product_id)
+    if product.suspended_at is None or not product.stops_engines:
+        return False
+    return _stop(engine, product.suspension_reason, by=SYSTEM)
 
 
 def _stop(engine: Engine, reason: str, *, by: Actor) -> bool:

@@ -47,7 +47,11 @@ class TenantAdmin(ProductAdmin):
         if not form.is_valid():
             return self._ask(request, product, form, "Suspend")
         done = tenants.suspend(product.pk, by=who(request), **form.cleaned_data)
-        told = f" {done.stopping} engines are being stopped, {done.busy} are busy." if form.cleaned_data["stop_engines"] else ""
+        told = (
+            f" {done.stopping} engines are being stopped, {done.busy} when they are not busy."
+            if form.cleaned_data["stop_engines"]
+            else ""
+        )
         messages.success(request, f"{product.slug} is suspended: {done.product.suspension_reason}.{told}")
         return HttpResponseRedirect(page_of(product))
 

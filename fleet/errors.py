@@ -55,6 +55,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (engines.OperationInProgress, 409, "OPERATION_IN_PROGRESS"),
     (engines.PortExhaustion, 503, "PORT_EXHAUSTION"),
     (engines.CapacityExhausted, 503, "CAPACITY_EXHAUSTED"),
+    (engines.Crowded, 503, "UNAVAILABLE"),
     (engines.LogsUnavailable, 503, "UNAVAILABLE"),
     (engines.Unfinished, 503, "UNAVAILABLE"),
     (engines.Unsuccessful, 502, "BACKEND_ERROR"),

@@ -60,7 +60,8 @@ REQUEST_ID = describe(
 )
 IDEMPOTENCY_KEY = describe(
     "Idempotency-Key",
-    "Do this once: the same request under the same key, within 24 hours, gets the same answer.",
+    "Do this once: the same request under the same key, within 24 hours, gets the same answer. An admit keeps a key only where"
+    " its flags lead to an operation.",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x20-\x7e]+$"},
     where=_HEADER,
 )

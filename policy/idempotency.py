@@ -2,8 +2,8 @@
 
 The key's row is inserted in the transaction of the effect, so both are there or neither. A second call with the key waits for
 the first one's transaction and is then answered from the row: from the operation it names, or from the answer it keeps
-(encrypted, for what is shown once). A refusal is no effect: it keeps no key. Scope: caller, method and path. Keys are kept for
-a day.
+(encrypted, for what is shown once). A refusal is no effect: it keeps no key; nor does an admit that asked for no operation.
+Scope: caller, method and path. Keys are kept for a day.
 
 Semantics as in draft-ietf-httpapi-idempotency-key-header.
 """
@@ -53,12 +53,9 @@ def once(
     `effect` changes the database only, in the transaction that this opens. `refusals` are the errors that leave their audit
     rows but no effect. Raises InvalidIdempotencyKey, IdempotencyMismatch, and what `effect` raises.
     """
-    key = request.headers.get(HEADER)
-    if key is None:
+    scope = _scope(request, caller)
+    if scope is None:
         return effect()
-    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
-        raise InvalidIdempotencyKey(f"{HEADER}: must be 1 to 255 printable ASCII characters.")
-    scope = (caller, request.method or "", request.path_info, key)
     refused: Exception | None = None
     with transaction.atomic():
         kept = _claim(scope, _fingerprint(request))
@@ -76,6 +73,15 @@ def once(
     return result
 
 
+def recall(request: Request, caller: str) -> Kept | None:
+    """What an earlier call under the request's key has left; None without a key, and while nothing is committed under it.
+
+    For a call that may come to an effect only later. Raises InvalidIdempotencyKey, IdempotencyMismatch.
+    """
+    scope = _scope(request, caller)
+    return None if scope is None else _read(scope, _fingerprint(request))
+
+
 def purge() -> int:
     """Forget the keys that are older than a day; returns how many."""
     with connection.cursor() as cursor:
@@ -84,6 +90,18 @@ def purge() -> int:
 
 
 _SCOPE = "caller = %s AND method = %s AND path = %s AND key = %s"
+_OVER = "(created_at < now() - make_interval(hours => %s) OR (operation_id IS NULL AND answer_ciphertext = ''))"
+"""Too old, or with nothing kept under it: admits once left such rows, and do while the version before this one still runs."""
+
+
+def _scope(request: Request, caller: str) -> tuple[str, ...] | None:
+    """What the request's key holds for; None without one. Raises InvalidIdempotencyKey."""
+    key = request.headers.get(HEADER)
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
+        raise InvalidIdempotencyKey(f"{HEADER}: must be 1 to 255 printable ASCII characters.")
+    return caller, request.method or "", request.path_info, key
 
 
 def _fingerprint(request: Request) -> str:
@@ -94,10 +112,7 @@ def _fingerprint(request: Request) -> str:
 def _claim(scope: tuple[str, ...], fingerprint: str) -> Kept | None:
     """Take the key for this transaction, or say what the call that has it left. Waits while that one is under way."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"DELETE FROM policy_idempotencykey WHERE {_SCOPE} AND created_at < now() - make_interval(hours => %s)",
-            [*scope, KEPT_HOURS],
-        )
+        cursor.execute(f"DELETE FROM policy_idempotencykey WHERE {_SCOPE} AND {_OVER}", [*scope, KEPT_HOURS])
         cursor.execute(
             "INSERT INTO policy_idempotencykey (caller, method, path, key, fingerprint) VALUES (%s, %s, %s, %s, %s)"
             " ON CONFLICT DO NOTHING",
@@ -105,8 +120,20 @@ def _claim(scope: tuple[str, ...], fingerprint: str) -> Kept | None:
         )
         if cursor.rowcount == 1:
             return None
-        cursor.execute(f"SELECT fingerprint, operation_id, answer_ciphertext FROM policy_idempotencykey WHERE {_SCOPE}", scope)
-        theirs, operation_id, ciphertext = cursor.fetchone()
+    return _read(scope, fingerprint)
+
+
+def _read(scope: tuple[str, ...], fingerprint: str) -> Kept | None:
+    """What is kept under the key. Raises IdempotencyMismatch when that is another request's."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT fingerprint, operation_id, answer_ciphertext FROM policy_idempotencykey WHERE {_SCOPE} AND NOT {_OVER}",
+            [*scope, KEPT_HOURS],
+        )
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    theirs, operation_id, ciphertext = row
     if theirs != fingerprint:
         raise IdempotencyMismatch(f"This {HEADER} was used for another request; use a new key for a new request.")
     return Kept(operation_id, json.loads(secrets.decrypt(ciphertext)) if ciphertext else None)

@@ -21,7 +21,7 @@ def make(keys: "QuerySet[K]", prefix: str, expires_in_s: int | None, **columns: 
     """Insert a key; returns it with its plaintext, which is kept nowhere. `expires_in_s` None: it lives until it is revoked."""
     plaintext = secrets.make_key(prefix)
     key = keys.create(
-        prefix=plaintext[: secrets.SHOWN],
+        prefix=plaintext.removeprefix(prefix)[: secrets.SHOWN],
         key_hash=secrets.hash_key(plaintext),
         expires_at=None if expires_in_s is None else Now() + timedelta(seconds=expires_in_s),
         **columns,

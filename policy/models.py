@@ -27,6 +27,9 @@ class Product(models.Model):
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     suspended_at = models.DateTimeField(null=True, help_text="Since then its users are not admitted.")
     suspension_reason = models.TextField(default="", db_default="", blank=True, help_text="Told to the product.")
+    stops_engines = models.BooleanField(
+        default=False, db_default=False, help_text="While it is suspended, its engines are stopped as soon as they can be."
+    )
     deleted_at = models.DateTimeField(null=True, help_text="Set on the tombstone, which keeps the slug taken.")
 
     read_at: datetime | None = None  # the database's clock when it was read, where the query asked for it
@@ -62,7 +65,10 @@ class Scope(models.TextChoices):
 
 
 class Key(models.Model):
-    """A key of which only the hash is kept, and a prefix to tell keys apart."""
+    """A key of which only the hash is kept, and a few characters to tell keys apart.
+
+    `prefix` begins after `…k-sept-`: that those words are found nowhere shows that no key is kept anywhere.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     prefix = models.TextField()

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models.functions import Least, Now
+from django.db.models.functions import Coalesce, Least, Now
 
 from audit.actions import Action
 from audit.actors import RESERVED, Actor
@@ -79,18 +79,23 @@ def update_policy(product_id: UUID, policy: object, *, by: Actor) -> Product:
 
 
 @transaction.atomic
-def suspend(product_id: UUID, reason: str, *, by: Actor) -> Product:
+def suspend(product_id: UUID, reason: str, *, by: Actor, stop_engines: bool = False) -> Product:
     """Refuse from the next request on what would admit a user or make an engine run. `reason` is told to the product.
 
-    A product that is suspended already stays so for the reason it was. Raises ProductNotFound.
+    `stop_engines` is noted: `engines.tenants` stops them. A product that is suspended already stays so for the reason it was.
+    Raises ProductNotFound.
     """
     product = lock(product_id)
-    if product.suspended_at is not None:
+    if product.suspended_at is None:
+        product.suspension_reason = reason[:MAX_REASON]
+    elif product.stops_engines or not stop_engines:
         return product
-    product.suspension_reason = reason[:MAX_REASON]
-    Product.objects.filter(pk=product_id).update(suspended_at=Now(), suspension_reason=product.suspension_reason)
-    rows.record(Action.PRODUCT_SUSPEND, product, by=by, metadata={"reason": product.suspension_reason})
-    product.refresh_from_db(fields=["suspended_at"])
+    Product.objects.filter(pk=product_id).update(
+        suspended_at=Coalesce("suspended_at", Now()), suspension_reason=product.suspension_reason, stops_engines=stop_engines
+    )
+    metadata = {"reason": product.suspension_reason, **({"stop_engines": True} if stop_engines else {})}
+    rows.record(Action.PRODUCT_SUSPEND, product, by=by, metadata=metadata)
+    product.refresh_from_db(fields=["suspended_at", "stops_engines"])
     return product
 
 
@@ -100,8 +105,8 @@ def resume(product_id: UUID, reason: str, *, by: Actor) -> Product:
     product = lock(product_id)
     if product.suspended_at is None:
         return product
-    product.suspended_at, product.suspension_reason = None, ""
-    product.save(update_fields=["suspended_at", "suspension_reason"])
+    product.suspended_at, product.suspension_reason, product.stops_engines = None, "", False
+    product.save(update_fields=["suspended_at", "suspension_reason", "stops_engines"])
     rows.record(Action.PRODUCT_RESUME, product, by=by, metadata={"reason": reason[:MAX_REASON]})
     return product
 

@@ -104,7 +104,7 @@ class PlatformKey(_Times):
     """A platform key without its plaintext."""
 
     key_id = serializers.UUIDField()
-    prefix = serializers.CharField(help_text="The first characters, to tell keys apart.")
+    prefix = serializers.CharField(help_text="The first characters after `pk-sept-`, to tell keys apart.")
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.values))
 
 
@@ -139,7 +139,7 @@ class AdminKey(_Times):
 
     key_id = serializers.UUIDField()
     name = serializers.CharField()
-    prefix = serializers.CharField()
+    prefix = serializers.CharField(help_text="The first characters after `ak-sept-`, to tell keys apart.")
 
 
 class IssuedAdminKey(AdminKey):
@@ -194,11 +194,11 @@ _TIMES = {
 }
 _KEY = {
     "key_id": "6f1f7a0e-6d5f-4a57-a1a0-54a3a8a3d2a1",
-    "prefix": "pk-sept-1_cR",
+    "prefix": "1_cRSK",
     "scopes": ["admit", "lifecycle", "read"],
     **_TIMES,
 }
-_ADMIN_KEY = {"key_id": "cf2d0f2c-2a5b-4f0e-9d7e-8f4f0c1d8c55", "name": "ann", "prefix": "ak-sept-9fmS", **_TIMES}
+_ADMIN_KEY = {"key_id": "cf2d0f2c-2a5b-4f0e-9d7e-8f4f0c1d8c55", "name": "ann", "prefix": "9fmSJa", **_TIMES}
 _PLAINTEXT = "pk-sept-1_cRSKGF7826mXsFpqwBNWsQwdBXw6B70L82hU5EE_U"
 _NAMED = "/products/{product_id}"
 _POLICY = {"max_engines": 1000, "rate_limit_rpm": 600}
@@ -268,7 +268,7 @@ ENDPOINTS = (
             "replaced": [
                 {
                     "key_id": "3f8b5f3d-7c39-4b56-9d3d-4c1ddac5c9b0",
-                    "prefix": "pk-sept-hQ2x",
+                    "prefix": "hQ2xT0",
                     "expires_at": "2026-11-24T04:39:03.191Z",
                 }
             ],

@@ -11,7 +11,7 @@ from django.conf import settings
 PLATFORM_PREFIX = "pk-sept-"
 ENGINE_PREFIX = "sk-sept-"
 ADMIN_PREFIX = "ak-sept-"
-SHOWN = len(PLATFORM_PREFIX) + 6  # characters of a key that lists may show
+SHOWN = 6  # characters of a key, after its prefix, that are kept and shown
 
 
 def make_key(prefix: str) -> str:

@@ -66,7 +66,9 @@ class Client(Transport):
     ) -> results.Admission:
         """May a request of this user go to the user's engine now?"""
         body = {"auto_provision": auto_provision, "auto_wake": auto_wake}
-        return read(results.Admission, self._call("POST", path_of(user_id, "admit"), body=body, wait_s=wait_s))
+        is_read = not (auto_provision or auto_wake)
+        answer = self._call("POST", path_of(user_id, "admit"), body=body, wait_s=wait_s, is_read=is_read)
+        return read(results.Admission, answer)
 
     def get_operation(self, operation_id: str) -> results.Operation:
         """What became of a request."""
@@ -84,7 +86,7 @@ class Client(Transport):
         """What would happen, and by which rule; nothing does. The flags are of `admit`, the image of `provision`."""
         body = {"verb": verb, "user_id": user_id, "engine_version": engine_version}
         flags = {"auto_provision": auto_provision, "auto_wake": auto_wake}
-        return read(results.Explanation, self._call("POST", "/policy/explain", body=given(**body, **flags)))
+        return read(results.Explanation, self._call("POST", "/policy/explain", body=given(**body, **flags), is_read=True))
 
     # -- logs ------------------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ class Operator(Transport):
         """What would happen if the product asked, and by which rule; nothing does."""
         body = {"product_id": product_id, "verb": verb, "user_id": user_id, "engine_version": engine_version}
         flags = {"auto_provision": auto_provision, "auto_wake": auto_wake}
-        return read(results.Explanation, self._call("POST", "/policy/explain", body=given(**body, **flags)))
+        return read(results.Explanation, self._call("POST", "/policy/explain", body=given(**body, **flags), is_read=True))
 
     def list_overrides(self, product_id: str) -> list[results.Override]:
         """Every override that the product's policy had, newest first."""

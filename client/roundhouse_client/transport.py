@@ -20,7 +20,7 @@ class Transport:
     """HTTP with a key. Retries what a retry may help: no connection, 429 with a Retry-After, 503.
 
     A call that changes something carries an `Idempotency-Key`, the same in each of its tries: it is done once, however many of
-    them arrive. `retries` is how many tries follow the first.
+    them arrive. `is_read`: a call that changes nothing, whatever its method. `retries` is how many tries follow the first.
     """
 
     def __init__(self, url: str, key: Mapping[str, str], *, retries: int = 4, timeout_s: float = READ_S) -> None:
@@ -46,9 +46,10 @@ class Transport:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, Any] | None = None,
         wait_s: int | None = None,
+        is_read: bool = False,
     ) -> Any:
         """The answer's JSON. Raises ApiError, StillRunning, Unreachable."""
-        headers = {} if method == "GET" else {"Idempotency-Key": uuid4().hex}
+        headers = {} if method == "GET" or is_read else {"Idempotency-Key": uuid4().hex}
         headers |= {} if wait_s is None else {"Prefer": f"wait={wait_s}"}
         params = {name: _text(value) for name, value in (query or {}).items() if value is not None}
         tries = self._retries

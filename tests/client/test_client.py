@@ -133,7 +133,7 @@ def test_operator_keeps_products_and_keys(operator, server):
     assert raised.value.code == "INSUFFICIENT_SCOPE"
     assert operator.revoke_platform_key(product.product_id, issued.key_id).revoked_at
     rotated = operator.rotate_platform_key(product.product_id, overlap_s=60)
-    assert [old.prefix for old in rotated.replaced] == [product.platform_api_key[: len(rotated.prefix)]]
+    assert [old.prefix for old in rotated.replaced] == [product.platform_api_key.removeprefix("pk-sept-")[:6]]
     assert len(operator.list_platform_keys(product.product_id)) == 3
     assert operator.replace_engine_env(product.product_id, {"MODEL": "x"}).names == ["MODEL"]
     assert operator.get_engine_env(product.product_id).version == 1
@@ -207,6 +207,18 @@ def test_restart_of_the_web_server_costs_no_call_and_doubles_none(client, server
     assert len({engine.engine_id for engine in made}) == 8
     assert Operation.objects.filter(engine__product=acme).count() == 8
     assert IdempotencyKey.objects.filter(caller=str(acme.pk)).count() == 8
+
+
+def test_what_changes_nothing_keeps_no_key(client, operator, acme):
+    put_engine(acme)
+    assert client.admit("alice").engine
+    client.explain("admit", "alice", auto_provision=True)
+    operator.explain(str(acme.pk), "admit", "alice")
+    of_acme = IdempotencyKey.objects.filter(caller=str(acme.pk))
+    assert not of_acme.exists()
+    assert not IdempotencyKey.objects.filter(path="/policy/explain").exists()
+    assert client.admit("bob", auto_provision=True).engine
+    assert of_acme.count() == 1
 
 
 class Flaky(BaseHTTPRequestHandler):

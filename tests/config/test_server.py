@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -49,6 +50,36 @@ def test_admit_and_health_answer_while_all_other_threads_wait(web, product):
     for thread in asked:
         thread.join()
     assert web.call("GET", "/engines", product.key).json()["total"] == 3
+
+
+def test_admits_behind_a_products_lock_hold_up_no_other_product(db, superuser):
+    """On the shipped sizes: forty of one product want an engine, while somebody holds the product's lock."""
+    stuck, other = make_product("stuck"), make_product("other")
+    put_engine(other)
+    with contextlib.closing(Stack()) as stack, ThreadPoolExecutor(40) as pool:
+        stack.start("web")
+        waiting.until(stack.serves, 30, "the web server answers")
+        with superuser.transaction():
+            superuser.execute("SELECT 1 FROM policy_product WHERE id = %s FOR NO KEY UPDATE", [stuck.pk])
+            asked = [
+                pool.submit(stack.call, "POST", f"/engines/u{n}/admit", stuck.key, FLAGS, Prefer="respond-async")
+                for n in range(40)
+            ]
+            took = [timed_admit(stack, other) for _ in range(20)]
+            waiting.until(lambda: sum(each.done() for each in asked) == 39, 10, "all but the one in the gate are answered")
+            took += [timed_admit(stack, other) for _ in range(20)]
+        answers = [each.result() for each in asked]
+    assert max(took) < 0.5
+    assert sorted(answer.status_code for answer in answers) == [202] + [503] * 39
+    assert {answer.json()["error"]["code"] for answer in answers if answer.status_code == 503} == {"UNAVAILABLE"}
+    assert Operation.objects.count() == 1
+
+
+def timed_admit(stack, product):
+    """Seconds that a plain admit took."""
+    began = time.monotonic()
+    assert stack.call("POST", "/engines/alice/admit", product.key, {}).json()["admitted"] is True
+    return time.monotonic() - began
 
 
 def test_silent_connections_hold_up_nobody(web, product):

@@ -3,15 +3,19 @@
 import contextlib
 import http.client
 import json
+import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import pytest
+import requests
 
 from audit.models import AuditRow
 from engines.models import Engine, Operation
-from policy import limits
+from policy import limits, secrets, valkey
 from policy.errors import RateLimited
+from policy.models import IdempotencyKey
 from tests import floods, waiting
 from tests.conftest import _remove_engines, empty, make_product
 from tests.engines.registry import put_engine
@@ -43,14 +47,20 @@ def server(database, django_db_blocker):
 @pytest.fixture
 def acme(server, request):
     """A product of this test's own."""
-    name = request.node.name.partition("[")[0].removeprefix("test_").replace("_", "-")[:60]
-    return make_product(name)
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
+    return make_product(name[-60:].strip("-"))
 
 
 def at_once(count, call):
     """`call` of each number, all at the same time; the answers in order."""
+    barrier = threading.Barrier(count)
+
+    def one(number):
+        barrier.wait(20)
+        return call(number)
+
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(call, range(count)))
+        return list(pool.map(one, range(count)))
 
 
 def segment(user_id):
@@ -193,3 +203,53 @@ def test_mixed_verbs_at_once_leave_one_story(server, acme):
         AuditRow.objects.filter(engine_id=engine.pk, to_status__isnull=False).order_by("engine_seq").values_list("engine_seq")
     )
     assert seqs == [(number,) for number in range(1, engine.seq + 1)]
+
+
+# -- under one key -----------------------------------------------------------------------------------------------------------
+
+KEY = {"Idempotency-Key": "one"}
+CALLS = {"provision": ("/engines/provision", {"user_id": "alice"}), "admit": ("/engines/alice/admit", {"auto_provision": True})}
+
+
+def rows_of(product):
+    return [row.action for row in AuditRow.objects.filter(product_id=product.pk, user_id="alice").order_by("id")]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_twenty_calls_with_one_key_give_one_engine_one_row_and_equal_answers(server, acme, call):
+    path, body = CALLS[call]
+    answers = at_once(20, lambda _: server.call("POST", path, acme.key, body, **KEY))
+    assert [answer.status_code for answer in answers] == [200] * 20, [answer.text for answer in answers]
+    assert len({answer.content for answer in answers}) == 1
+    assert Engine.objects.filter(product=acme).count() == Operation.objects.filter(engine__product=acme).count() == 1
+    assert IdempotencyKey.objects.filter(caller=str(acme.pk)).count() == 1
+    assert rows_of(acme) == ["provision_requested", "provision"]
+
+
+def is_waited_for(product):
+    return any(
+        valkey.client().pubsub_numsub(f"operation:{operation.pk}")[0][1]
+        for operation in Operation.objects.filter(engine__product=product)
+    )
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_call_whose_web_process_is_killed_between_effect_and_answer_is_answered_when_it_is_sent_again(server, acme, call):
+    path, body = CALLS[call]
+    carrying = server.freeze("ops")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.call, "POST", path, acme.key, body, **KEY)
+        waiting.until(lambda: is_waited_for(acme), 20, "the intent is committed, sent and waited for")
+        server.freeze("web")
+        server.thaw(carrying)
+        waiting.until(lambda: Operation.objects.get(engine__product=acme).state == "succeeded", 20, "the effect is there")
+        server.kill("web")
+        with pytest.raises(requests.ConnectionError):
+            asked.result()
+    waiting.until(server.serves, 30, "the web server is back")
+    again = server.call("POST", path, acme.key, body, **KEY)
+    assert again.status_code == 200
+    engine = Engine.objects.get(product=acme)
+    shown = again.json()["engine"] if call == "admit" else again.json()
+    assert (shown["engine_id"], shown["api_key"]) == (str(engine.pk), secrets.decrypt(engine.key_ciphertext))
+    assert rows_of(acme) == ["provision_requested", "provision"]

@@ -168,6 +168,60 @@ def test_suspend_stops_every_engine_that_runs_or_is_about_to(admin, product, oth
     assert (again["stopping"], again["busy"]) == (0, 2)
 
 
+def test_busy_engines_are_stopped_once_they_are_not(admin, product, carry_out):
+    waking = put_operation(put_engine(product, "waking", Status.SLEEPING), Kind.WAKE)
+    assert suspend(admin, product, stop_engines=True).json()["busy"] == 1
+    assert tenants.stop_suspended() == 0
+    Operation.objects.filter(pk=waking.pk).update(state="succeeded", finished_at=Now())
+    Engine.objects.filter(pk=waking.engine_id).update(status=Status.RUNNING)
+    assert tenants.stop_suspended() == 1
+    assert tenants.stop_suspended() == 0
+    stop = carry_out(Operation.objects.get(kind=Kind.STOP))
+    assert (stop.actor, stop.engine.status, stop.params["reason"]) == ("system", Status.STOPPED, "suspended: unpaid")
+    assert tenants.stop_suspended() == 0
+
+
+def test_engine_that_would_be_restarted_is_stopped_while_its_product_is_suspended(admin, product):
+    suspend(admin, product, stop_engines=True)
+    put_engine(product, status=Status.FAILED, next_restart_at=Now() + timedelta(hours=1))
+    put_engine(product, "given-up", Status.FAILED)
+    assert tenants.stop_suspended() == 1
+    assert Operation.objects.get().engine.user_id == "alice"
+
+
+def test_engines_run_on_unless_they_are_to_be_stopped(admin, product, other_product):
+    suspend(admin, product)
+    suspend(admin, other_product, stop_engines=True)
+    resume(admin, other_product)
+    for owner in (product, other_product):
+        put_engine(owner)
+    assert tenants.stop_suspended() == 0
+    suspend(admin, other_product)  # what was wished for before is over with the resume
+    assert tenants.stop_suspended() == 0
+
+
+def test_stop_engines_can_be_asked_for_later_and_is_a_row(admin, product):
+    put_engine(product)
+    suspend(admin, product)
+    for _ in range(2):
+        assert suspend(admin, product, reason="other", stop_engines=True).json()["reason"] == "unpaid"
+    assert suspend(admin, product).json()["stopping"] == 0  # it takes nothing back
+    assert Product.objects.get().stops_engines
+    assert rows("product_suspend") == [
+        ("product_suspend", "admin", None, {"reason": "unpaid"}),
+        ("product_suspend", "admin", None, {"reason": "unpaid", "stop_engines": True}),
+    ]
+
+
+def test_engine_of_a_product_that_is_resumed_meanwhile_is_not_stopped(admin, product):
+    engine = put_engine(product)
+    suspend(admin, product, stop_engines=True)
+    Operation.objects.all().delete()
+    resume(admin, product)
+    assert tenants._stop_suspended(engine) is False
+    assert not Operation.objects.exists()
+
+
 def test_suspend_with_a_key_is_done_once(admin, product):
     put_engine(product)
     headers = {"Idempotency-Key": "once"}

@@ -19,7 +19,7 @@ class Endpoint:
 
     @property
     def takes_body(self):
-        return self.method in ("POST", "PUT", "PATCH")
+        return self.method != "GET"  # of a DELETE it is to be empty
 
     @property
     def is_of_user(self):

@@ -13,8 +13,8 @@ from django.conf import settings
 from django.db.models.functions import Now
 
 from config.server import Worker
-from policy import products
-from policy.models import PlatformKey
+from policy import admin_keys, products
+from policy.models import AdminKey, PlatformKey
 from tests import waiting
 from tests.conftest import empty, make_product
 from tests.engines.registry import put_engine, put_operation
@@ -248,10 +248,25 @@ def test_product_endpoint_refuses_a_wrong_key(server, acme, wrong_keys, unchange
             assert response.headers["WWW-Authenticate"] == "X-Platform-Key"
 
 
+@pytest.fixture(scope="module")
+def wrong_admin_keys(acme):
+    revoked, expired = (admin_keys.issue(name, by="admin") for name in ("revoked", "expired"))
+    admin_keys.revoke(revoked[0].pk, by="admin")
+    AdminKey.objects.filter(pk=expired[0].pk).update(expires_at=Now())
+    return {
+        "missing": "",
+        "wrong": "x" * 43,
+        "one character off": ADMIN_KEY[:-1],
+        "a product's": acme.key,
+        "its hash": expired[0].key_hash,
+        "revoked": revoked[1],
+        "expired": expired[1],
+    }
+
+
 @pytest.mark.parametrize("endpoint", OF_ADMINS, **PER_ENDPOINT)
-def test_admin_endpoint_refuses_a_wrong_key(server, acme, unchanged, subtests, endpoint):
-    wrong = {"missing": "", "wrong": "x" * 43, "one character off": ADMIN_KEY[:-1], "a product's": acme.key}
-    for name, key in wrong.items():
+def test_admin_endpoint_refuses_a_wrong_key(server, acme, wrong_admin_keys, unchanged, subtests, endpoint):
+    for name, key in wrong_admin_keys.items():
         with subtests.test(name):
             body = b'{"slug": "new", "display_name": "New", "name": "new", "policy": {}}'
             response = send(server, endpoint, {"X-Admin-Key": key, "X-Platform-Key": acme.key}, body, product_id=acme.pk)

@@ -1,6 +1,7 @@
 """Platform keys over the API: what each may be used for, until when, and how one takes another's place."""
 
 from datetime import timedelta
+from importlib import import_module
 
 import pytest
 from django.conf import settings
@@ -12,7 +13,7 @@ from audit import actors
 from audit.models import AuditRow
 from engines.models import Kind
 from policy import products
-from policy.models import PlatformKey, Scope
+from policy.models import AdminKey, PlatformKey, Scope
 from tests.conftest import Api
 from tests.engines.registry import put_engine, put_operation
 from tests.envelopes import assert_error
@@ -102,7 +103,7 @@ def test_scope_is_asked_after_the_key(product):
 @pytest.mark.parametrize("scopes", [[], ["all"], ["read", "write"]])
 def test_database_refuses_scopes_that_are_none(product, scopes):
     with pytest.raises(IntegrityError), transaction.atomic():
-        PlatformKey.objects.create(product=product, prefix="pk-sept-x", key_hash="0" * 64, scopes=scopes)
+        PlatformKey.objects.create(product=product, prefix="x", key_hash="0" * 64, scopes=scopes)
 
 
 # -- issuing and listing -------------------------------------------------------------------------------------------------
@@ -258,6 +259,22 @@ def test_authenticate_is_one_read_by_index(product, django_assert_num_queries, s
     while plan.nextset():
         pass
     assert "key_hash" in " ".join(line for (line,) in plan.fetchall())
+
+
+# -- what is kept -------------------------------------------------------------------------------------------------------------
+
+
+def test_migration_takes_the_marker_off_what_is_kept(product, superuser):
+    """Of keys from before, and of none twice: what is random in a key may look like a marker too."""
+    of_this_version = PlatformKey.objects.get().prefix
+    PlatformKey.objects.create(product=product, prefix="pk-sept-ab-_cd", key_hash="0" * 64)
+    AdminKey.objects.create(name="ann", prefix="ak-sept-xyz123", key_hash="1" * 64)
+    migration = import_module("policy.migrations.0010_prefixes_without_marker")
+    for _ in range(2):
+        for statement in migration.STRIP:
+            superuser.execute(statement)
+    assert set(PlatformKey.objects.values_list("prefix", flat=True)) == {of_this_version, "ab-_cd"}
+    assert AdminKey.objects.get().prefix == "xyz123"
 
 
 # -- idempotency ---------------------------------------------------------------------------------------------------------

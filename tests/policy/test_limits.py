@@ -292,3 +292,40 @@ def test_admits_go_on_while_valkey_is_frozen_and_the_limit_returns_after(db):
     began = time.monotonic()
     waiting.until(lambda: admit(api).status_code == 429, 6, "the limiter is back")
     assert time.monotonic() - began < 5.2
+
+
+@pytest.fixture
+def told(db, caplog):
+    """Calls up the lines so far that tell of admits that no limit counted; before the test, all was quiet for a minute."""
+    limits._log_after, limits._uncounted = 0.0, 0
+
+    def lines():
+        said = [record.msg for record in caplog.records if record.name == limits.__name__]
+        return [(line["event"], line["uncounted_admits"]) for line in said]
+
+    return lines
+
+
+def test_admits_that_no_limit_counted_are_one_line_and_all_of_them_in_the_sum(told):
+    api = Api(make_product(policy={"rate_limit_rpm": 1000}).key)
+    with frozen_valkey():
+        for _ in range(20):
+            assert "RateLimit-Limit" not in admit(api).headers
+        assert [event for event, _ in told()] == ["rate_limiter_unavailable"]
+    uncounted = 20
+    deadline = time.monotonic() + 6
+    while "RateLimit-Limit" not in admit(api).headers:  # the breaker is still open
+        uncounted += 1
+        assert time.monotonic() < deadline
+    assert [event for event, _ in told()] == ["rate_limiter_unavailable", "rate_limiter_back"]
+    assert sum(count for _, count in told()) == uncounted
+
+
+def test_admits_that_no_limit_counted_are_a_line_again_a_minute_later(told):
+    api = Api(make_product(policy={"rate_limit_rpm": 1000}).key)
+    with frozen_valkey():
+        for _ in range(3):
+            admit(api)
+        limits._log_after -= limits.LOG_EVERY_S  # a minute passes
+        admit(api)
+    assert told() == [("rate_limiter_unavailable", 1), ("rate_limiter_unavailable", 3)]

@@ -1,12 +1,15 @@
 """Several master keys, and everything encrypted brought under the first: killed in the middle, beside others who write."""
 
+import contextlib
 import io
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings as current
 from django.core.management import CommandError, call_command
@@ -21,6 +24,7 @@ from fleet import master_key
 from policy import environments, secrets
 from tests import waiting
 from tests.engines.registry import put_engine
+from tests.stack import Stack
 
 NEW = Fernet.generate_key().decode()
 
@@ -179,3 +183,47 @@ def test_rotate_never_undoes_what_somebody_writes_meanwhile(product, use, old, s
     assert secrets.is_current(busy.key_ciphertext)
     assert secrets.decrypt(busy.key_ciphertext) == "sk-sept-rotated"
     assert AuditRow.objects.get(action="master_key_rotate").metadata == {"reencrypted": 2, "unreadable": 0}
+
+
+def test_rotate_while_serving_fails_no_call_and_gives_no_wrong_key(product, old, running_engine):
+    put_many(product, 12 * master_key.BATCH)
+    changed = {"ORCH_MASTER_KEY": f"{NEW},{old}", "ORCH_BOOT_TIMEOUT_S": "60"}  # a worker gives way to what serves
+
+    def run(*arguments):
+        command = [sys.executable, "manage.py", "rotate_master_key", *arguments]
+        environment = {**os.environ, **changed}
+        return subprocess.run(command, cwd=current.BASE_DIR, env=environment, capture_output=True, text=True, timeout=120)
+
+    with contextlib.closing(Stack(**changed, ORCH_WEB_WORKERS="2")) as stack, ThreadPoolExecutor(3) as pool:
+        stack.start("web", "ops")
+        waiting.until(stack.serves, 30, "the web server answers")
+        over = threading.Event()
+        asked = [pool.submit(ask_until, over, stack, product, number) for number in range(2)]
+        made = pool.submit(stack.call, "POST", "/engines/provision", product.key, {"user_id": "new"})
+        try:
+            rotated = run()
+        finally:
+            over.set()
+        answers = [answer for each in asked for answer in each.result()]
+        answers.append((made.result().status_code, works(made.result().json())))
+    assert "re-encrypted. Everything is under the first master key." in rotated.stdout, rotated
+    assert run("--check").returncode == 0
+    assert len(answers) > 30
+    assert set(answers) == {(200, True)}
+
+
+def ask_until(over, stack, product, number):
+    """Admit the engine that runs and read others, until it is over: of each answer its status, and whether its key is right."""
+    answers = []
+    while not over.is_set():
+        admitted = stack.call("POST", "/engines/alice/admit", product.key)
+        answers.append((admitted.status_code, admitted.status_code == 200 and works(admitted.json()["engine"])))
+        other = stack.call("GET", f"/engines/user-{(number * 997 + len(answers) * 31) % (12 * master_key.BATCH)}", product.key)
+        answers.append((other.status_code, other.json().get("api_key") == "sk-sept-many"))
+    return answers
+
+
+def works(engine):
+    """Whether the engine takes the key."""
+    headers = {"X-Engine-Key": engine["api_key"]}
+    return requests.post(f"{engine['url']}/execute", json={"input": "hi"}, headers=headers, timeout=10).status_code == 200
