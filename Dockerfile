@@ -9,7 +9,7 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /venv
-COPY requirements.txt .ca-bundle.cr[t] /
+COPY requirements.txt constraints.txt .ca-bundle.cr[t] /
 RUN if [ -e /.ca-bundle.crt ]; then export PIP_CERT=/.ca-bundle.crt; fi \
     && /venv/bin/pip install -r /requirements.txt && /venv/bin/python -m compileall -q /venv/lib
 

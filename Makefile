@@ -53,7 +53,7 @@ clean:
 	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis staticfiles
 
 # A stamp per set of requirements: the file says which set the environment holds, and its age whether that is still so.
-.venv/.local: requirements.txt requirements-local.txt .venv/.made
+.venv/.local: requirements.txt requirements-local.txt constraints.txt .venv/.made
 	@echo "Installing requirements ..."
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-local.txt
 	@touch $@
