@@ -72,7 +72,11 @@ class Attempt:
 
 
 def run(operation_id: UUID) -> None:
-    """Claim and carry out one operation; returns quietly when there is nothing to claim. Never raises for what an engine does."""
+    """Claim and carry out one operation; returns quietly when there is nothing to claim.
+
+    Whatever an engine or its runtime does ends in a row, or in a later attempt. What is raised is a bug, or PostgreSQL away: the
+    lease then lapses, and another attempt is made.
+    """
     lease = operations.claim(operation_id)
     if lease is None:
         return

@@ -31,15 +31,18 @@ def check_settled(engine_id: UUID, kind: Kind, runtime: Subprocesses | Docker = 
 
 def check_agrees(engine_ids: Iterable[UUID], runtime: Subprocesses | Docker = SUBPROCESSES) -> None:
     """Registry, runtime and log agree on these engines, and nothing that runs or lies about belongs to anything else."""
-    expected, living = [], set()
+    expected, living, ports = [], set(), set()
     instances = backends.get().list()
     for engine in Engine.objects.filter(pk__in=engine_ids):
         mine = [found for found in instances if found.ref.engine_id == engine.pk]
         assert [found.state for found in mine] == RUNS[Status(engine.status)], (engine.user_id, engine.status, mine)
         assert [(found.ref.incarnation, found.port) for found in mine] in ([], [(engine.incarnation, engine.port)])
-        expected += [engine.pk] * (engine.status == Status.RUNNING)
+        if engine.status == Status.RUNNING:
+            expected.append(engine.pk)
+            ports.add((engine.pk, engine.port))
         living |= {engine.pk} if engine.destroyed_at is None else set()
     assert sorted(runtime.running()) == sorted(expected)
+    assert runtime.published() == ports
     assert runtime.volumes() == living
     assert not Operation.objects.filter(finished_at=None).exists()
     call_command("audit_check", verbosity=0)

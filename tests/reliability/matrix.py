@@ -78,7 +78,7 @@ def ended(operation: Operation) -> bool:
     return Operation.objects.filter(pk=operation.pk).exclude(finished_at=None).exists()
 
 
-def make_busy(engine: Engine, seconds: float = 4) -> None:
+def make_busy(engine: Engine, seconds: float = 8) -> None:
     """A turn that keeps the engine from ending for a while."""
     key = secrets.decrypt(engine.key_ciphertext)
     order = {"mode": "busy", "seconds": seconds}

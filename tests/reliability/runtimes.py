@@ -30,25 +30,37 @@ def _read(file: Path) -> bytes:
         return b""
 
 
+def _engine_of(environment: dict[str, str]) -> UUID:
+    return UUID(Path(environment["SQLITE_DB_PATH"]).parent.parent.name)
+
+
 class Subprocesses:
     """Engines as processes of this machine."""
 
     name = "subprocess"
     environment: dict[str, str] = {}
 
-    def running(self) -> list[UUID]:
-        """The engine of every engine process of this test run, as the operating system has them; one entry per process."""
+    def _environments(self) -> list[dict[str, str]]:
+        """Of every engine process of this test run, as the operating system has them; one entry per process."""
         root = str(servers.HOME / "engines").encode()
-        found = []
-        for folder in _engine_processes():
-            if root in (environ := _read(folder / "environ")):
-                data = next(part for part in environ.split(b"\0") if part.startswith(b"SQLITE_DB_PATH="))
-                found.append(UUID(Path(data.decode().partition("=")[2]).parent.parent.name))
-        return found
+        found = [_read(folder / "environ") for folder in _engine_processes()]
+        return [dict(part.split("=", 1) for part in each.decode().split("\0") if "=" in part) for each in found if root in each]
+
+    def running(self) -> list[UUID]:
+        """The engine of every engine process; one entry per process."""
+        return [_engine_of(environment) for environment in self._environments()]
+
+    def published(self) -> set[tuple[UUID, int]]:
+        """Every engine that runs, with the port that its process was told to listen on."""
+        return {(_engine_of(environment), int(environment["PORT"])) for environment in self._environments()}
 
     def volumes(self) -> set[UUID]:
         """Engines that have data on disk."""
         return {UUID(folder.name) for folder in (servers.HOME / "engines").iterdir() if (folder / "data").exists()}
+
+    def networks(self) -> set[str]:
+        """A process has none of its own."""
+        return set()
 
     def told(self) -> dict[str, str]:
         """What engines' processes were started with, and all of their files."""
@@ -93,9 +105,17 @@ class Docker:
         prefix = volume_name(UUID(int=0)).removesuffix(str(UUID(int=0)))
         return {UUID(found.name.removeprefix(prefix)) for found in self.client.volumes.list(filters=self._mine())}
 
-    def networks(self) -> int:
-        """Networks of the deployment."""
-        return len(self.client.networks.list(filters=self._mine()))
+    def networks(self) -> set[str]:
+        """Names of the deployment's networks."""
+        return {network.name for network in self.client.networks.list(filters=self._mine())}
+
+    def published(self) -> set[tuple[UUID, int]]:
+        """Every engine with a port of the host, as the daemon has bound it."""
+        return {
+            (UUID(found.labels["roundhouse.engine"]), int(binding["HostPort"]))
+            for found in self.client.containers.list(filters=self._engines())
+            for binding in found.ports.get("8000/tcp") or []
+        }
 
     def told(self) -> dict[str, str]:
         """`docker inspect` of all that the deployment has on the daemon, and the logs and data of its engines."""

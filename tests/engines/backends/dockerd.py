@@ -17,9 +17,10 @@ SIZE_MB = 700
 
 
 class Dockerd:
-    """`url` names it while it runs; `client` is the tests' own way in."""
+    """`url` names it while it runs; `client` is the tests' own way in. `flags` are further ones of its command line."""
 
-    def __init__(self) -> None:
+    def __init__(self, *flags: str) -> None:
+        self.flags = flags
         self.folder = Path(tempfile.mkdtemp(prefix="rhd-", dir="/tmp"))  # short: sockets lie below it
         self.url = f"unix://{self.folder}/docker.sock"
         self.client = docker.DockerClient(base_url=self.url, version="1.41", timeout=30)
@@ -41,6 +42,7 @@ class Dockerd:
         command = ["nsenter", "-t", str(self._namespaces.pid), "--net", "--mount", "dockerd", "-H", self.url]
         for name, value in (("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid")):
             command += [f"--{name}", f"{self.folder}/{value}"]
+        command += self.flags
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         until(self.answers, 30, "dockerd answers")

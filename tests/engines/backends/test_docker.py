@@ -311,7 +311,17 @@ def test_verb_ends_cleanly_while_somebody_keeps_removing_the_container(client, d
         vandal.join()
     docked.create(wanted)
     docked.start(wanted.ref)
-    verbs[verb]()
+    said = verbs[verb]()
+    assert docked.observe(wanted.ref) is AFTER.get(verb, State.RUNNING)
+    assert [found.ref for found in docked.list()] == ([] if verb in ("destroy", "remove") else [wanted.ref])
+    assert dock.has_volume(client, wanted.ref.engine_id) is (verb != "remove")
+    if verb == "observe":
+        assert said is State.RUNNING
+    if verb == "logs":
+        until(lambda: docked.logs(wanted.ref, tail=3))
+
+
+AFTER = {"stop": State.EXITED, "destroy": State.ABSENT, "remove": State.ABSENT}
 
 
 def _remove_until(client, backend, over):

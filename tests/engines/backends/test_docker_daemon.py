@@ -124,6 +124,22 @@ def test_identity_changes_when_the_daemon_is_started_again_in_good_order(dockerd
     assert backend.identity() != before
 
 
+def test_identity_of_a_daemon_without_a_default_network_is_that_of_its_guard(client):
+    daemon = Dockerd("--bridge=none")
+    try:
+        daemon.load(client)
+        with dock.deployed(daemon.client, url=daemon.url, timeout_s=10) as backend:
+            assert backend.identity() == ""
+            started(backend)
+            before = backend.identity()
+            assert before == daemon.client.containers.get(backend._guard.name).attrs["State"]["StartedAt"]
+            daemon.kill()
+            daemon.start()
+            until(lambda: backend.identity() not in ("", before))
+    finally:
+        daemon.close()
+
+
 def is_stopped(pid):
     """Whether every thread of the process has come to a stop."""
     stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
