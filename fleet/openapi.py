@@ -46,7 +46,7 @@ HEADERS: dict[str, Json] = {
     "WWW-Authenticate": {"description": "The header that a key was expected in.", "schema": {"type": "string"}},
     "RateLimit-Limit": {"description": "Admits per minute; there with a limit only.", "schema": _SECONDS},
     "RateLimit-Remaining": {"description": "Admits left now.", "schema": _SECONDS},
-    "RateLimit-Reset": {"description": "Seconds until the count is full again.", "schema": _SECONDS},
+    "RateLimit-Reset": {"description": "Whole seconds until one more fits than now; 0 when all of them do.", "schema": _SECONDS},
 }
 ALWAYS = frozenset({"X-Request-ID", "Location", "WWW-Authenticate"})  # where they are named at all
 BY_STATUS = {202: ("Location",), 401: ("WWW-Authenticate",), 429: ("Retry-After",)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ def server(database, django_db_blocker):
 @pytest.fixture
 def acme(server, request):
     """A product of this test's own."""
-    return make_product(request.node.name.partition("[")[0].removeprefix("test_").replace("_", "-")[:60])
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
+    return make_product(name[-60:].strip("-"))
 
 
 @pytest.fixture

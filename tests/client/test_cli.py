@@ -2,6 +2,9 @@
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from tests.engines.registry import put_engine
 
@@ -55,15 +58,34 @@ def test_wrong_usage_is_refused(shell):
     shell.run("engines", "get", "..", expect=2)
 
 
-def test_logs_and_audit_are_followed_until_interrupted(shell):
+FOLLOWED = {  # what the first line has, and a later one once the engine was restarted
+    "logs": (["logs", "-f", "-n", "1", "alice"], "boot 1", "boot 2"),
+    "audit": (["audit", "-f", "-n", "1"], "provision", "stop"),
+}
+
+
+@pytest.mark.parametrize("what", FOLLOWED)
+def test_what_is_followed_goes_on_until_interrupted(server, acme, shell, what):
+    command, first, later = FOLLOWED[what]
     shell.run("provision", "alice")
-    assert len(shell.run("logs", "-n", "1", "alice").stdout.splitlines()) == 1
-    for command in (["logs", "-f", "alice"], ["audit", "-f"]):
-        process = shell.start(*command)
-        assert process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-        assert process.returncode == 130
+    process = shell.start(*command)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            assert first in process.stdout.readline()
+            new = pool.submit(read_until, process.stdout, later)
+            for verb in ("stop", "start"):
+                assert server.call("POST", f"/engines/alice/{verb}", acme.key).status_code == 200
+            assert later in new.result(30)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+        finally:
+            process.kill()  # so that nobody goes on reading from it
+    assert process.returncode == 130
+
+
+def read_until(lines, word):
+    """The first of the lines that has the word."""
+    return next(line for line in lines if word in line)
 
 
 def test_audit_is_printed_oldest_first(shell):

@@ -85,7 +85,15 @@ def test_user_ids_arrive_as_they_are(client, acme):
 def test_logs_are_the_engines_own(client):
     client.provision("alice")
     assert client.get_logs("alice", 1).lines
-    assert next(client.follow_logs("alice", 1))
+
+
+def test_logs_are_followed_by_what_is_new(client):
+    client.provision("alice")
+    lines = client.follow_logs("alice", 1, every_s=0.05)
+    assert "boot 1" in next(lines)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: (client.stop("alice"), client.start("alice")))
+        assert next(line for line in lines if "boot 2" in line)
 
 
 def test_explain_says_what_would_happen(client, operator, acme):
