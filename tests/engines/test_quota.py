@@ -3,7 +3,7 @@
 from audit import actors
 from audit.models import AuditRow
 from engines import admission, lifecycle
-from engines.errors import EngineError, Unfinished
+from engines.errors import Crowded, EngineError, Unfinished
 from engines.models import Engine, Operation
 from policy.errors import QuotaExceeded
 from tests import floods
@@ -45,12 +45,14 @@ def test_admits_and_provisions_at_once_share_the_quota(db):
     product = make_product(policy={"max_engines": 5})
 
     def ask(number):
+        user_id = f"user-{number // 2 % 10}"  # of each user both, so that there are admits of those who have an engine
         if number % 2:
-            return lifecycle.provision(product, f"user-{number % 20}", by=ACME)
-        return admission.admit(product, f"user-{number % 20}", auto_provision=True, auto_wake=False, timeout_s=0)
+            return lifecycle.provision(product, user_id, by=ACME)
+        return admission.admit(product, user_id, auto_provision=True, auto_wake=False, timeout_s=0)
 
     results = in_parallel(ask, range(60), threads=16)
-    assert set(kinds(results)) == {Operation, Unfinished, QuotaExceeded}
+    # On a slow machine an admit may find the gate crowded: all of them are behind one lock, beside as many provisions.
+    assert set(kinds(results)) - {Crowded} == {Operation, Unfinished, QuotaExceeded}
     assert Engine.objects.count() == Operation.objects.count() == 5
 
 
