@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 from engines.errors import Crowded
 
-PATIENCE_S = 0.25  # taking the locks and stating an intent takes a few hundredths of that
+# Taking the locks and stating an intent takes a hundredth of that. With less, fifty wakes at once on a busy machine were refused
+# for nothing but their number; a lock that is stuck costs the hot threads this long once.
+PATIENCE_S = 1.0
 
 
 class Gate:

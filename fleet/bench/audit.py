@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 from django.db import connection
+from django.db.models.expressions import RawSQL
 from rest_framework import serializers
 from rest_framework.decorators import api_view
 from rest_framework.request import Request
@@ -27,6 +28,8 @@ LIMIT = 2.0
 class Rows(serializers.ModelSerializer[AuditRow]):
     """The columns that `GET /audit` shows."""
 
+    txid = serializers.CharField()  # a number too large for some clients, as text
+
     class Meta:
         model = AuditRow
         fields = api.FIELDS
@@ -36,7 +39,11 @@ class Rows(serializers.ModelSerializer[AuditRow]):
 def through_serializer(request: Request) -> Response:
     """The product's newest rows, as the framework's tutorial writes it."""
     assert isinstance(request.auth, Product)
-    own = AuditRow.objects.filter(product_id=request.auth.pk).order_by("-timestamp", "-id")[: ROWS + 1]
+    own = (
+        AuditRow.objects.annotate(txid=RawSQL("txid::text", []))
+        .filter(product_id=request.auth.pk)
+        .order_by("-timestamp", "-id")[: ROWS + 1]
+    )
     return Response({"results": Rows(own[:ROWS], many=True).data, "next": None, "previous": None})
 
 
