@@ -93,9 +93,11 @@ def _run(cleanup: ExitStack) -> None:
             _say(line)
     cleanup.callback(_run_python, ["-m", "config.stand_down"], home / "log" / "stop_engines.log", "stop_engines")
     cleanup.callback(supervision.stop_group, home, "app")
-    supervision.start_group(home, "app")
     api = f"http://{addresses.host(_bind())}:{port}"
-    _wait_until_healthy(home, api)
+    supervision.start_process(home, "app", "web")  # the others have nothing to do before it answers, and only slow it down
+    _wait_until_healthy(home, api, {"web"})
+    supervision.start_group(home, "app")
+    _wait_until_healthy(home, api, {process.name for process in processes})
     print(banner.render(home, api, _admin_key(home), f"{backend} ({why})"), flush=True)
     child.wait()
     cleanup.pop_all()
@@ -185,11 +187,12 @@ def _gist(text: str) -> str:
     return (errors or lines)[-1]
 
 
-def _wait_until_healthy(home: Path, api: str) -> None:
-    """Return when the web server says it is healthy and every process has stayed up for a moment. Raises Refused."""
+def _wait_until_healthy(home: Path, api: str, names: set[str]) -> None:
+    """Return when the web server says it is healthy and each of these processes has stayed up for a moment. Raises Refused."""
     deadline = time.monotonic() + HEALTHY_S
     while True:
-        waiting = [name for name, process in supervision.inspect(home).items() if process["statename"] != "RUNNING"]
+        found = supervision.inspect(home).items()
+        waiting = [name for name, process in found if name in names and process["statename"] != "RUNNING"]
         if not waiting and _is_healthy(api):
             return
         if time.monotonic() > deadline:

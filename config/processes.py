@@ -63,7 +63,7 @@ def _module(name: str, *arguments: str) -> list[str]:
 
 def _web() -> list[str]:
     size = ["--workers", _setting("web_workers"), "--threads", _setting("web_threads"), "--worker-class", "config.server.Worker"]
-    limits = ["--timeout", "60", "--graceful-timeout", "30", "--keep-alive", "5", "--no-control-socket"]
+    limits = ["--timeout", "60", "--graceful-timeout", "30", "--keep-alive", "5", "--no-control-socket", "--preload"]
     return _module("gunicorn", "config.wsgi", *size, *limits, "--bind", addresses.listen(_setting("bind"), _setting("port")))
 
 

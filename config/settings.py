@@ -299,3 +299,8 @@ UNFOLD = {
         ]
     },
 }
+
+# -- Celery: whoever reads the settings may send tasks. Not in `config/__init__`: the launcher and the supervisor's children need
+# -- no Celery before they turn into what they start, and importing it takes half a second of each.
+
+from config import celery as _app  # noqa: E402, F401

@@ -119,8 +119,13 @@ def _call(home: Path, method: str, *arguments: Any) -> Any:
         raise Refused(f"the supervisor did not do {method}: {error!r}") from error
 
 
+def start_process(home: Path, kind: str, name: str) -> None:
+    """Start one process of a kind; do not wait for it."""
+    _call(home, "startProcess", f"{kind}:{name}", False)
+
+
 def start_group(home: Path, kind: str) -> None:
-    """Start a kind's processes; do not wait for them."""
+    """Start those of a kind's processes that are not up; do not wait for them."""
     _call(home, "startProcessGroup", kind, False)
 
 
