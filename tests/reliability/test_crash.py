@@ -24,13 +24,14 @@ ENVIRONMENT = {
 }
 
 
-@pytest.fixture(scope="module")
-def stack(database):
+@pytest.fixture
+def stack(db):
+    """Started on the empty database: a host that is forgotten later has its engines resumed, and none of them fails."""
     with running_stack(**ENVIRONMENT) as processes:
         yield processes
 
 
-def test_crashed_engine_is_found_and_restarted(stack, db):
+def test_crashed_engine_is_found_and_restarted(stack):
     product = make_product()
     assert stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}).status_code == 200
     engine = Engine.objects.get()
