@@ -58,22 +58,47 @@ def probe_all(targets: Sequence[Target]) -> list[Result]:
     return asyncio.run(_probe_all(targets))
 
 
-def probe_once(engine: Engine) -> Result:
-    """Probe one engine."""
-    assert engine.port is not None
-    return probe_all([Target(engine.pk, engine.seq, engine.port)])[0]
+class Prober:
+    """Probes one engine again and again, on one event loop and in one session: to make those is most of what a probe costs.
+
+    A context manager, for one thread.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        assert engine.port is not None  # every living engine has one
+        self._target = Target(engine.pk, engine.seq, engine.port)
+
+    def __enter__(self) -> "Prober":
+        self._runner = asyncio.Runner()
+        self._session = self._runner.run(_open_session(1))
+        return self
+
+    def probe(self) -> Result:
+        """Ask the engine once."""
+        return self._runner.run(_probe(self._session, self._target))
+
+    def __exit__(self, *exc: object) -> None:
+        self._runner.run(self._session.close())
+        self._runner.close()
 
 
 async def _probe_all(targets: Sequence[Target]) -> list[Result]:
-    # Threads look up the names of engines, and may need seconds to find out that nobody has one: nobody else waits for those.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(1, len(targets))))
-    connector = aiohttp.TCPConnector(limit=CHUNK, force_close=True)
-    timeout = aiohttp.ClientTimeout(total=settings.ENV.health_check_timeout_s)
-    no_cookies = aiohttp.DummyCookieJar()  # all engines are one host to a jar
-    async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, cookie_jar=no_cookies, auto_decompress=False
-    ) as session:
+    async with await _open_session(len(targets)) as session:
         return list(await asyncio.gather(*(_probe(session, target) for target in targets)))
+
+
+async def _open_session(at_once: int) -> aiohttp.ClientSession:
+    """A session for so many probes at a time.
+
+    Threads look up the names of engines, and may need seconds to find out that nobody has one: nobody else waits for those.
+    """
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(4, at_once)))
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=CHUNK, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=settings.ENV.health_check_timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),  # all engines are one host to a jar
+        auto_decompress=False,
+    )
 
 
 async def _probe(session: aiohttp.ClientSession, target: Target) -> Result:

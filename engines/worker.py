@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import structlog
 from django.conf import settings
@@ -43,6 +44,19 @@ class Failed(Exception):
         self.error = (code, message)
 
 
+_seen: WeakKeyDictionary[Backend, str] = WeakKeyDictionary()
+
+
+def _last_seen(backend: Backend) -> str:
+    """The identity of the runtime as this process knows it, asked for once and after each change.
+
+    One that is out of date makes a failure look like the runtime's, which costs that operation another attempt.
+    """
+    if backend not in _seen:
+        _seen[backend] = backend.identity()
+    return _seen[backend]
+
+
 class Attempt:
     """One attempt at an operation: what every step of it needs."""
 
@@ -54,12 +68,14 @@ class Attempt:
         self.ref = Ref(self.engine.pk, self.engine.incarnation)
         self.next_ref = Ref(self.engine.pk, operation.incarnation)
 
-        self.runtime = ""  # identity of the runtime that the attempt began on
+        self.runtime = ""  # identity of the runtime that the attempt began on, or of an earlier one
         self.made_of = ""  # digest of the valid incarnation's instance, once this attempt has made or adopted that
 
     def check_runtime(self) -> None:
         """Raise BackendUnavailable when the runtime is away, or is not the one that the attempt began on."""
-        if self.backend.identity() != self.runtime:
+        identity = self.backend.identity()
+        if identity != self.runtime:
+            _seen[self.backend] = identity
             raise BackendUnavailable("the host's runtime was started again in the middle")
 
     def may_run(self) -> bool:
@@ -133,7 +149,7 @@ def _act_and_tell(attempt: Attempt) -> Outcome:
 
 def _act_on_one_runtime(attempt: Attempt) -> Outcome:
     """Act; a failure under a runtime that was away or started again in the meantime is that runtime's, not the engine's."""
-    attempt.runtime = attempt.backend.identity()
+    attempt.runtime = _last_seen(attempt.backend)
     try:
         return _act(attempt)
     except Failed as failure:
@@ -249,11 +265,12 @@ def _bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> dict[str, Any]:
 def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> str:
     """Create and start; a port that something else has taken is exchanged for the next one. Returns the digest it is made of."""
     engine = attempt.engine
-    kept = engine.image_digest if ref == attempt.ref else ""  # an incarnation is made of one image, as long as the host has that
-    image = attempt.backend.resolve(engine.engine_version, kept)
+    digest = (
+        engine.image_digest if ref == attempt.ref else ""
+    )  # an incarnation is made of one image, as long as the host has that
     for _ in range(MAX_PORTS):
         attempt.step("creating")
-        digest = attempt.backend.create(_spec(attempt, ref, key_hash, image))
+        digest = attempt.backend.create(_spec(attempt, ref, key_hash, digest))
         if ref == attempt.ref:
             attempt.made_of = digest
         attempt.step("starting")
@@ -273,7 +290,7 @@ def _next_port(attempt: Attempt) -> int:
         raise Failed("port_exhaustion", str(none_left)) from none_left
 
 
-def _spec(attempt: Attempt, ref: Ref, key_hash: str, image: str) -> Spec:
+def _spec(attempt: Attempt, ref: Ref, key_hash: str, digest: str) -> Spec:
     engine = attempt.engine
     assert engine.port is not None  # every living engine has one
     is_next = ref == attempt.next_ref
@@ -286,25 +303,32 @@ def _spec(attempt: Attempt, ref: Ref, key_hash: str, image: str) -> Spec:
     env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
     policy = overrides.in_force(engine.product)
     limits = Limits(memory or None, policy.get("cpus"), policy.get("pids"))
-    return Spec(ref, engine.product.slug, engine.engine_version, engine.port, env, limits, image)
+    return Spec(ref, engine.product.slug, engine.engine_version, engine.port, env, limits, digest)
 
 
 def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
     """Until the instance answers its health check. Raises Failed when it ends, or, stopped by us, when the time is over."""
     connection.close()  # not held while we wait
+    with health.Prober(attempt.engine) as prober:
+        if _gets_healthy(attempt, ref, prober, deadline):
+            return
+    attempt.step("stopping")
+    attempt.backend.stop(ref, grace_s=min(settings.ENV.stop_grace_s, 5.0))
+    raise Failed("boot_timeout", f"The engine was not healthy within {settings.ENV.boot_timeout_s:g} s.")
+
+
+def _gets_healthy(attempt: Attempt, ref: Ref, prober: health.Prober, deadline: float) -> bool:
     began = looked = time.monotonic()
     while (now := time.monotonic()) < deadline:
-        healthy = health.probe_once(attempt.engine).ok
+        healthy = prober.probe().ok
         if healthy or now - looked > LOOK_S:
             looked = now
             operations.check(attempt.lease)
             connection.close()
             if _runs(attempt, ref) and healthy:  # asked after the probe: something else may have answered on the port
-                return
+                return True
         time.sleep(_pause_s(now - began))
-    attempt.step("stopping")
-    attempt.backend.stop(ref, grace_s=min(settings.ENV.stop_grace_s, 5.0))
-    raise Failed("boot_timeout", f"The engine was not healthy within {settings.ENV.boot_timeout_s:g} s.")
+    return False
 
 
 def _pause_s(since_s: float) -> float:

@@ -109,9 +109,7 @@ class Spec:
     port: int  # on the host; the engine listens on it, or it is published to the container's 8000
     env: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()  # backends without ceilings ignore them
-    digest: str = (
-        ""  # what `resolve` said of the image; an instance that has to be made is made of that, else of what it says now
-    )
+    digest: str = ""  # what an earlier instance was made of: this one, if it has to be made, is made of what `resolve` says of it
 
 
 @dataclass(frozen=True)

@@ -65,16 +65,20 @@ class MemoryBackend(Backend):
 
     def resolve(self, image: str, kept: str = "") -> str:
         with self._verb("resolve"):
-            if kept and kept not in self.missing_images:
-                return kept
-            self._check_image(image)
-            return _digest(image)
+            return self._resolve(image, kept)
+
+    def _resolve(self, image: str, kept: str) -> str:
+        if kept and kept not in self.missing_images:
+            return kept
+        self._check_image(image)
+        return _digest(image)
 
     def create(self, spec: Spec) -> str:
         with self._verb("create"):
-            self._check_image(spec.digest or spec.image)
+            kept = self._instances.get(spec.ref)
+            if kept is None:
+                kept = self._instances[spec.ref] = _Kept(spec.port, self._resolve(spec.image, spec.digest))
             self.volumes.add(spec.ref.engine_id)
-            kept = self._instances.setdefault(spec.ref, _Kept(spec.port, spec.digest or _digest(spec.image)))
             if kept.state is not State.RUNNING:
                 kept.port = spec.port
             return kept.digest

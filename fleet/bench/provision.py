@@ -3,8 +3,9 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from uuid import uuid4
 
 import docker
@@ -17,6 +18,7 @@ from fleet.bench.figures import percentile, table
 from fleet.bench.sut import Deployment
 
 POLL_S = 0.01
+NETWORKED = "raw start + health, on a network of its own"  # for comparison: how much of a wake is the network's
 PAIRS = {"provision": "raw create + start + health", "wake": "raw start + health", "destroy": "raw stop + remove"}
 ADDED_MS = {"provision": 150, "wake": 100}  # at p50, at most
 BULK_SHARE = 0.7  # of the raw SDK's rate, at least
@@ -24,10 +26,14 @@ Samples = dict[str, list[float]]
 
 
 class Raw:
-    """The least that gives a healthy container: create, start, ask for its health; no record, no limits, no network."""
+    """The least that gives a healthy container: create, start, ask for its health; no record, no limits, Docker's own network.
 
-    def __init__(self) -> None:
+    `network`: name of another one for its containers.
+    """
+
+    def __init__(self, network: str = "bridge") -> None:
         self.client = docker.DockerClient(base_url=Options.read(settings.ENV).url, timeout=60)
+        self.network = network
 
     def provision(self) -> Container:
         """A healthy container with a volume."""
@@ -35,6 +41,7 @@ class Raw:
         container = self.client.containers.create(
             settings.ENV.engine_image,
             name=name,
+            network=self.network,
             ports={"8000/tcp": ("127.0.0.1", 0)},
             volumes={name: {"bind": "/data"}},
             environment={"ENGINE_KEY_HASH": "0" * 64, "SQLITE_DB_PATH": "/data/brain.sqlite"},
@@ -73,19 +80,42 @@ def _time(call: Callable[[], object], into: list[float]) -> None:
 
 
 def one_at_a_time(fleet: Deployment, count: int) -> Samples:
-    """`count` lives of an engine through the API and `count` of a raw container, in turn; seconds of each step."""
+    """`count` lives of an engine through the API and `count` of a raw container, in turn; seconds of each step.
+
+    Beside them the wakes of another raw container, on a network as each product has one.
+    """
     raw, seconds = Raw(), defaultdict[str, list[float]](list)
-    for n in range(count):
-        user = f"user-{n}"
-        seconds["provision"].append(fleet.timed("POST", "/engines/provision", {"user_id": user}))
-        container = _timed_provision(raw, seconds["raw create + start + health"])
-        fleet.sleep(user)
-        container.stop(timeout=30)
-        seconds["wake"].append(fleet.timed("POST", f"/engines/{user}/admit", {"auto_wake": True}))
-        _time(lambda container=container: raw.wake(container), seconds["raw start + health"])  # type: ignore[misc]
-        seconds["destroy"].append(fleet.timed("DELETE", f"/engines/{user}"))
-        _time(lambda container=container: raw.destroy(container), seconds["raw stop + remove"])  # type: ignore[misc]
+    with _networked(raw) as (other, its):
+        for n in range(count):
+            _live(fleet, f"user-{n}", raw, seconds)
+            _time(lambda: other.wake(its), seconds[NETWORKED])
+            its.stop(timeout=30)
     return seconds
+
+
+def _live(fleet: Deployment, user: str, raw: Raw, seconds: Samples) -> None:
+    seconds["provision"].append(fleet.timed("POST", "/engines/provision", {"user_id": user}))
+    container = _timed_provision(raw, seconds["raw create + start + health"])
+    fleet.sleep(user)
+    container.stop(timeout=30)
+    seconds["wake"].append(fleet.timed("POST", f"/engines/{user}/admit", {"auto_wake": True}))
+    _time(lambda: raw.wake(container), seconds["raw start + health"])
+    seconds["destroy"].append(fleet.timed("DELETE", f"/engines/{user}"))
+    _time(lambda: raw.destroy(container), seconds["raw stop + remove"])
+
+
+@contextmanager
+def _networked(raw: Raw) -> Iterator[tuple[Raw, Container]]:
+    """A raw container that does not run, on a network that is made for it."""
+    network = raw.client.networks.create(f"bench-{uuid4().hex[:12]}")
+    try:
+        other = Raw(str(network.name))
+        container = other.provision()
+        container.stop(timeout=30)
+        yield other, container
+        other.destroy(container)
+    finally:
+        network.remove()
 
 
 def _timed_provision(raw: Raw, into: list[float]) -> Container:
@@ -119,6 +149,8 @@ def report(seconds: Samples) -> tuple[str, bool]:
         verdict = f"  {'PASS' if within else 'FAIL'} (at most {ADDED_MS[ours]})" if ours in ADDED_MS else ""
         lines.append(f"{ours} adds {added:.0f} ms at p50{verdict}")
         holds &= within
+    network = (percentile(seconds[NETWORKED], 0.5) - percentile(seconds["raw start + health"], 0.5)) * 1000
+    lines.append(f"of a wake, {network:.0f} ms at p50 are Docker's for a network of its own")
     return "\n".join(lines), holds
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from django.db import connection
 
-from engines import worker
+from engines import health, worker
 from engines.models import OPEN, Operation
 
 
@@ -53,3 +53,9 @@ def in_parallel(call: Callable, arguments, threads=None):
 
     with ThreadPoolExecutor(threads or len(arguments)) as pool:
         return list(pool.map(one, arguments))
+
+
+def probe_once(engine):
+    """One probe of the engine, as while it boots."""
+    with health.Prober(engine) as prober:
+        return prober.probe()

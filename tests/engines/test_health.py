@@ -14,7 +14,7 @@ from engines import health, lifecycle, operations, reconcile
 from engines.addresses import url
 from engines.models import Engine, Kind, Operation, Status
 from policy import secrets
-from tests.engines.crew import in_parallel
+from tests.engines.crew import in_parallel, probe_once
 from tests.engines.registry import put_engine, put_engines, put_operation
 
 GOOD = health.Result(True, "ok")
@@ -258,7 +258,7 @@ def test_crashed_engine_is_restarted(faulty, carry_out):
     assert (faulty.status, faulty.health_failures) == ("failed", 3)
     assert restart(faulty, carry_out).state == "succeeded"
     assert (faulty.status, faulty.health_failures, faulty.restart_attempts, faulty.next_restart_at) == ("running", 0, 1, None)
-    assert health.probe_once(faulty).ok
+    assert probe_once(faulty).ok
     failed, began, done = rows(faulty)[-3:]
     assert [failed.action, began.action, done.action] == ["health_failed", "auto_restart_start", "auto_restart_success"]
     assert {row.actor for row in (failed, began, done)} == {"system"}
@@ -274,7 +274,7 @@ def test_hanging_engine_is_restarted(faulty, carry_out, tune):
     probe(faulty, times=3)
     assert rows(faulty)[-1].metadata["result"] == "timeout"
     restart(faulty, carry_out)
-    assert health.probe_once(faulty).ok
+    assert probe_once(faulty).ok
 
 
 def test_engine_that_does_not_come_back_is_given_up(faulty, carry_out, tune):

@@ -11,6 +11,7 @@ from engines import health
 from engines.addresses import url
 from policy import secrets
 from tests import servers
+from tests.engines.crew import probe_once
 from tests.engines.registry import put_engines
 from tests.engines.strangers import OK, body, listening, saying
 
@@ -104,9 +105,9 @@ def test_one_bad_engine_spoils_no_others_probe(settings):
 def test_probe_sees_what_a_real_engine_suffers(settings, product, running_faulty, mode, text):
     settings.ENV = settings.ENV.model_copy(update={"health_check_timeout_s": 0.5})
     order(running_faulty, mode)
-    assert health.probe_once(running_faulty) == health.Result(False, text)
+    assert probe_once(running_faulty) == health.Result(False, text)
     order(running_faulty, "none")
-    assert health.probe_once(running_faulty).ok
+    assert probe_once(running_faulty).ok
 
 
 @pytest.fixture

@@ -44,24 +44,23 @@ class DockerBackend(Backend):
         self._networks = Networks(self._daemon, options)
         self._guard = Guard(self._daemon, options)
         self._evicted = threading.local()
+        self._named = threading.local()
 
     def resolve(self, image: str, kept: str = "") -> str:
         """The image's id: what a registry calls its digest names nothing on a host without the repository."""
         with self._daemon.verb("resolve"):
-            found = (kept and self._image_id(kept)) or self._image_id(image)
-        if not found:
-            raise ImageMissing(f"no image {image} on this host")
-        return found
+            return self._resolve(image, kept)
 
     def create(self, spec: Spec) -> str:
-        made_of = spec.digest or self.resolve(spec.image)
         with self._daemon.verb("create"):
             for _ in self._daemon.rounds():
                 found = self._find(spec.ref)
                 if found is None:
+                    made_of = self._resolve(spec.image, spec.digest)
                     if self._make(replace(spec, digest=made_of)):
                         return made_of
                 elif found.runs or (found.port, found.reach) == (spec.port, self.options.reach):
+                    self._named.found = found if found.name == self._name_of(spec.ref) else None
                     return found.image
                 else:
                     self._discard(found.id, force=False)  # its port is part of it, and how it is reached
@@ -81,7 +80,7 @@ class DockerBackend(Backend):
         with self._daemon.verb("start"):
             self._guard.check()
             for _ in self._daemon.rounds():
-                mine, others = self._look(ref)
+                mine, others = self._recall(ref) or self._look(ref)
                 if mine.runs or (self._take_name(mine, others) and self._run(mine)):
                     if mine.reach == "container":
                         self._introduce(mine)
@@ -160,6 +159,12 @@ class DockerBackend(Backend):
                 return []
         return written.decode(errors="replace").splitlines()[-tail:]
 
+    def _resolve(self, image: str, kept: str) -> str:
+        found = (kept and self._image_id(kept)) or self._image_id(image)
+        if not found:
+            raise ImageMissing(f"no image {image} on this host")
+        return found
+
     def _image_id(self, name: str) -> str:
         """Empty if there is no such image."""
         try:
@@ -193,6 +198,19 @@ class DockerBackend(Backend):
                 raise BackendError(f"incarnation {other.ref.incarnation} of engine {ref.engine_id} is running")
         return mine, others
 
+    def _name_of(self, ref: Ref) -> str:
+        """The name of the engine's running instance, whichever that is."""
+        return instance_name(self.options.deployment, ref.engine_id)
+
+    def _recall(self, ref: Ref) -> tuple[Found, Sequence[Found]] | None:
+        """The instance as this thread's `create` saw it just now, when it had its engine's name and did not run.
+
+        Then it still has that name, if it exists, and no other one of the engine can run: another look would say nothing new.
+        """
+        found: Found | None = getattr(self._named, "found", None)
+        self._named.found = None
+        return (found, ()) if found is not None and found.ref == ref and not found.runs else None
+
     def _make(self, spec: Spec) -> bool:
         """False when something of that name, or the lack of its network, was in the way and is not any more."""
         name = containers.spare_name(self.options.deployment, spec.ref)
@@ -216,7 +234,7 @@ class DockerBackend(Backend):
 
     def _take_name(self, mine: Found, others: Sequence[Found]) -> bool:
         """Give the engine's name to the instance. False when another worker was faster: look again."""
-        name = instance_name(self.options.deployment, mine.ref.engine_id)
+        name = self._name_of(mine.ref)
         if mine.name == name:
             return True
         for other in others:
