@@ -21,7 +21,7 @@ from django.db.models.functions import Now
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
-from engines import addresses, lifecycle, moves, reconcile
+from engines import addresses, automatic, lifecycle, moves, reconcile
 from engines.models import Engine
 
 log = structlog.get_logger(__name__)
@@ -250,4 +250,4 @@ def restart_due() -> int:
     due = list(Engine.objects.filter(status="failed", next_restart_at__lte=Now()).values_list("pk", flat=True)[:CHUNK])
     if not due or not reconcile.host_is_settled():
         return 0
-    return sum(lifecycle.auto_restart(engine_id, by=SYSTEM) is not None for engine_id in due)
+    return sum(automatic.auto_restart(engine_id, by=SYSTEM) is not None for engine_id in due)

@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models.functions import Now
 
 from audit import trail
 from audit.actions import Action
@@ -262,41 +261,6 @@ def reveal_key(engine: Engine, *, by: Actor) -> str:
     engine = lock(engine.pk)
     trail.record(Action.KEY_REVEAL, moves.subject(engine), by=by)
     return secrets.decrypt(engine.key_ciphertext)
-
-
-@transaction.atomic
-def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
-    """Start the restart that was scheduled for a failed engine; None when it is not due any more."""
-    due = Engine.objects.filter(pk=engine_id, status=Status.FAILED, next_restart_at__lte=Now())
-    engine = due.select_for_update(no_key=True, skip_locked=True).first()
-    if engine is None or operations.find_open(engine) is not None:
-        return None
-    number = engine.restart_attempts + 1
-    Engine.objects.filter(pk=engine.pk).update(next_restart_at=None, restart_attempts=number)
-    operation = operations.open(engine, Kind.RESTART, by=by, params={"cause": "health", "restart": number})
-    trail.record(Action.AUTO_RESTART_START, moves.subject(engine), by=by, metadata={"restart": number}, operation_id=operation.pk)
-    return operation
-
-
-@transaction.atomic
-def resume(engine_id: UUID, seq: int, *, by: Actor) -> Operation | None:
-    """Restart an engine whose instance did not run when it was looked at; None when it has moved since, or has an operation."""
-    engine = Engine.objects.select_for_update(no_key=True).filter(pk=engine_id, status=Status.RUNNING, seq=seq).first()
-    if engine is None or operations.find_open(engine) is not None:
-        return None
-    return operations.open(engine, Kind.RESTART, by=by, params=params_of("host_restarted"))
-
-
-@transaction.atomic
-def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
-    """Stop the instance of an engine that is stopped or sleeping by the registry, yet runs; None when that is not so any more."""
-    engine = (
-        Engine.objects.select_for_update(no_key=True).filter(pk=engine_id, status__in=[Status.STOPPED, Status.SLEEPING]).first()
-    )
-    if engine is None or operations.find_open(engine) is not None:
-        return None
-    kind = Kind.STOP if engine.status == Status.STOPPED else Kind.SLEEP
-    return operations.open(engine, kind, by=by, params=params_of("reconciled", ""))
 
 
 def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str) -> Operation:

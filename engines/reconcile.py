@@ -17,7 +17,7 @@ from django.db import DatabaseError, connection
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
-from engines import backends, hosts, lifecycle, moves, operations
+from engines import automatic, backends, hosts, moves, operations
 from engines.backends.base import BackendError, BackendUnavailable, Instance, Ref, State
 from engines.models import Engine, Status
 
@@ -118,7 +118,7 @@ def _reconcile(engine_id: UUID, instances: Iterable[Instance]) -> int:
         elif instance.ref.incarnation != owner.incarnation:
             _remove(owner, instance.ref, "old_incarnation")
         elif instance.state == State.RUNNING and owner.status in (Status.STOPPED, Status.SLEEPING):
-            lifecycle.stop_again(owner.pk, by=SYSTEM)
+            automatic.stop_again(owner.pk, by=SYSTEM)
         else:
             continue
         corrections += 1
@@ -145,4 +145,4 @@ def resume() -> int:
     wanted = list(Engine.objects.filter(status=Status.RUNNING).values_list("pk", "incarnation", "seq"))
     running = {found.ref for found in backends.get().list() if found.state == State.RUNNING} if wanted else set()
     missing = [(engine_id, seq) for engine_id, incarnation, seq in wanted if Ref(engine_id, incarnation) not in running]
-    return sum(lifecycle.resume(engine_id, seq, by=SYSTEM) is not None for engine_id, seq in missing)
+    return sum(automatic.resume(engine_id, seq, by=SYSTEM) is not None for engine_id, seq in missing)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from audit import actors
 from audit.actors import SYSTEM
 from audit.models import AuditRow
-from engines import lifecycle, operations, outcomes
+from engines import automatic, lifecycle, operations, outcomes
 from engines.errors import EngineError
 from engines.models import Engine, Operation, Status
 from fleet import consistency, documents
@@ -73,7 +73,7 @@ class Life:
         lifecycle.mark_failed(self.engine.pk, seq, by=SYSTEM, result="timeout", failures=3, retry_in_s=0.0 if seq % 3 else None)
 
     def heal(self):
-        lifecycle.auto_restart(self.engine.pk, by=SYSTEM)
+        automatic.auto_restart(self.engine.pk, by=SYSTEM)
 
     def wake_up(self):
         try:

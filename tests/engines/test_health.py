@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from audit import actors
 from audit.models import AuditRow
-from engines import health, lifecycle, operations, reconcile
+from engines import automatic, health, lifecycle, operations, reconcile
 from engines.addresses import url
 from engines.models import Engine, Kind, Operation, Status
 from policy import secrets
@@ -192,7 +192,7 @@ def test_backoff_doubles_up_to_the_cap_with_jitter(tune):
 def test_restart_is_not_opened_before_its_time(product):
     engine = put_engine(product, status="failed", next_restart_at=timezone.now() + timedelta(seconds=5))
     assert health.restart_due() == 0
-    assert lifecycle.auto_restart(engine.pk, by=actors.SYSTEM) is None
+    assert automatic.auto_restart(engine.pk, by=actors.SYSTEM) is None
     Engine.objects.update(next_restart_at=Now())
     assert health.restart_due() == 1
     assert health.restart_due() == 0

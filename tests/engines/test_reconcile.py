@@ -4,7 +4,7 @@ import pytest
 
 from audit import actors
 from audit.models import AuditRow
-from engines import backends, health, hosts, lifecycle, operations, outcomes, reconcile
+from engines import automatic, backends, health, hosts, lifecycle, operations, outcomes, reconcile
 from engines.backends.base import BackendUnavailable, Ref, Spec, State
 from engines.models import Engine, Operation, Status
 from tests.engines.crew import in_parallel
@@ -113,9 +113,9 @@ def test_resume_opens_one_restart_however_many_do_it(product, memory_backend):
 
 def test_resume_leaves_alone_what_has_moved_since_it_was_looked_at(product, memory_backend):
     engine = put_engine(product)
-    assert lifecycle.resume(engine.pk, engine.seq - 1, by=actors.SYSTEM) is None
+    assert automatic.resume(engine.pk, engine.seq - 1, by=actors.SYSTEM) is None
     lifecycle.stop(engine, by=ACME)
-    assert lifecycle.resume(engine.pk, engine.seq, by=actors.SYSTEM) is None
+    assert automatic.resume(engine.pk, engine.seq, by=actors.SYSTEM) is None
 
 
 def test_host_stays_unsettled_until_all_of_it_could_be_looked_at(product, memory_backend):

@@ -10,7 +10,7 @@ from django.test import Client
 
 from audit import actors
 from audit.models import AuditRow
-from engines import admission, lifecycle, tenants
+from engines import admission, automatic, lifecycle, tenants
 from engines.models import Engine, Kind, Operation, Status
 from policy import products
 from policy.errors import ProductNotFound, ProductSuspended
@@ -93,8 +93,8 @@ def test_suspended_products_engine_is_restarted_when_it_fails(product):
     failed = put_engine(product, status=Status.FAILED, next_restart_at=Now() - timedelta(seconds=1))
     away = put_engine(product, "bob")
     products.suspend(product.pk, "unpaid", by=ADMIN)
-    assert lifecycle.auto_restart(failed.pk, by=actors.SYSTEM).kind == Kind.RESTART
-    assert lifecycle.resume(away.pk, away.seq, by=actors.SYSTEM).kind == Kind.RESTART
+    assert automatic.auto_restart(failed.pk, by=actors.SYSTEM).kind == Kind.RESTART
+    assert automatic.resume(away.pk, away.seq, by=actors.SYSTEM).kind == Kind.RESTART
 
 
 def test_suspend_counts_no_admit(admin, api, product):

@@ -1,7 +1,6 @@
 """A destroy in the middle of a long boot: it does not wait, nothing remains, and the boot's late result is refused."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,10 +8,8 @@ import pytest
 from audit.models import AuditRow
 from engines.models import Engine, Kind, Operation, OperationState
 from tests import waiting
-from tests.conftest import make_product, running_stack
+from tests.conftest import make_product
 from tests.reliability import fleet
-from tests.reliability.runtimes import Docker, Subprocesses, used
-from tests.stack import Stack
 
 GRACE_S = 5
 ENVIRONMENT = {
@@ -23,19 +20,6 @@ ENVIRONMENT = {
     "DEMO_FAULTS": "1",
     "DEMO_BOOT_DELAY_S": "60",
 }
-
-
-@pytest.fixture(scope="module", params=["subprocess", "docker"])
-def runtime(request, database: None) -> Iterator[Subprocesses | Docker]:
-    runtime = Docker() if request.param == "docker" else Subprocesses()
-    with used(runtime):
-        yield runtime
-
-
-@pytest.fixture(scope="module")
-def stack(runtime) -> Iterator[Stack]:
-    with running_stack(**ENVIRONMENT, **runtime.environment) as processes:
-        yield processes
 
 
 @pytest.mark.parametrize("count", [1, 10])

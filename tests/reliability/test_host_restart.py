@@ -2,34 +2,20 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from audit.models import AuditRow
 from engines.models import Engine, Operation
 from tests import waiting
-from tests.conftest import make_product, running_stack
+from tests.conftest import make_product
 from tests.engines.backends.runtimes import processes_of
 from tests.reliability import fleet
-from tests.reliability.runtimes import Docker, Subprocesses, restart_daemon, used
-from tests.stack import WORKERS, Stack
+from tests.reliability.runtimes import restart_daemon
+from tests.stack import WORKERS
 
 PROCESSES = ("web", *WORKERS, "health", "keeper", "beat")
 ENVIRONMENT = {"ORCH_HEALTH_CHECK_INTERVAL_S": "1", "ORCH_HEALTH_MAX_FAILURES": "1"}  # one bad probe would be a failure
-
-
-@pytest.fixture(scope="module", params=["subprocess", "docker"])
-def runtime(request, database: None) -> Iterator[Subprocesses | Docker]:
-    runtime = Docker() if request.param == "docker" else Subprocesses()
-    with used(runtime):
-        yield runtime
-
-
-@pytest.fixture(scope="module")
-def stack(runtime) -> Iterator[Stack]:
-    with running_stack(**ENVIRONMENT, **runtime.environment) as processes:
-        yield processes
 
 
 @pytest.fixture

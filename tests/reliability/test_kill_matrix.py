@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -14,9 +14,9 @@ from config import embedded
 from engines.models import Kind, Operation, OperationState
 from engines.transitions import TRANSITIONS
 from tests import servers, waiting
-from tests.conftest import make_product, running_stack
+from tests.conftest import make_product
 from tests.reliability import fleet, matrix, results
-from tests.reliability.runtimes import Docker, Subprocesses, restart_daemon, used
+from tests.reliability.runtimes import restart_daemon
 from tests.stack import WORKERS, Stack
 
 ENVIRONMENT = {
@@ -27,19 +27,6 @@ ENVIRONMENT = {
     "DEMO_FAULTS": "1",
     "DEMO_BOOT_DELAY_S": "6",
 }
-
-
-@pytest.fixture(scope="module")
-def runtime(request, database: None) -> Iterator[Subprocesses | Docker]:
-    runtime = Docker() if request.param == "docker" else Subprocesses()
-    with used(runtime):
-        yield runtime
-
-
-@pytest.fixture(scope="module")
-def stack(runtime) -> Iterator[Stack]:
-    with running_stack(**ENVIRONMENT, **runtime.environment) as processes:
-        yield processes
 
 
 @pytest.fixture
