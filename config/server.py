@@ -20,6 +20,8 @@ from gunicorn import util
 from gunicorn.http import errors as http
 from gunicorn.workers.gthread import ThreadWorker
 
+from engines import turns
+
 log = structlog.get_logger(__name__)
 
 _OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName)  # by their base classes they would be the client's
@@ -49,11 +51,18 @@ class Pools(Executor):
         self._hot, self._other = ThreadPoolExecutor(threads, "hot"), ThreadPoolExecutor(threads, "other")
 
     def submit(self, handle: Callable[..., Any], conn: Any, /) -> "Future[Any]":  # type: ignore[override]  # of a connection
-        return (self._hot if _HOT.match(_peek(conn.sock)) else self._other).submit(handle, conn)
+        if _HOT.match(_peek(conn.sock)):
+            return self._hot.submit(handle, conn)
+        return self._other.submit(_in_turn, handle, conn)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         for pool in (self._hot, self._other):
             pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _in_turn(handle: Callable[..., Any], conn: Any) -> Any:
+    with turns.turn():
+        return handle(conn)
 
 
 def _peek(client: socket.socket) -> bytes:

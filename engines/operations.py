@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from audit.actors import Actor
-from engines import queues
+from engines import queues, turns
 from engines.errors import OperationInProgress, OperationNotFound, Unfinished, Unsuccessful
 from engines.models import OPEN, Engine, Kind, Operation, OperationState
 from policy import valkey
@@ -236,6 +236,7 @@ def wait(operation_id: UUID, timeout_s: float) -> Operation:
     if not operation.is_open or timeout_s <= 0 or _waiters is None or not _waiters.acquire(blocking=False):
         return operation
     try:
+        turns.give_up()
         return _wait(operation, time.monotonic() + timeout_s)
     finally:
         _waiters.release()

@@ -42,7 +42,8 @@ def test_report_fails_below_a_limit():
 
 def took(**seconds: float) -> provision.Samples:
     """Raw steps of 0.2 s, and these of ours beside them."""
-    return {name: [0.2] for pair in provision.PAIRS.items() for name in pair} | {name: [took] for name, took in seconds.items()}
+    names = [provision.NETWORKED, *(name for pair in provision.PAIRS.items() for name in pair)]
+    return {name: [0.2] for name in names} | {name: [took] for name, took in seconds.items()}
 
 
 def test_load_measures_a_deployment_of_its_own(db):
