@@ -67,7 +67,7 @@ class Servers:
     def __init__(self, home: Path, wanted: tuple[str, ...] = ("postgres", "valkey")) -> None:
         self.home = home
         self.wanted = wanted
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, subprocess.Popen[bytes] | None] = {}  # None: it ran already
 
     @classmethod
     def missing(cls, home: Path) -> "Servers":
@@ -101,16 +101,16 @@ class Servers:
         self.wait()
 
     def wait(self) -> None:
-        """Return when all can be used; spawn those of our children again that gave up early. Raises Refused."""
+        """Return when all can be used; spawn those again that `start` has spawned or found, and that ended. Raises Refused."""
         began = time.monotonic()
         while waiting := [name for name in self.wanted if not MODULES[name].answers(self.home)]:
             waited = time.monotonic() - began
             for name in waiting:
-                child = self._children.get(name)
-                gave_up = child is not None and child.poll() is not None
+                gave_up = self._gave_up(name)
                 if waited > (RESPAWN_S if gave_up else READY_S):
                     raise Refused(f"{name} does not start: see {self._log(name)}")
                 if gave_up:
+                    self.prepare()
                     self._spawn(name)
             time.sleep(0.3 if waited > 2 else 0.05)
         if "postgres" in self.wanted:
@@ -120,7 +120,7 @@ class Servers:
         """Stop those that run, whoever started them; return when they are gone. Safe to repeat."""
         for name in self.wanted:
             any(self._end(name, number) for number in STOP_SIGNALS[name])
-        for child in self._children.values():
+        for child in filter(None, self._children.values()):
             child.wait()
         self._children.clear()
 
@@ -134,8 +134,15 @@ class Servers:
         """Whether the process of that server lives; it may not answer yet."""
         return MODULES[name].pid(self.home) is not None
 
+    def _gave_up(self, name: str) -> bool:
+        """Whether a server is gone that `start` has seen to; one that was killed just before may have looked alive to it."""
+        if (child := self._children.get(name)) is not None:
+            return child.poll() is not None
+        return name in self._children and not self.runs(name)
+
     def _spawn(self, name: str) -> None:
         if self.runs(name):
+            self._children.setdefault(name, None)
             return
         log = self._log(name)
         if log.exists() and log.stat().st_size > LOG_BYTES:

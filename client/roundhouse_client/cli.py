@@ -15,6 +15,7 @@ from roundhouse_client import show
 from roundhouse_client.client import Client
 from roundhouse_client.errors import ApiError, RoundhouseError, StillRunning, Unreachable
 from roundhouse_client.operator import Operator
+from roundhouse_client.transport import RETRIES
 
 Run = Callable[["Shell"], Any]
 REFUSED, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -222,7 +223,7 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
 def parser() -> argparse.ArgumentParser:
     """Every command, with the options that all of them take on either side of their name."""
     made = argparse.ArgumentParser(prog="roundhouse", description="Roundhouse's API from a shell.")
-    _add_common(made, {"json": False, "url": os.environ.get("ROUNDHOUSE_URL", "http://127.0.0.1:8000"), "retries": 4})
+    _add_common(made, {"json": False, "url": os.environ.get("ROUNDHOUSE_URL", "http://127.0.0.1:8000"), "retries": RETRIES})
     commands = made.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         _add(commands, name, *command)
@@ -244,7 +245,7 @@ def _add(commands: Any, name: str, told: str, arguments: dict[str, dict[str, Any
 def _add_common(made: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
     made.add_argument("--json", action="store_true", default=defaults["json"], help="print JSON, one object a line")
     made.add_argument("--url", default=defaults["url"], help="where the API is; else ROUNDHOUSE_URL")
-    made.add_argument("--retries", type=int, default=defaults["retries"], metavar="N", help="tries after the first (4)")
+    made.add_argument("--retries", type=int, default=defaults["retries"], metavar="N", help=f"tries after the first ({RETRIES})")
 
 
 def main(argv: list[str] | None = None) -> int:

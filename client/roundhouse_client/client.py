@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from roundhouse_client import results
 from roundhouse_client.results import read
-from roundhouse_client.transport import READ_S, Transport, given, path_of
+from roundhouse_client.transport import READ_S, RETRIES, Transport, given, path_of
 
 PAGE = 500
 LINES = 1000  # as many as one answer has
@@ -17,7 +17,7 @@ LATE_S = 300  # a row is as old as the start of its action: how much later than 
 class Client(Transport):
     """A product's client. Every method raises ApiError, Unreachable; those with `wait_s` StillRunning when that time is over."""
 
-    def __init__(self, url: str, platform_key: str, *, retries: int = 4, timeout_s: float = READ_S) -> None:
+    def __init__(self, url: str, platform_key: str, *, retries: int = RETRIES, timeout_s: float = READ_S) -> None:
         super().__init__(url, {"X-Platform-Key": platform_key}, retries=retries, timeout_s=timeout_s)
 
     # -- engines ---------------------------------------------------------------------------------------------------------

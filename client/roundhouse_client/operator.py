@@ -5,13 +5,13 @@ from typing import Any
 
 from roundhouse_client import results
 from roundhouse_client.results import read
-from roundhouse_client.transport import READ_S, Transport, given
+from roundhouse_client.transport import READ_S, RETRIES, Transport, given
 
 
 class Operator(Transport):
     """The operator's client. Every method raises ApiError, Unreachable."""
 
-    def __init__(self, url: str, admin_key: str, *, retries: int = 4, timeout_s: float = READ_S) -> None:
+    def __init__(self, url: str, admin_key: str, *, retries: int = RETRIES, timeout_s: float = READ_S) -> None:
         super().__init__(url, {"X-Admin-Key": admin_key}, retries=retries, timeout_s=timeout_s)
 
     def register_product(self, slug: str, display_name: str, policy: Mapping[str, Any] | None = None) -> results.Registered:

@@ -14,6 +14,7 @@ from roundhouse_client.errors import ApiError, StillRunning, Unreachable
 READ_S = 120.0  # longer than the API lets any request wait
 LONGEST_S = 60.0  # a Retry-After beyond this is the caller's to wait for
 BASE_S, CAP_S = 0.25, 8.0  # backoff without a Retry-After
+RETRIES = 6  # 8 to 16 s of them in all: the web server may be started again in the meantime
 
 
 class Transport:
@@ -23,7 +24,7 @@ class Transport:
     them arrive. `is_read`: a call that changes nothing, whatever its method. `retries` is how many tries follow the first.
     """
 
-    def __init__(self, url: str, key: Mapping[str, str], *, retries: int = 4, timeout_s: float = READ_S) -> None:
+    def __init__(self, url: str, key: Mapping[str, str], *, retries: int = RETRIES, timeout_s: float = READ_S) -> None:
         self._retries = retries
         timeout = httpx.Timeout(timeout_s, connect=min(5.0, timeout_s))
         self._http = httpx.Client(base_url=url.rstrip("/"), headers=dict(key), timeout=timeout)

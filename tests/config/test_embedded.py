@@ -3,6 +3,7 @@ import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -103,6 +104,20 @@ def test_start_succeeds_after_both_were_killed(home: Path) -> None:
         assert pid
         os.kill(pid, signal.SIGKILL)
     Servers(home).start()
+
+
+def test_start_succeeds_when_what_it_found_running_dies(home: Path) -> None:
+    Servers(home).start()
+    found = postgres.pid(home)
+    assert found
+    os.kill(found, signal.SIGSTOP)  # alive, and answers nobody
+    again = Servers(home)
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(again.start)
+        waiting.until(lambda: "postgres" in again._children, 10, "it was looked at")
+        os.kill(found, signal.SIGKILL)
+        started.result(60)
+    assert postgres.pid(home) not in (None, found)
 
 
 def test_start_succeeds_when_the_lock_file_names_a_stranger(home: Path) -> None:
