@@ -24,6 +24,7 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {**os.environ, "ORCH_PORT": str(self.port), "ORCH_WEB_WORKERS": "1", "CI": "", **environment}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._began: dict[str, int] = {}  # where in a log, which another stack may have begun, this one's lines begin
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep_alive, daemon=True)
         self._keeper.start()
@@ -37,6 +38,7 @@ class Stack:
         kind = name.partition(".")[0]
         log = servers.HOME / "log" / f"test-{name}.log"
         log.parent.mkdir(exist_ok=True)
+        self._began.setdefault(name, log.stat().st_size if log.exists() else 0)
         environment = {**self.environment, "ORCH_PROCESS": kind}
         with log.open("ab") as output:
             return subprocess.Popen(
@@ -89,4 +91,5 @@ class Stack:
             self.stop(name)
 
     def log(self, name: str) -> str:
-        return (servers.HOME / "log" / f"test-{name}.log").read_text()
+        """What this stack's process of that name has written."""
+        return (servers.HOME / "log" / f"test-{name}.log").read_bytes()[self._began[name] :].decode()
