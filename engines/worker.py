@@ -265,9 +265,8 @@ def _bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> dict[str, Any]:
 def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> str:
     """Create and start; a port that something else has taken is exchanged for the next one. Returns the digest it is made of."""
     engine = attempt.engine
-    digest = (
-        engine.image_digest if ref == attempt.ref else ""
-    )  # an incarnation is made of one image, as long as the host has that
+    # An incarnation is made of one image, as long as the host has that.
+    digest = engine.image_digest if ref == attempt.ref else ""
     for _ in range(MAX_PORTS):
         attempt.step("creating")
         digest = attempt.backend.create(_spec(attempt, ref, key_hash, digest))

@@ -108,12 +108,14 @@ def _live(fleet: Deployment, user: str, raw: Raw, seconds: Samples) -> None:
 def _networked(raw: Raw) -> Iterator[tuple[Raw, Container]]:
     """A raw container that does not run, on a network that is made for it."""
     network = raw.client.networks.create(f"bench-{uuid4().hex[:12]}")
+    other = Raw(str(network.name))
     try:
-        other = Raw(str(network.name))
         container = other.provision()
-        container.stop(timeout=30)
-        yield other, container
-        other.destroy(container)
+        try:
+            container.stop(timeout=30)
+            yield other, container
+        finally:
+            other.destroy(container)
     finally:
         network.remove()
 
