@@ -3,6 +3,7 @@
 The first failure opens the breaker for BREAKER_S seconds: a frozen Valkey costs one time-out per process and not one per request.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -21,9 +22,19 @@ class Away(Exception):
     """Valkey does not answer."""
 
 
-@cache
 def client() -> redis.Redis:
     """A client shared by all threads; every command raises redis.RedisError within about TIMEOUT_S when Valkey is away."""
+    with _asking:
+        return _make()
+
+
+# Of two threads that ask first at the same time the second would make another, and that one, once it is forgotten, closes its
+# connections under whoever still waits on them.
+_asking = threading.Lock()
+
+
+@cache
+def _make() -> redis.Redis:
     return redis.Redis.from_url(
         settings.REDIS_URL, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, health_check_interval=30, retry=None
     )

@@ -18,8 +18,11 @@ KEPT = {"django_migrations", "django_content_type", "auth_permission", "audit_wi
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """On CI a test that is skipped has failed: everything it needs is to be installed."""
+    """On CI a skipped test has failed: all it needs is to be installed. A test that fails shows what its stack has logged."""
     report = yield
+    stack = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and isinstance(stack, Stack):
+        report.sections.append(("errors that the stack has logged", stack.errors()))
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
         report.longrepr = f"skipped on CI: {report.longrepr}"

@@ -93,3 +93,8 @@ class Stack:
     def log(self, name: str) -> str:
         """What this stack's process of that name has written."""
         return (servers.HOME / "log" / f"test-{name}.log").read_bytes()[self._began[name] :].decode()
+
+    def errors(self) -> str:
+        """The lines at level `error` that its processes have written: why it answered with a 500."""
+        lines = [line for name in self._began for line in self.log(name).splitlines()]
+        return "\n".join(line for line in lines if '"level": "error"' in line)
