@@ -319,13 +319,15 @@ def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
 def _gets_healthy(attempt: Attempt, ref: Ref, prober: health.Prober, deadline: float) -> bool:
     began = looked = time.monotonic()
     while (now := time.monotonic()) < deadline:
-        healthy = prober.probe().ok
-        if healthy or now - looked > LOOK_S:
+        # It is looked at after the probe: something else may have answered on the port. Whether we still hold the lease is asked
+        # of a boot that lasts; the settlement asks it anyway.
+        if prober.probe().ok and _runs(attempt, ref):
+            return True
+        if now - looked > LOOK_S:
             looked = now
             operations.check(attempt.lease)
             connection.close()
-            if _runs(attempt, ref) and healthy:  # asked after the probe: something else may have answered on the port
-                return True
+            _runs(attempt, ref)
         time.sleep(_pause_s(now - began))
     return False
 
