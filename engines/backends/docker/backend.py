@@ -23,7 +23,7 @@ from engines.backends.base import (
     State,
     instance_name,
 )
-from engines.backends.docker import containers
+from engines.backends.docker import containers, name_servers
 from engines.backends.docker.containers import Found
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.guard import Guard
@@ -219,7 +219,7 @@ class DockerBackend(Backend):
         except NotFound:  # another worker is making it just now, or has just removed it
             self._networks.forget(spec.product)
             return False
-        config = containers.config(spec, network, self.options)
+        config = containers.config(spec, network, self.options, name_servers.options(self._daemon, self._guard))
         try:
             self._daemon.create(config, name)
         except APIError as refused:

@@ -1,7 +1,7 @@
 """What an engine's container is made of, and how it is found again."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -102,8 +102,8 @@ def parse(listed: Mapping[str, Any]) -> Found | None:
     )
 
 
-def config(spec: Spec, network: str, options: Options) -> dict[str, Any]:
-    """The body of the daemon's `POST /containers/create`."""
+def config(spec: Spec, network: str, options: Options, dns_options: Sequence[str] = ()) -> dict[str, Any]:
+    """The body of the daemon's `POST /containers/create`. `dns_options`: see `name_servers`."""
     marks = {DEPLOYMENT: options.deployment, ENGINE: str(spec.ref.engine_id)}
     env = {**spec.env, "SQLITE_DB_PATH": "/data/brain.sqlite", "CATALOG_DIR": "/catalog"}
     return {
@@ -121,6 +121,7 @@ def config(spec: Spec, network: str, options: Options) -> dict[str, Any]:
         "Healthcheck": {"Test": ["NONE"]},  # the fleet probes; an image's own check would only cost
         "HostConfig": {
             "NetworkMode": network,
+            "DnsOptions": list(dns_options),
             "PortBindings": _published(spec.port, options),
             "Mounts": _mounts(spec.ref.engine_id, marks, options),
             **_hardening(options),

@@ -84,6 +84,10 @@ class Daemon:
             self._local.client = None
         raise AssertionError
 
+    def api_version(self) -> str:
+        """Of the API, as agreed upon with the daemon. Raises BackendUnavailable."""
+        return self.ask(lambda api: str(api.api_version))
+
     def create(self, config: Mapping[str, Any], name: str) -> None:
         """Make a container. Raises APIError, a conflict when the name is taken."""
         self.ask(lambda api: api.create_container_from_config(config, name))  # type: ignore[no-untyped-call]

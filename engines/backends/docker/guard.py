@@ -6,6 +6,8 @@ started unless that container runs and the tables are there. docs/decisions/0020
 """
 
 import hashlib
+import io
+import tarfile
 from contextlib import suppress
 from typing import Any
 
@@ -122,6 +124,7 @@ class Guard:
         self._inherited: frozenset[str] = frozenset()  # addresses that the guard before us denied
         self._rules = self._hash()
         self._seen = ""  # the run of the container for which the table was seen
+        self._resolv_conf = ""  # of the daemon's host, once it was read
 
     def check(self) -> None:
         """Return when the rules are in force, putting them there when they are not. Raises NetworkUnguarded."""
@@ -142,6 +145,27 @@ class Guard:
         """When the guard's container was started last; empty if there is none."""
         state = self._state()
         return state["StartedAt"] if state else ""
+
+    def resolv_conf(self) -> str:
+        """How names are looked up on the daemon's host, as the guard in its network was told; empty as long as there is no guard.
+
+        Raises BackendUnavailable.
+        """
+        if not self._resolv_conf:
+            with suppress(NetworkUnguarded):  # which a start says
+                self.check()
+                self._resolv_conf = self._read("/etc/resolv.conf")
+        return self._resolv_conf
+
+    def _read(self, path: str) -> str:
+        """A file of the container; empty if there is none."""
+        try:
+            archive, _ = self._daemon.ask(lambda api: api.get_archive(self.name, path))
+        except NotFound:
+            return ""
+        with tarfile.open(fileobj=io.BytesIO(b"".join(archive))) as files:
+            found = files.extractfile(files.next() or "")
+            return found.read().decode(errors="replace") if found else ""
 
     def _state(self) -> dict[str, Any] | None:
         """What the daemon says of the container; None if there is none, or one with other rules, which is removed.

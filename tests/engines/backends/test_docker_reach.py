@@ -102,10 +102,11 @@ def test_engine_reaches_neighbour_and_client_only_without_the_guard(client, name
         network = f"{named.options.network}-acme"
         app.reload()
         theirs = (app.attrs["NetworkSettings"]["Networks"][network]["IPAddress"], 8000)
+        neighbour = (address_of(dock.container_of(client, named, sibling.ref))[0], 8000)
         until(lambda: reached(app, name_of(named, sibling)))
-        assert reached(engine, theirs, name_of(named, sibling)) == set()
+        assert reached(engine, theirs, neighbour) == set()
         end_guard(client, named)
-        assert reached(engine, theirs, name_of(named, sibling)) == {theirs, name_of(named, sibling)}
+        assert reached(engine, theirs, neighbour) == {theirs, neighbour}
 
 
 def test_client_reaches_an_engine_at_once_that_has_the_ip_address_of_another_one(client, named):
@@ -154,8 +155,9 @@ def test_engines_are_kept_apart_whether_or_not_bridged_packets_pass_the_host(cli
             mine, sibling = started(backend), started(backend)
             names = [name_of(backend, each) for each in (mine, sibling)]
             until(lambda: reached(app, *names) == set(names))
-            engine = dock.container_of(daemon.client, backend, mine.ref)
-            assert reached(engine, names[1], *((address, 8000) for address in addresses_of(app))) == set()
+            engine, other = (dock.container_of(daemon.client, backend, each.ref) for each in (mine, sibling))
+            theirs = [address_of(other)[0], *addresses_of(app)]
+            assert reached(engine, *((address, 8000) for address in theirs)) == set()
     finally:
         daemon.close()
 
