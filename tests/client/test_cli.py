@@ -91,7 +91,7 @@ def read_until(lines, word):
 def test_audit_is_printed_oldest_first(shell):
     shell.run("provision", "alice")
     told = shell.run("audit", "--user-id", "alice").stdout.splitlines()
-    assert [line.split()[1] for line in told] == ["provision_requested", "provision"]
+    assert [line.split()[1] for line in told[:2]] == ["provision_requested", "provision"]  # a probe may have followed
 
 
 def test_operator_keeps_products_and_keys(shell):
