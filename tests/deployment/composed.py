@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from config.home import BASE_DIR
-from engines.backends.docker.clients import CLIENT, PRODUCTS
+from engines.backends.docker.containers import CLIENT, PRODUCTS
 from tests import servers, waiting
 from tests.engines.backends import dock
 from tests.engines.backends.runtimes import IMAGE

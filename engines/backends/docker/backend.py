@@ -3,8 +3,9 @@
 import math
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -49,16 +50,17 @@ class DockerBackend(Backend):
     def resolve(self, image: str, kept: str = "") -> str:
         """The image's id: what a registry calls its digest names nothing on a host without the repository."""
         with self._daemon.verb("resolve"):
-            return self._resolve(image, kept)
+            return str(self._resolve(image, kept)["Id"])
 
     def create(self, spec: Spec) -> str:
+        self._named.found = None
         with self._daemon.verb("create"):
             for _ in self._daemon.rounds():
                 found = self._find(spec.ref)
                 if found is None:
-                    made_of = self._resolve(spec.image, spec.digest)
-                    if self._make(replace(spec, digest=made_of)):
-                        return made_of
+                    image = self._resolve(spec.image, spec.digest)
+                    if self._make(replace(spec, digest=image["Id"]), image["Config"]["Labels"] or ()):
+                        return str(image["Id"])
                 elif found.runs or (found.port, found.reach) == (spec.port, self.options.reach):
                     self._named.found = found if found.name == self._name_of(spec.ref) else None
                     return found.image
@@ -159,18 +161,19 @@ class DockerBackend(Backend):
                 return []
         return written.decode(errors="replace").splitlines()[-tail:]
 
-    def _resolve(self, image: str, kept: str) -> str:
-        found = (kept and self._image_id(kept)) or self._image_id(image)
+    def _resolve(self, image: str, kept: str) -> Mapping[str, Any]:
+        """What the daemon says of the image that an instance is to be made of."""
+        found = (kept and self._look_at_image(kept)) or self._look_at_image(image)
         if not found:
             raise ImageMissing(f"no image {image} on this host")
         return found
 
-    def _image_id(self, name: str) -> str:
-        """Empty if there is no such image."""
+    def _look_at_image(self, name: str) -> Mapping[str, Any] | None:
         try:
-            return str(self._daemon.ask(lambda api: api.inspect_image(name))["Id"])  # type: ignore[no-untyped-call]
+            found: Mapping[str, Any] = self._daemon.ask(lambda api: api.inspect_image(name))  # type: ignore[no-untyped-call]
         except NotFound:
-            return ""
+            return None
+        return found
 
     # -- containers ----------------------------------------------------------------------------------------------------
 
@@ -211,7 +214,7 @@ class DockerBackend(Backend):
         self._named.found = None
         return (found, ()) if found is not None and found.ref == ref and not found.runs else None
 
-    def _make(self, spec: Spec) -> bool:
+    def _make(self, spec: Spec, image_labels: Iterable[str] = ()) -> bool:
         """False when something of that name, or the lack of its network, was in the way and is not any more."""
         name = containers.spare_name(self.options.deployment, spec.ref)
         try:
@@ -219,7 +222,8 @@ class DockerBackend(Backend):
         except NotFound:  # another worker is making it just now, or has just removed it
             self._networks.forget(spec.product)
             return False
-        config = containers.config(spec, network, self.options, name_servers.options(self._daemon, self._guard))
+        asked = name_servers.options(self._daemon, self._guard)
+        config = containers.config(spec, network, self.options, asked, image_labels)
         try:
             self._daemon.create(config, name)
         except APIError as refused:

@@ -12,14 +12,12 @@ from typing import Any
 import structlog
 from docker.errors import APIError
 
-from engines.backends.docker.containers import DEPLOYMENT, PRODUCT
+from engines.backends.docker.containers import CLIENT, DEPLOYMENT, ENGINE, PRODUCT, PRODUCTS
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, said_by
 from engines.backends.docker.options import Options
 
 log = structlog.get_logger(__name__)
 
-CLIENT = "roundhouse.client"
-PRODUCTS = "roundhouse.products"
 EVERY = "*"
 
 
@@ -73,8 +71,10 @@ class Clients:
         return [client for client in self._all() if client.runs] if self._options.reach == "container" else []
 
     def _all(self) -> Sequence[Client]:
+        """No engine is one, whatever labels its image has."""
         mine = {"label": [f"{CLIENT}={self._options.deployment}"]}
-        return [_parse(listed) for listed in self._daemon.ask(lambda api: api.containers(all=True, filters=mine))]
+        found = self._daemon.ask(lambda api: api.containers(all=True, filters=mine))
+        return [_parse(listed) for listed in found if ENGINE not in listed["Labels"]]
 
     def _connect(self, client: Client, network: str) -> bool:
         try:

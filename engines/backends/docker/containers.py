@@ -1,7 +1,7 @@
 """What an engine's container is made of, and how it is found again."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,8 @@ ENGINE = "roundhouse.engine"
 INCARNATION = "roundhouse.incarnation"
 PORT = "roundhouse.port"
 REACH = "roundhouse.reach"
+CLIENT = "roundhouse.client"  # these two are of containers that call engines: see `clients`
+PRODUCTS = "roundhouse.products"
 
 EXPOSED = f"{INNER_PORT}/tcp"
 STATES = {"created": State.CREATED, "running": State.RUNNING, "paused": State.RUNNING, "restarting": State.RUNNING}
@@ -102,8 +104,14 @@ def parse(listed: Mapping[str, Any]) -> Found | None:
     )
 
 
-def config(spec: Spec, network: str, options: Options, dns_options: Sequence[str] = ()) -> dict[str, Any]:
-    """The body of the daemon's `POST /containers/create`. `dns_options`: see `name_servers`."""
+def config(
+    spec: Spec, network: str, options: Options, dns_options: Sequence[str] = (), image_labels: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The body of the daemon's `POST /containers/create`. `dns_options`: see `name_servers`.
+
+    `image_labels`: names of the image's labels. A container has them as well, but an engine's image is a stranger's, and might
+    call itself a client, or a service of somebody's compose project: they are made empty.
+    """
     marks = {DEPLOYMENT: options.deployment, ENGINE: str(spec.ref.engine_id)}
     env = {**spec.env, "SQLITE_DB_PATH": "/data/brain.sqlite", "CATALOG_DIR": "/catalog"}
     return {
@@ -111,6 +119,7 @@ def config(spec: Spec, network: str, options: Options, dns_options: Sequence[str
         "User": options.user,
         "Env": [f"{name}={value}" for name, value in env.items()],
         "Labels": {
+            **dict.fromkeys(image_labels, ""),
             **marks,
             PRODUCT: spec.product,
             INCARNATION: str(spec.ref.incarnation),

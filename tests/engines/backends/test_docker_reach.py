@@ -10,8 +10,7 @@ import pytest
 
 from engines.backends.base import InstanceMissing, NetworkUnguarded, State, instance_name
 from engines.backends.docker import DockerBackend, networks
-from engines.backends.docker.clients import CLIENT, PRODUCTS
-from engines.backends.docker.containers import DEPLOYMENT, mac_address
+from engines.backends.docker.containers import CLIENT, DEPLOYMENT, ENGINE, PRODUCTS, mac_address
 from tests.engines.backends import dock, inside
 from tests.engines.backends.dockerd import Dockerd
 from tests.engines.backends.inside import METADATA, WORLD, WORLD_PORT, address_of, reached
@@ -160,6 +159,24 @@ def test_engines_are_kept_apart_whether_or_not_bridged_packets_pass_the_host(cli
             assert reached(engine, *((address, 8000) for address in theirs)) == set()
     finally:
         daemon.close()
+
+
+@pytest.mark.parametrize("made", ["now", "before engines had labels against it"])
+def test_engine_whose_image_says_it_is_a_client_stays_on_its_own_network(client, named, made):
+    labels = {CLIENT: named.options.deployment, PRODUCTS: "*", "com.docker.compose.project": "roundhouse"}
+    said = " ".join(f"{name}={value}" for name, value in labels.items())
+    image = dock.build(client, f"FROM {IMAGE}\nLABEL {said}")
+    started(named, "other")
+    if made == "now":
+        engine = dock.container_of(client, named, started(named, image=image).ref)
+        assert not engine.labels.items() & labels.items()
+    else:
+        started(named)
+        marks = {DEPLOYMENT: named.options.deployment, ENGINE: "0d5ff1a5-2a1a-4b92-8d64-3a4c7dbcbd9a"}
+        engine = client.containers.run(image, SERVE, labels=marks, network=f"{named.options.network}-acme", detach=True)
+    named.tidy()
+    named.join()
+    assert networks_of(engine) == {f"{named.options.network}-acme"}
 
 
 # -- what is made ------------------------------------------------------------------------------------------------------
