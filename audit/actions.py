@@ -129,7 +129,11 @@ CATALOGUE: Mapping[Action, Entry] = {
         "staff, or the start of the fleet",
         {**_BOOT, **_CAUSE},
     ),
-    Action.RESTART_FAILED: Entry("a restart failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
+    Action.RESTART_FAILED: Entry(
+        "a restart failed for good; the engine is `failed`, and where the cause was `host_restarted` automatic restarts follow",
+        "the worker",
+        {"restart_in_s": float, **_ERROR, **_CAUSE},
+    ),
     Action.ROTATE_KEY: Entry(
         "engine key rotated: a new incarnation holds the new key", "the endpoint, or staff", {**_BOOT, **_CAUSE}
     ),

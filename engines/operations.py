@@ -181,15 +181,20 @@ def check(lease: Lease) -> None:
             raise LeaseLost(lease.operation_id)
 
 
-def release(lease: Lease, *, delay_s: float) -> None:
-    """Give lease and place back because the backend did not answer; the operation is due again after `delay_s`."""
+def release(lease: Lease, *, delay_s: float) -> bool:
+    """Give lease and place back because the backend did not answer; the operation is due again after `delay_s`.
+
+    False when the attempt is not ours any more.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE engines_operation SET lease_until = NULL, sent_at = NULL, returned = returned + 1,"
             f" due_at = clock_timestamp() + make_interval(secs => %(delay)s) WHERE {HELD}",
             {**lease.params, "delay": delay_s},
         )
+        held = bool(cursor.rowcount == 1)
     queues.dispatch()
+    return held
 
 
 def close(lease: Lease, state: OperationState, *, error: tuple[str, str] = ("", "")) -> bool:
@@ -216,7 +221,9 @@ def _over(operation_id: UUID) -> None:
 
 # -- waiting -----------------------------------------------------------------------------------------------------------
 
-_waiters = threading.BoundedSemaphore(settings.ENV.waiters) if settings.ENV.waiters else None
+_waiters = threading.BoundedSemaphore(settings.ENV.waiters)
+_destroyers = threading.BoundedSemaphore(settings.ENV.waiters // 2)
+FREED_S = 1.0  # within which a request gives its place back whose operation was superseded
 
 
 def announce(operation_id: UUID) -> None:
@@ -233,13 +240,31 @@ def wait(operation_id: UUID, timeout_s: float) -> Operation:
     Gives the database connection back between looks; must not be called inside a transaction.
     """
     operation = Operation.objects.get(pk=operation_id)
-    if not operation.is_open or timeout_s <= 0 or _waiters is None or not _waiters.acquire(blocking=False):
+    if not operation.is_open or timeout_s <= 0:
+        return operation
+    deadline = time.monotonic() + timeout_s
+    turns.give_up()
+    places = _take_place(operation)
+    if places is None:
         return operation
     try:
-        turns.give_up()
-        return _wait(operation, time.monotonic() + timeout_s)
+        return _wait(operation, deadline)
     finally:
-        _waiters.release()
+        places.release()
+
+
+def _take_place(operation: Operation) -> threading.BoundedSemaphore | None:
+    """Of which places the request has got one; None when too many wait.
+
+    Nothing is to hold a destroy up, so there are places for it alone. Where those are taken, too, it gets the one of the request
+    whose operation it has superseded, which is about to give that back.
+    """
+    if operation.kind != Kind.DESTROY:
+        return _waiters if _waiters.acquire(blocking=False) else None
+    if _destroyers.acquire(blocking=False):
+        return _destroyers
+    connection.close()
+    return _waiters if _waiters.acquire(timeout=FREED_S if settings.ENV.waiters else 0) else None
 
 
 def finish(operation: Operation, timeout_s: float) -> Operation:

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from audit.actions import Action
@@ -93,14 +93,33 @@ def restart_failed(
 ) -> Outcome:
     """The outcome of an automatic restart that failed: the next one is scheduled, or with None the fleet gives up."""
     number = int(operation.params["restart"])
-    metadata: dict[str, Any] = {"restart": number, "error": error[0], "attempt": attempt}
+    metadata = {"restart": number, "error": error[0], "attempt": attempt}
+    outcome = Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {**NO_RESTART, **left.columns}, error)
+    return _tried_again(outcome, number, retry_in_s)
+
+
+def resume_failed(
+    operation: Operation, attempt: int, error: tuple[str, str], restarts: int, retry_in_s: float | None, left: Left = NOTHING
+) -> Outcome:
+    """The outcome of a restart that followed its host's, and failed: nobody had stopped the engine, so automatic ones follow.
+
+    `restarts`: how many of those it has had.
+    """
+    return _tried_again(failed(operation, attempt, error, left), restarts, retry_in_s)
+
+
+def _tried_again(outcome: Outcome, restarts: int, retry_in_s: float | None) -> Outcome:
+    """The same with an automatic restart after so many seconds; None: with the row that says that there will be none."""
     if retry_in_s is None:
-        gave_up = (Action.AUTO_RESTART_GAVE_UP, {"restarts": number})
-        columns = {**NO_RESTART, "gave_up_at": NOW, **left.columns}
-        return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, columns, error, gave_up)
-    metadata["restart_in_s"] = round(retry_in_s, 1)
-    columns = {"next_restart_at": After(retry_in_s), **left.columns}
-    return Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, columns, error)
+        gave_up = (Action.AUTO_RESTART_GAVE_UP, {"restarts": restarts})
+        return replace(outcome, columns={**outcome.columns, "gave_up_at": NOW}, also=gave_up)
+    metadata = {**outcome.metadata, "restart_in_s": round(retry_in_s, 1)}
+    return replace(outcome, metadata=metadata, columns={**outcome.columns, "next_restart_at": After(retry_in_s)})
+
+
+def is_resumed(operation: Operation) -> bool:
+    """A restart because the engine's host had been restarted."""
+    return bool(operation.kind == Kind.RESTART and operation.params.get("cause") == "host_restarted")
 
 
 def is_automatic(operation: Operation) -> bool:

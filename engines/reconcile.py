@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from threading import Event
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -65,10 +66,36 @@ def sweep() -> int:
     if found is None:
         return 0
     _note_what_runs(found)
-    corrections = sum(_reconcile(engine_id, instances) for engine_id, instances in found.items())
-    with suppress(BackendUnavailable):
+    corrections = 0
+    with suppress(BackendError):
+        for engine_id, instances in found.items():
+            corrections += _corrected(engine_id, instances)
+        corrections += _remove_volumes(found)
         backends.get().tidy()
     return corrections
+
+
+def _corrected(engine_id: UUID, instances: Iterable[Instance]) -> int:
+    """How many corrections were made to an engine; one that is refused holds up none of the others.
+
+    Raises BackendUnavailable when the runtime is away altogether.
+    """
+    try:
+        return _reconcile(engine_id, instances)
+    except BackendError as error:
+        log.warning("not_reconciled", engine_id=str(engine_id), code=error.code, error=str(error))
+        backends.get().identity()
+        return 0
+
+
+def _remove_volumes(found: Mapping[UUID, Iterable[Instance]]) -> int:
+    """Volumes of destroyed engines that have no instance: a worker that was too late has died while it made one."""
+    left = backends.get().list_volumes() - found.keys()
+    owners = list(Engine.objects.select_related("product").filter(pk__in=left).exclude(destroyed_at=None))
+    for owner in owners:
+        backends.get().remove(owner.pk)
+        _record(owner, {"reason": "engine_destroyed"})
+    return len(owners)
 
 
 def _note_what_runs(found: Mapping[UUID, Iterable[Instance]]) -> None:
@@ -89,7 +116,9 @@ def join() -> None:
 
 def engine(engine_id: UUID) -> int:
     """The same for one engine."""
-    return _reconcile(engine_id, (_by_engine() or {}).get(engine_id, []))
+    with suppress(BackendError):
+        return _corrected(engine_id, (_by_engine() or {}).get(engine_id, []))
+    return 0
 
 
 def _by_engine() -> dict[UUID, list[Instance]] | None:
@@ -118,6 +147,8 @@ def _reconcile(engine_id: UUID, instances: Iterable[Instance]) -> int:
         elif instance.ref.incarnation != owner.incarnation:
             _remove(owner, instance.ref, "old_incarnation")
         elif instance.state == State.RUNNING and owner.status in (Status.STOPPED, Status.SLEEPING):
+            if backends.get().observe(instance.ref) != State.RUNNING:  # it has been stopped since it was listed
+                continue
             automatic.stop_again(owner.pk, by=SYSTEM)
         else:
             continue
@@ -131,9 +162,12 @@ def _remove(owner: Engine, ref: Ref, reason: str) -> None:
         backend.remove(ref.engine_id)
     else:
         backend.destroy(ref)
-    metadata = {"incarnation": ref.incarnation, "reason": reason}
+    _record(owner, {"incarnation": ref.incarnation, "reason": reason})
+
+
+def _record(owner: Engine, metadata: Mapping[str, Any]) -> None:
     trail.record(Action.ORPHAN_REMOVED, moves.subject(owner), by=SYSTEM, metadata=metadata)
-    log.warning("orphan_removed", engine_id=str(ref.engine_id), **metadata)
+    log.warning("orphan_removed", engine_id=str(owner.pk), **metadata)
 
 
 def resume() -> int:

@@ -114,7 +114,8 @@ def _attempt(attempt: Attempt) -> None:
     except BackendError as error:
         if error.retryable and not attempt.lease.is_last:
             log.warning("operation_returned", error=error.code, attempt=attempt.lease.attempt)
-            operations.release(attempt.lease, delay_s=min(2.0 ** min(attempt.lease.attempt, 5), RETRY_MAX_S))
+            if not operations.release(attempt.lease, delay_s=min(2.0 ** min(attempt.lease.attempt, 5), RETRY_MAX_S)):
+                raise LeaseLost(attempt.lease.operation_id) from error
             return
         outcome = _failed(attempt, _told(error))
     except Failed as failure:
@@ -156,6 +157,10 @@ def _act_on_one_runtime(attempt: Attempt) -> Outcome:
         if failure.error[0] != EXHAUSTED:
             attempt.check_runtime()
         raise
+    except BackendError as error:
+        if not error.retryable:
+            attempt.check_runtime()
+        raise
 
 
 def _act(attempt: Attempt) -> Outcome:
@@ -170,6 +175,9 @@ def _failed(attempt: Attempt, error: tuple[str, str]) -> Outcome:
     left = Left(may_run=attempt.may_run(), digest=attempt.made_of)
     if outcomes.is_automatic(operation):
         return outcomes.restart_failed(operation, number, error, health.next_restart_s(int(operation.params["restart"])), left)
+    if outcomes.is_resumed(operation):
+        restarts = attempt.engine.restart_attempts
+        return outcomes.resume_failed(operation, number, error, restarts, health.next_restart_s(restarts), left)
     return outcomes.failed(operation, number, error, left)
 
 

@@ -231,6 +231,13 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def list_volumes(self) -> set[UUID]:
+        """Every engine of this deployment that has a volume, whether or not it has an instance.
+
+        Before: nothing is required. After: nothing has changed. Raises BackendUnavailable, BackendError.
+        """
+
+    @abstractmethod
     def identity(self) -> str:
         """Names this run of the host and its runtime: another text once either has been started again.
 

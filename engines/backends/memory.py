@@ -123,6 +123,10 @@ class MemoryBackend(Backend):
         with self._verb("list"):
             return [Instance(ref, kept.state, kept.port) for ref, kept in self._instances.items()]
 
+    def list_volumes(self) -> set[UUID]:
+        with self._verb("list_volumes"):
+            return set(self.volumes)
+
     def identity(self) -> str:
         with self._verb("identity"):
             return self.boot

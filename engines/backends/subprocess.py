@@ -126,6 +126,13 @@ class SubprocessBackend(Backend):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             return [found for entry in self.root.iterdir() for found in self._instances(entry.name)]
 
+    def list_volumes(self) -> set[UUID]:
+        """Of every folder that is there: one whose removal ended half-way may have no data any more."""
+        with _errors("list_volumes"):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            names = [entry.name for entry in self.root.iterdir() if entry.is_dir()]
+        return {UUID(name) for name in names if _is_uuid(name)}
+
     def identity(self) -> str:
         with _errors("identity"):
             return BOOT_ID.read_text().strip()
@@ -190,15 +197,21 @@ class SubprocessBackend(Backend):
 
     def _instances(self, name: str) -> Iterator[Instance]:
         """Instances in the folder `name` of the root; none if it is not an engine's."""
-        try:
-            engine_id = UUID(name)
-        except ValueError:
+        if not _is_uuid(name):
             return
+        engine_id = UUID(name)
         folder = self._folder(engine_id)
         for incarnation in store.incarnations(folder):
             state = _state(folder, incarnation)
             if state is not State.ABSENT:  # destroyed since we looked
                 yield Instance(Ref(engine_id, incarnation), state, _port(folder, incarnation, state))
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
 
 
 def _state(folder: Path, incarnation: int) -> State:

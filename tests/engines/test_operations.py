@@ -111,7 +111,7 @@ def test_attempt_that_lost_its_lease_writes_nothing(operation):
         with pytest.raises(LeaseLost):
             write(old)
     operations.renew([old])
-    operations.release(old, delay_s=100)
+    assert not operations.release(old, delay_s=100)
     assert not lifecycle.settle(old, operation, outcomes.succeeded(operation, operation.engine, {}))
     operation.engine.refresh_from_db()
     assert operation.engine.status == "running"
@@ -141,7 +141,7 @@ def test_renewed_lease_is_not_claimed(operation):
 
 def test_released_operation_is_due_after_its_pause(operation):
     lease = operations.claim(operation.pk)
-    operations.release(lease, delay_s=60)
+    assert operations.release(lease, delay_s=60)
     assert operations.claim(operation.pk) is None
     Operation.objects.update(due_at=Now())
     assert operations.claim(operation.pk).attempt == 2

@@ -5,7 +5,7 @@ import pytest
 from audit import actors
 from audit.models import AuditRow
 from engines import automatic, backends, health, hosts, lifecycle, operations, outcomes, reconcile
-from engines.backends.base import BackendUnavailable, Ref, Spec, State
+from engines.backends.base import BackendError, BackendUnavailable, Ref, Spec, State
 from engines.models import Engine, Operation, Status
 from tests.engines.crew import in_parallel
 from tests.engines.registry import put_engine
@@ -59,6 +59,68 @@ def test_sweep_leaves_an_engine_with_an_open_operation_to_it(running_engine):
 def test_sweep_leaves_everything_alone_while_the_backend_does_not_answer(product, memory_backend):
     memory_backend.unavailable = True
     assert reconcile.sweep() == 0
+
+
+@pytest.fixture
+def orphans(product, memory_backend):
+    """Two engines, each with an instance of an incarnation that is not the valid one."""
+    engines = [put_engine(product, user_id) for user_id in ("alice", "bob")]
+    for engine in engines:
+        memory_backend.create(spec(engine, 2))
+    return engines
+
+
+def test_sweep_goes_on_when_one_orphan_cannot_be_removed(memory_backend, orphans):
+    memory_backend.fail_next("destroy", BackendError("no"))
+    assert reconcile.sweep() == 1
+    assert len(memory_backend.list()) == 1
+    assert reconcile.sweep() == 1
+    assert AuditRow.objects.filter(action="orphan_removed").count() == 2
+
+
+def test_sweep_ends_when_the_runtime_goes_away_in_its_middle(memory_backend, orphans):
+    memory_backend.fail_next("destroy", BackendUnavailable("gone"))
+    memory_backend.fail_next("identity", BackendUnavailable("gone"))
+    assert reconcile.sweep() == 0
+    assert len(memory_backend.list()) == 2
+
+
+def test_sweep_removes_the_volume_that_a_late_worker_made_and_died(product, memory_backend, carry_out):
+    engine = lifecycle.provision(product, "alice", by=ACME).engine
+    carry_out(lifecycle.destroy(engine, by=ACME))
+    put_engine(product, "bob", Status.STOPPED)
+    memory_backend.volumes |= {engine.pk, Engine.objects.get(user_id="bob").pk}
+    assert reconcile.sweep() == 1
+    assert memory_backend.volumes == {Engine.objects.get(user_id="bob").pk}
+    row = AuditRow.objects.get(action="orphan_removed")
+    assert (row.engine_id, row.metadata) == (engine.pk, {"reason": "engine_destroyed"})
+
+
+def test_sweep_opens_no_stop_for_what_was_stopped_since_it_was_listed(product, memory_backend):
+    engine = put_engine(product, status=Status.STOPPED)
+    memory_backend.create(spec(engine, 1))
+    memory_backend.start(Ref(engine.pk, 1))
+    listed = memory_backend.list()
+    memory_backend.stop(Ref(engine.pk, 1), grace_s=0)
+    assert reconcile._reconcile(engine.pk, listed) == 0
+    assert not Operation.objects.exists()
+
+
+@pytest.mark.parametrize(("had", "action"), [(2, "restart_failed"), (8, "auto_restart_gave_up")])
+def test_resume_that_fails_is_followed_by_automatic_restarts(product, memory_backend, carry_out, had, action):
+    engine = put_engine(product, restart_attempts=had)
+    assert reconcile.resume() == 1
+    memory_backend.fail_next("create", BackendError("no"))
+    assert carry_out(Operation.objects.get()).state == "failed"
+    engine.refresh_from_db()
+    row = AuditRow.objects.filter(engine_id=engine.pk).latest("id")
+    assert (engine.status, row.action) == (Status.FAILED, action)
+    if had == 2:
+        assert engine.next_restart_at is not None
+        assert 16 <= row.metadata["restart_in_s"] <= 20
+    else:
+        assert (engine.next_restart_at, row.metadata) == (None, {"restarts": 8})
+        assert engine.gave_up_at is not None
 
 
 def test_resume_restarts_what_should_run(make_engine, carry_out):

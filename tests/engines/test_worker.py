@@ -270,6 +270,14 @@ def test_run_gives_the_operation_back_while_the_backend_does_not_answer(product,
     assert rows(operation.engine) == ["provision_requested"]
 
 
+def test_run_gives_the_operation_back_when_the_runtime_that_refused_was_started_again(product, memory_backend, carry_out):
+    assert worker._last_seen(memory_backend) == "first"
+    operation = lifecycle.provision(product, "bob", by=ACME)
+    memory_backend.boot = "second"
+    memory_backend.fail_next("create", BackendError("shutting down"))
+    assert (carry_out(operation).finished_at, operation.returned) == (None, 1)
+
+
 def test_run_ends_the_operation_when_the_backend_was_away_for_too_long(settings, product, memory_backend, superuser):
     memory_backend.unavailable = True
     operation = lifecycle.provision(product, "alice", by=ACME)

@@ -6,6 +6,7 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -99,6 +100,12 @@ class Docker:
 
     def _engines(self) -> dict[str, list[str]]:
         return {"label": [f"{DEPLOYMENT}={self.deployment}", "roundhouse.engine"]}
+
+    def remove_containers(self) -> None:
+        """What somebody does who types `docker rm --force` of every engine."""
+        found = self.client.containers.list(all=True, filters=self._engines())
+        with ThreadPoolExecutor(len(found)) as pool:
+            list(pool.map(lambda container: container.remove(force=True), found))
 
     def volumes(self) -> set[UUID]:
         """Engines that have a volume."""

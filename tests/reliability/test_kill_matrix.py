@@ -16,7 +16,7 @@ from engines.transitions import TRANSITIONS
 from tests import servers, waiting
 from tests.conftest import make_product
 from tests.reliability import fleet, matrix, results
-from tests.reliability.runtimes import restart_daemon
+from tests.reliability.runtimes import Docker, Subprocesses, restart_daemon
 from tests.stack import WORKERS, Stack
 
 ENVIRONMENT = {
@@ -47,18 +47,20 @@ def restart_server(name: str) -> None:
 LIMIT_S = 60.0  # for all eight together, from the return of what died
 NAMED = {(503, "UNAVAILABLE"), (504, "BOOT_TIMEOUT"), (502, "BACKEND_ERROR")}
 OF_WEB = "SIGKILL of web"
-FAULTS: dict[str, Callable[[Stack], None]] = {
-    "SIGKILL of the ops worker": lambda stack: [stack.kill(name) for name in WORKERS],
-    OF_WEB: lambda stack: stack.kill("web"),
-    "Valkey stopped and started": lambda stack: restart_server("valkey"),
-    "PostgreSQL stopped and started": lambda stack: restart_server("postgres"),
-    "SIGKILL of dockerd": lambda stack: restart_daemon(),
+BY_HAND = "every container removed by hand"
+FAULTS: dict[str, Callable[[Stack, Subprocesses | Docker], object]] = {
+    "SIGKILL of the ops worker": lambda stack, _: [stack.kill(name) for name in WORKERS],
+    OF_WEB: lambda stack, _: stack.kill("web"),
+    "Valkey stopped and started": lambda *_: restart_server("valkey"),
+    "PostgreSQL stopped and started": lambda *_: restart_server("postgres"),
+    "SIGKILL of dockerd": lambda *_: restart_daemon(),
+    BY_HAND: lambda _, runtime: runtime.remove_containers(),
 }
 
 
-OF_DOCKER = "SIGKILL of dockerd"  # nothing of a subprocess depends on that daemon
+OF_DOCKER = ("SIGKILL of dockerd", BY_HAND)  # of a subprocess nothing depends on that daemon, and there are no containers
 PAIRS = [
-    (runtime, fault) for runtime in ("subprocess", "docker") for fault in FAULTS if (runtime, fault) != ("subprocess", OF_DOCKER)
+    (runtime, fault) for runtime in ("subprocess", "docker") for fault in FAULTS if runtime == "docker" or fault not in OF_DOCKER
 ]
 
 
@@ -69,7 +71,7 @@ def test_every_verb_survives(stack, runtime, product, fault):
     with ThreadPoolExecutor() as pool:
         cases = matrix.begin(stack, product, pool)
         assert [case.kind for case in cases if matrix.ended(case.operation)] == []  # all eight are still in their middle
-        FAULTS[fault](stack)
+        FAULTS[fault](stack, runtime)
         returned = time.monotonic()
         for case in cases:
             waiting.until(lambda case=case: matrix.ended(case.operation), left_s(returned), f"{case.kind} has ended")
@@ -79,7 +81,7 @@ def test_every_verb_survives(stack, runtime, product, fault):
         answers = {case.kind: case.answer for case in cases if case.answer}
         for kind, answer in answers.items():
             check_answer(kind, fault, answer)
-    fleet.check_agrees([case.operation.engine_id for case in cases], runtime)
+    fleet.check_agrees([case.operation.engine_id for case in cases], runtime, removed=fault == BY_HAND)
     assert runtime.networks() == networks
     assert time.monotonic() - returned < LIMIT_S
 

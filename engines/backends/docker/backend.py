@@ -125,6 +125,12 @@ class DockerBackend(Backend):
             found = self._list([f"{containers.DEPLOYMENT}={self.options.deployment}"])
         return [Instance(each.ref, each.state, each.port) for each in found]
 
+    def list_volumes(self) -> set[UUID]:
+        mine = {"label": [f"{containers.DEPLOYMENT}={self.options.deployment}"]}
+        with self._daemon.verb("list_volumes"):
+            found = self._daemon.ask(lambda api: api.volumes(filters=mine))["Volumes"] or []
+        return {owner for volume in found if (owner := containers.owner_of(volume)) is not None}
+
     def identity(self) -> str:
         """The id of Docker's default network: made anew at each start of the daemon that does not leave containers running.
 

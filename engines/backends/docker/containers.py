@@ -68,6 +68,14 @@ def volume_name(engine_id: UUID) -> str:
     return f"engine-data-{engine_id}"
 
 
+def owner_of(volume: Mapping[str, Any]) -> UUID | None:
+    """The engine of a volume as the daemon lists it; None if it is no engine's."""
+    try:
+        return UUID((volume["Labels"] or {})[ENGINE])
+    except (KeyError, ValueError):
+        return None
+
+
 def labels(deployment: str, ref: Ref) -> list[str]:
     """The filter that finds the containers of one instance."""
     return [*engine_labels(deployment, ref.engine_id), f"{INCARNATION}={ref.incarnation}"]

@@ -78,6 +78,16 @@ def test_create_makes_instance_and_volume_without_starting(runtime):
     assert runtime.has_volume(wanted.ref.engine_id)
 
 
+def test_list_volumes_names_engines_until_they_are_removed(backend):
+    wanted = spec()
+    assert backend.list_volumes() == set()
+    backend.create(wanted)
+    backend.destroy(wanted.ref)
+    assert backend.list_volumes() == {wanted.ref.engine_id}
+    backend.remove(wanted.ref.engine_id)
+    assert backend.list_volumes() == set()
+
+
 def test_create_adopts_instance_on_repeat(backend):
     wanted = spec()
     for expected in (State.CREATED, State.RUNNING, State.EXITED):
