@@ -57,6 +57,7 @@ class Daemon:
     def verb(self, name: str) -> Iterator[None]:
         """Everything asked within has to be answered within `timeout_s`; refusals come out as the contract's errors."""
         self._local.deadline = time.monotonic() + self.timeout_s
+        self._local.refusal = ""
         try:
             yield
         except APIError as refused:
@@ -71,6 +72,7 @@ class Daemon:
             try:
                 return question(self._client())
             except APIError as refused:
+                self._local.refusal = said_by(refused)
                 if is_last or "client version" not in said_by(refused):  # the daemon has been exchanged for another version
                     raise
                 self._version = "auto"
@@ -93,11 +95,14 @@ class Daemon:
         self.ask(lambda api: api.create_container_from_config(config, name))  # type: ignore[no-untyped-call]
 
     def rounds(self) -> Iterator[None]:
-        """Once, and again until the verb's deadline, for what others get in the way of. Raises BackendUnavailable then."""
+        """Once, and again until the verb's deadline, for what others get in the way of. Raises BackendUnavailable then.
+
+        That is somebody who changes the engine's containers all the time, or holds on to something: the daemon says to what.
+        """
         while True:
             yield
             if self._left() < 2 * POLL_S:
-                raise BackendUnavailable("others keep changing the engine's containers; nothing else is wrong")
+                raise BackendUnavailable(f"others keep it from being done; the daemon's last refusal: {self._local.refusal}")
             time.sleep(POLL_S)
 
     def _client(self) -> APIClient:

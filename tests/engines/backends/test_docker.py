@@ -120,6 +120,21 @@ def test_volume_survives_stop_and_new_incarnation(docked):
     assert call(second.port, "GET", "/counter")[1]["boots"] == 2
 
 
+def test_remove_says_who_holds_on_to_the_volume(client):
+    with dock.deployed(client, timeout_s=2) as backend:
+        wanted = spec()
+        backend.create(wanted)
+        volume = containers.volume_name(wanted.ref.engine_id)
+        other = client.containers.create(IMAGE, volumes={volume: {"bind": "/backup"}})
+        try:
+            with pytest.raises(BackendUnavailable, match=f"volume is in use - .{other.id}"):
+                backend.remove(wanted.ref.engine_id)
+        finally:
+            other.remove()
+        backend.remove(wanted.ref.engine_id)
+        assert backend.list_volumes() == set()
+
+
 def test_stop_lets_engine_drain_and_kills_it_after_the_grace(docked):
     wanted = started(docked)
     until(lambda: is_healthy(wanted.port))
