@@ -146,7 +146,9 @@ class Env(BaseSettings):
     web_workers: int = Field(2, ge=1, description="Web processes.")
     web_threads: int = Field(16, ge=2, description="Threads per web process for admits and `/health`, and as many for all else.")
     web_waiters: int | None = Field(
-        None, ge=0, description="Requests per web process that may wait for an operation, and half as many destroys; half the threads when unset."
+        None,
+        ge=0,
+        description="Requests per web process that may wait for an operation; half the threads when unset. Destroys have more.",
     )
     wait_s: float = Field(
         30,

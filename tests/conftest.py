@@ -16,6 +16,18 @@ from tests.stack import WORKERS, Stack
 KEPT = {"django_migrations", "django_content_type", "auth_permission", "audit_window"}
 
 
+# One of these stops the daemon for all, and others look at all that is on it: with several processes one runs all of them.
+OF_DOCKER = ("tests/engines/backends/", "tests/reliability/", "tests/deployment/", "tests/fleet/test_bench_provision.py",
+             "tests/config/test_choice.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`-n`), the tests of a file stay together, since they share servers and stacks."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("docker" if file.startswith(OF_DOCKER) else file))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """On CI a skipped test has failed: all it needs is to be installed. A test that fails shows what its stack has logged."""
