@@ -191,11 +191,15 @@ def test_create_publishes_no_port_and_gives_an_address_of_ours(client, named):
     assert client.networks.get(f"{named.options.network}-acme").attrs["Options"][networks.ICC] == "true"
 
 
-def test_start_keeps_the_address_when_the_network_was_removed_meanwhile(client, named):
+def test_instance_is_made_again_with_its_address_when_its_network_was_removed(client, named):
     wanted = started(named)
     named.stop(wanted.ref, grace_s=0)
     client.networks.get(f"{named.options.network}-acme").remove()
     with calling(client, named, "acme") as app:
+        with pytest.raises(InstanceMissing):
+            named.start(wanted.ref)
+        assert named.observe(wanted.ref) is State.ABSENT
+        named.create(wanted)
         named.start(wanted.ref)
         (network,) = dock.container_of(client, named, wanted.ref).attrs["NetworkSettings"]["Networks"].values()
         assert network["MacAddress"] == mac_address(named.options.deployment, wanted.port)
