@@ -13,10 +13,10 @@ from typing import Any
 
 from docker.errors import APIError
 
-from engines.backends.base import BackendError, ImageMissing, NetworkUnguarded
+from engines.backends.base import BackendError, BackendUnavailable, ImageMissing, NetworkUnguarded
 from engines.backends.docker.containers import DEPLOYMENT, digits, mac_prefix
 from engines.backends.docker.control_plane import Addresses
-from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named
+from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.options import Options
 
 TRIES = 50  # looks at a guard that is starting
@@ -127,19 +127,31 @@ class Guard:
         self._resolv_conf = ""  # of the daemon's host, once it was read
 
     def check(self) -> None:
-        """Return when the rules are in force, putting them there when they are not. Raises NetworkUnguarded."""
+        """Return when the rules are in force, putting them there when they are not.
+
+        Raises NetworkUnguarded, and BackendUnavailable when that may well pass.
+        """
+        gone = 0  # how often there was no guard with our rules
         try:
             for tries, _ in enumerate(self._daemon.rounds()):
                 state = self._state()
+                gone += state is None
                 if state and state["Running"] and (self._seen == state["StartedAt"] or self._has_table()):
                     self._seen = state["StartedAt"]
                     return
                 if tries == TRIES:
-                    raise NetworkUnguarded(f"container {self.name} does not put the rules in force; its log says why")
+                    raise self._failed(gone)
                 if not (state and state["Running"]):
                     self._start()
         except APIError as refused:
-            raise NetworkUnguarded(str(named(refused, f"container {self.name}"))) from refused
+            error = named(refused, f"container {self.name}")
+            raise (BackendUnavailable if error.retryable else NetworkUnguarded)(str(error)) from refused
+
+    def _failed(self, gone: int) -> BackendError:
+        """Why the guard is not there. Workers with other settings replace it with theirs, as long as both kinds run."""
+        if gone > 1:
+            return BackendUnavailable(f"others keep replacing container {self.name}: workers that have other settings")
+        return NetworkUnguarded(f"container {self.name} does not put the rules in force; its log says why")
 
     def started_at(self) -> str:
         """When the guard's container was started last; empty if there is none."""
@@ -158,10 +170,10 @@ class Guard:
         return self._resolv_conf
 
     def _read(self, path: str) -> str:
-        """A file of the container; empty if there is none."""
+        """A file of the container; empty if there is none, or none to be had."""
         try:
             archive, _ = self._daemon.ask(lambda api: api.get_archive(self.name, path))
-        except NotFound:
+        except APIError:  # it is being replaced, for instance
             return ""
         with tarfile.open(fileobj=io.BytesIO(b"".join(archive))) as files:
             found = files.extractfile(files.next() or "")
@@ -193,15 +205,18 @@ class Guard:
         except APIError as refused:
             if not is_conflict(refused):
                 raise _unguarded(named(refused, "the guard"), self._options.guard_image) from refused
-        with suppress(NotFound):  # the other worker is not there yet, or has replaced it: look again
+        try:
             self._daemon.ask(lambda api: api.start(self.name))
+        except APIError as refused:
+            if not _is_passing(refused):  # look again
+                raise
 
     def remove(self) -> None:
         """End the container. The rules stay in force: the next container puts its own in their place in one step."""
         try:
             self._daemon.ask(lambda api: api.remove_container(self.name, force=True))
         except APIError as refused:
-            if not (isinstance(refused, NotFound) or is_conflict(refused)):
+            if not _is_passing(refused):
                 raise
 
     def announce(self, bridge: str, ip: str, mac: str) -> None:
@@ -224,7 +239,7 @@ class Guard:
             self._daemon.ask(lambda api: api.exec_start(run))
             return bool(self._daemon.ask(lambda api: api.exec_inspect(run)["ExitCode"]) == 0)
         except APIError as refused:
-            if not (isinstance(refused, NotFound) or is_conflict(refused)):  # it has just ended, or been replaced
+            if not _is_passing(refused):
                 raise
             return False
 
@@ -266,6 +281,11 @@ class Guard:
             whose = engines if self._options.reach == "container" else ""
             lines.append(f"    {whose}ip daddr {{ {', '.join(sorted(servers))} }} drop")
         return "\n".join(lines if self._options.internet else [*lines, "    drop"])
+
+
+def _is_passing(refused: APIError) -> bool:
+    """Whether the container has just ended, been removed or been replaced, by another worker for instance."""
+    return isinstance(refused, NotFound) or is_conflict(refused) or "is not running" in said_by(refused)
 
 
 def _unguarded(error: BackendError, image: str) -> BackendError:
