@@ -74,7 +74,7 @@ class Env(BaseSettings):
     port_max: int = Field(19000, ge=1, le=65535, description="Last port for engines.")
     catalog_mount_path: str = Field("", description="Folder mounted read-only at `/catalog` in every engine; empty: none.")
     engine_memory_mb: int = Field(512, ge=16, description="Memory of an engine, in MB; a product's policy may lower it.")
-    engine_cpus: float = Field(1.0, gt=0, description="CPUs of an engine; a product's policy may lower it.")
+    engine_cpus: float = Field(1.0, ge=0.01, description="CPUs of an engine; a product's policy may lower it.")
     engine_pids: int = Field(256, ge=8, description="Processes and threads of an engine; a product's policy may lower it.")
     engine_disk_mb: int = Field(1024, ge=1, description="Disk that an engine's volume counts for, in MB, in its host's ceiling.")
     host_max_engines: int = Field(0, ge=0, description="Running engines of the host, starts in flight included; 0: no ceiling.")
