@@ -100,7 +100,7 @@ def names(pattern: str, image: str) -> bool:
     """Whether the pattern (a name, a glob, or a bare digest) stands for the image."""
     if pattern.startswith("sha256:"):
         return image == pattern or image.endswith(f"@{pattern}")
-    return fnmatchcase(image, pattern)
+    return image == pattern or fnmatchcase(image, pattern)  # a registry's IPv6 address has brackets, which mean a choice in globs
 
 
 def lowered(policy: Policy, rule: str, most: float) -> float:

@@ -62,6 +62,15 @@ def test_check_refuses_what_is_no_object(policy):
         rules.check(policy)
 
 
+def test_names_takes_a_name_with_brackets_for_itself():
+    assert rules.names("[fd00::1]:5000/agent:1", "[fd00::1]:5000/agent:1")
+    assert not rules.names("[fd00::1]:5000/agent:1", "[fd00::1]:5000/agent:2")
+
+
+def test_names_lets_a_star_stand_for_a_slash_too():
+    assert rules.names("acme/*", "acme/tools/agent:1")
+
+
 def test_lowered_only_lowers():
     assert rules.lowered({"memory_mb": 64}, "memory_mb", 512) == 64
     assert rules.lowered({"memory_mb": 1024}, "memory_mb", 512) == 512
