@@ -1,8 +1,9 @@
 """What keeps engines away from each other, from the host and from what lies behind it: two tables of nftables rules on the host.
 
 A small container of the guard's image, in the host's network, puts the tables in force, looks at them every two seconds and puts
-them back when somebody changed them. Docker starts the container again after its own restart and after a reboot. No engine is
-started unless that container runs and the tables are there. docs/decisions/0020 and 0023 say why it is done this way.
+them back when somebody changed them. It also sees to it that the rules are asked about what stays within a bridge. Docker starts
+the container again after its own restart and after a reboot. No engine is started unless that container runs and the tables are
+there. docs/decisions/0020 and 0023 say why it is done this way.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ DENIED = "roundhouse.denied"  # label: addresses of our own servers among them
 
 # In words. To the host itself: nothing but answers. Through the host: not to another bridge, engines' or not; not where the
 # deployment forbids; not to our own servers, on whatever machine; no IPv6. Engines on one bridge are kept apart by Docker
-# (enable_icc=false) and by the first drop here.
+# (enable_icc=false) and by the first drop here: see SHOW.
 # Containers that call engines by name are on the same bridge, and may open connections to engines; nobody else to anybody. That
 # is for the bridge itself to keep, as such frames never need to pass the host. It knows engines by how their MAC addresses begin,
 # and keeps no state, since not every kernel can for bridges: of an engine it lets pass what belongs to a connection that somebody
@@ -83,13 +84,37 @@ HOST: dict[str, Any] = {  # the HostConfig of its container
 
 MASK = "ff:ff:ff:ff:00:00"  # of an address: the part that all engines of a deployment share
 
+# The first table, and Docker's rules, are asked about frames within a bridge only where the kernel was told so: for all bridges,
+# as Docker does and others may undo, or for one, as here. Only some kernels tell bridges apart in rules of the bridge family.
+SHOW = """
+import os, socket, struct, sys
+def attribute(kind, value):
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+NF_CALL_IPTABLES, LINKINFO, KIND, DATA, NEWLINK, REQUEST, ACK = 36, 18, 1, 2, 16, 1, 4
+info = attribute(KIND, b"bridge\\0") + attribute(DATA, attribute(NF_CALL_IPTABLES, b"\\1"))
+body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(sys.argv[1]), 0, 0) + attribute(LINKINFO, info)
+with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+    kernel.send(struct.pack("=IHHII", 16 + len(body), NEWLINK, REQUEST | ACK, 0, 0) + body)
+    (error,) = struct.unpack_from("=i", kernel.recv(4096), 16)
+sys.exit(error and f"{sys.argv[1]}: {os.strerror(-error)}")
+"""
+
 KEEP = """
+show() {
+  for switch in /sys/class/net/"$BRIDGES"*/bridge/nf_call_iptables; do
+    [ -e "$switch" ] && read -r on <"$switch" && [ "$on" = 0 ] || continue
+    bridge=${switch#/sys/class/net/}
+    python3 -I -S -c "$SHOW" "${bridge%%/*}"
+  done
+}
 look() { nft list table inet "$TABLE" && nft list table bridge "$TABLE"; }
 put() { printf '%s' "$RULES" | nft -f - || exit 1; now=$(look); }
 trap 'exit 0' TERM INT
+show
 put
 while :; do
   sleep 2 & wait $!
+  show
   [ "$(look 2>/dev/null)" = "$now" ] || { echo 'the rules were changed: put back'; put; }
 done
 """
@@ -118,6 +143,7 @@ class Guard:
     def __init__(self, daemon: Daemon, options: Options) -> None:
         self.name = f"{options.deployment}-guard"
         self.table = f"roundhouse_{digits(options.deployment)}"
+        self._bridges = bridge_prefix(options.deployment)
         self._daemon = daemon
         self._options = options
         self._servers = Addresses(options.control_plane)
@@ -249,7 +275,7 @@ class Guard:
             "User": "0:0",
             "Entrypoint": ["sh", "-c", KEEP],
             "Cmd": [],
-            "Env": [f"RULES={self._table(servers)}", f"TABLE={self.table}"],
+            "Env": [f"RULES={self._table(servers)}", f"TABLE={self.table}", f"BRIDGES={self._bridges}", f"SHOW={SHOW}"],
             "Labels": {
                 DEPLOYMENT: self._options.deployment,
                 RULES: self._rules,
@@ -260,14 +286,14 @@ class Guard:
 
     def _hash(self) -> str:
         """Stands for all that makes two guards differ, but for the addresses of our servers."""
-        whole = f"{self._options.guard_image}{KEEP}{self._table(frozenset())}{HOST}"
+        whole = f"{self._options.guard_image}{SHOW}{KEEP}{self._table(frozenset())}{HOST}"
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
     def _table(self, servers: frozenset[str]) -> str:
         deployment = self._options.deployment
         return TABLE.format(
             table=self.table,
-            bridges=bridge_prefix(deployment),
+            bridges=self._bridges,
             mask=MASK,
             engines=f"{mac_prefix(deployment)}:00:00",
             denied=self._denied(servers),
