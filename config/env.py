@@ -4,11 +4,13 @@ The table in docs/operations.md is generated from this class (`manage.py generat
 """
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from config import addresses
 
 NETWORK_LIMIT = 900  # endpoints that a network never gets to
 LONGEST_DEPLOYMENT = 26  # with a hyphen and an engine's id it is one label of a host's name: 63 characters
@@ -67,14 +69,15 @@ class Env(BaseSettings):
     )
     engine_url_template: str = Field(
         "",
-        description="The `url` handed to products; `{port}` and `{container}` are filled in. Empty: `http://127.0.0.1:{port}`, or"
-        " `http://{container}:8000` where engines are reached as containers.",
+        description="The `url` handed to products; `{port}` and `{container}` are filled in. Empty: `{port}` on"
+        " `ORCH_ENGINE_BIND` (loopback if that is every address), or `http://{container}:8000` where engines are reached as"
+        " containers.",
     )
     port_min: int = Field(9001, ge=1, le=65535, description="First port for engines.")
     port_max: int = Field(19000, ge=1, le=65535, description="Last port for engines.")
     catalog_mount_path: str = Field("", description="Folder mounted read-only at `/catalog` in every engine; empty: none.")
     engine_memory_mb: int = Field(512, ge=16, description="Memory of an engine, in MB; a product's policy may lower it.")
-    engine_cpus: float = Field(1.0, gt=0, description="CPUs of an engine; a product's policy may lower it.")
+    engine_cpus: float = Field(1.0, ge=0.01, description="CPUs of an engine; a product's policy may lower it.")
     engine_pids: int = Field(256, ge=8, description="Processes and threads of an engine; a product's policy may lower it.")
     engine_disk_mb: int = Field(1024, ge=1, description="Disk that an engine's volume counts for, in MB, in its host's ceiling.")
     host_max_engines: int = Field(0, ge=0, description="Running engines of the host, starts in flight included; 0: no ceiling.")
@@ -104,7 +107,6 @@ class Env(BaseSettings):
     engine_internet: bool = Field(True, description="Whether engines may open connections to the world outside their host.")
     engine_egress_deny: str = Field(
         "169.254.0.0/16",
-        pattern=r"^[0-9./, ]*$",
         description="Comma-separated IPv4 ranges that engines cannot reach: metadata services, networks of the operator's own.",
     )
     guard_image: str = Field(
@@ -170,6 +172,7 @@ class Env(BaseSettings):
         if self.lease_renew_s * 2 > self.lease_s:
             raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
         self._check_reach()
+        self._check_egress()
         for number, key in enumerate(self.master_keys, 1):
             if not _is_fernet_key(key):
                 raise ValueError(f"ORCH_MASTER_KEY: key {number} of {len(self.master_keys)} is not a Fernet key")
@@ -194,11 +197,21 @@ class Env(BaseSettings):
             if len(self.deployment) > LONGEST_DEPLOYMENT:
                 raise ValueError(f"ORCH_DEPLOYMENT: {LONGEST_DEPLOYMENT} characters at most where it is part of a host's name")
 
+    def _check_egress(self) -> None:
+        for part in filter(None, map(str.strip, self.engine_egress_deny.split(","))):
+            if not _is_ipv4_range(part):
+                raise ValueError(f"ORCH_ENGINE_EGRESS_DENY: {part!r} is no range of IPv4 addresses, as 10.0.0.0/8 is one")
+
     @property
     def url_template(self) -> str:
         """The `url` of an engine, with `{port}` and `{container}` to be filled in."""
-        by_default = "http://{container}:8000" if self.engine_reach == "container" else "http://127.0.0.1:{port}"
-        return self.engine_url_template or by_default
+        by_port = f"http://{self.engine_host}:{{port}}"
+        return self.engine_url_template or ("http://{container}:8000" if self.engine_reach == "container" else by_port)
+
+    @property
+    def engine_host(self) -> str:
+        """The host of a URL to an engine's port: loopback where ports are published on every address."""
+        return addresses.host(str(ip_address(self.engine_bind)))
 
     @property
     def master_keys(self) -> tuple[str, ...]:
@@ -209,6 +222,15 @@ class Env(BaseSettings):
     def waiters(self) -> int:
         """Requests per web process that may wait for an operation at a time."""
         return self.web_threads // 2 if self.web_waiters is None else self.web_waiters
+
+
+def _is_ipv4_range(text: str) -> bool:
+    """Or one address; with a length of the network's part, not a mask, which nftables does not take."""
+    try:
+        IPv4Network(text, strict=False)
+    except ValueError:
+        return False
+    return "." not in text.partition("/")[2]
 
 
 def _is_fernet_key(key: str) -> bool:

@@ -4,7 +4,6 @@ By `port`, engines listen on ports of their host. By `container`, whoever calls 
 engine has its container's name and listens on INNER_PORT.
 """
 
-from ipaddress import ip_address
 from uuid import UUID
 
 from django.conf import settings
@@ -23,12 +22,4 @@ def probe_url(engine_id: UUID, port: int) -> str:
     """Where we reach it, without a slash at its end. Products may be told another way in, through a proxy for instance."""
     if settings.ENV.engine_reach == "container":
         return f"http://{instance_name(settings.ENV.deployment, engine_id)}:{INNER_PORT}"
-    return f"http://{probe_host(settings.ENV.engine_bind)}:{port}"
-
-
-def probe_host(bind: str) -> str:
-    """The host of an URL to a port that is published on the address `bind`; loopback when that is every address."""
-    address = ip_address(bind)
-    if address.version == 6:
-        return "[::1]" if address.is_unspecified else f"[{address}]"
-    return "127.0.0.1" if address.is_unspecified else str(address)
+    return f"http://{settings.ENV.engine_host}:{port}"

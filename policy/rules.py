@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeGuard
 
 from policy.errors import InvalidPolicy
 
@@ -11,21 +11,31 @@ Policy = Mapping[str, Any]
 
 MAX = 1_000_000_000
 MAX_IMAGES = 100
+LEAST_MEMORY_MB, LEAST_CPUS, LEAST_PIDS = (
+    16,
+    0.01,
+    8,
+)  # as in the settings: no engine runs with less, and Docker takes 0 for no limit
 
 
-def is_whole_number(value: object) -> bool:
+def is_whole_number(value: object) -> TypeGuard[int]:
     """0 to MAX."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX
 
 
-def is_positive_number(value: object) -> bool:
-    """Above 0, to MAX; also one with a fraction."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX
+def is_memory(value: object) -> bool:
+    """LEAST_MEMORY_MB to MAX."""
+    return is_whole_number(value) and value >= LEAST_MEMORY_MB
 
 
-def is_positive_whole_number(value: object) -> bool:
-    """1 to MAX."""
-    return is_whole_number(value) and bool(value)
+def is_cpus(value: object) -> bool:
+    """LEAST_CPUS to MAX; also with a fraction."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and LEAST_CPUS <= value <= MAX
+
+
+def is_pids(value: object) -> bool:
+    """LEAST_PIDS to MAX."""
+    return is_whole_number(value) and value >= LEAST_PIDS
 
 
 def is_image(value: object) -> bool:
@@ -48,7 +58,9 @@ class Rule:
 
 
 _COUNT = (is_whole_number, f"a whole number from 0 to {MAX}")
-_SIZE = (is_positive_whole_number, f"a whole number from 1 to {MAX}")
+_MEMORY = (is_memory, f"a whole number from {LEAST_MEMORY_MB} to {MAX}")
+_CPUS = (is_cpus, f"a number from {LEAST_CPUS} to {MAX}")
+_PIDS = (is_pids, f"a whole number from {LEAST_PIDS} to {MAX}")
 
 RULES: Mapping[str, Rule] = {
     "max_engines": Rule("Engines of the product in all states but destroyed.", *_COUNT),
@@ -60,9 +72,9 @@ RULES: Mapping[str, Rule] = {
         f"a list of 1 to {MAX_IMAGES} image names, globs or digests",
     ),
     "engine_image": Rule("Image of an engine when a provision names none.", is_image, "the name of an image"),
-    "memory_mb": Rule("Memory of an engine in MB; lowers ORCH_ENGINE_MEMORY_MB.", *_SIZE),
-    "cpus": Rule("CPUs of an engine; lowers ORCH_ENGINE_CPUS.", is_positive_number, f"a number above 0, up to {MAX}"),
-    "pids": Rule("Processes and threads of an engine; lowers ORCH_ENGINE_PIDS.", *_SIZE),
+    "memory_mb": Rule("Memory of an engine in MB; lowers ORCH_ENGINE_MEMORY_MB.", *_MEMORY),
+    "cpus": Rule("CPUs of an engine; lowers ORCH_ENGINE_CPUS.", *_CPUS),
+    "pids": Rule("Processes and threads of an engine; lowers ORCH_ENGINE_PIDS.", *_PIDS),
 }
 """Every key a policy may have; a key that is left out is no limit of its own."""
 
@@ -88,7 +100,7 @@ def names(pattern: str, image: str) -> bool:
     """Whether the pattern (a name, a glob, or a bare digest) stands for the image."""
     if pattern.startswith("sha256:"):
         return image == pattern or image.endswith(f"@{pattern}")
-    return fnmatchcase(image, pattern)
+    return image == pattern or fnmatchcase(image, pattern)  # a registry's IPv6 address has brackets, which mean a choice in globs
 
 
 def lowered(policy: Policy, rule: str, most: float) -> float:

@@ -14,8 +14,9 @@ from policy.requests import Text
 _IMAGE: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^\S+$"}
 _FORMS: dict[Any, Json] = {
     rules.is_whole_number: {"type": "integer", "minimum": 0, "maximum": rules.MAX},
-    rules.is_positive_whole_number: {"type": "integer", "minimum": 1, "maximum": rules.MAX},
-    rules.is_positive_number: {"type": "number", "exclusiveMinimum": 0, "maximum": rules.MAX},
+    rules.is_memory: {"type": "integer", "minimum": rules.LEAST_MEMORY_MB, "maximum": rules.MAX},
+    rules.is_cpus: {"type": "number", "minimum": rules.LEAST_CPUS, "maximum": rules.MAX},
+    rules.is_pids: {"type": "integer", "minimum": rules.LEAST_PIDS, "maximum": rules.MAX},
     rules.is_image: _IMAGE,
     rules.is_image_list: {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": rules.MAX_IMAGES},
 }

@@ -32,6 +32,15 @@ def test_url_names_the_port_or_the_container(running_engine, set_env):
 
 @pytest.mark.parametrize(
     ("bind", "host"),
+    [("127.0.0.9", "127.0.0.9"), ("0.0.0.0", "127.0.0.1"), ("10.1.2.3", "10.1.2.3"), ("::", "[::1]"), ("fd00::1", "[fd00::1]")],
+)
+def test_url_names_the_address_that_ports_are_published_on(running_engine, set_env, bind, host):
+    set_env(engine_bind=bind, engine_url_template="")
+    assert addresses.url(running_engine) == f"http://{host}:{running_engine.port}"
+
+
+@pytest.mark.parametrize(
+    ("bind", "host"),
     [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.1.2.3", "10.1.2.3"), ("::", "[::1]"), ("fd00::1", "[fd00::1]")],
 )
 def test_probe_goes_to_the_address_that_ports_are_published_on(set_env, bind, host):
@@ -71,6 +80,19 @@ def test_probe_of_a_name_that_nobody_has_is_a_failure(set_env):
 def test_settings_refuse_addresses_that_cannot_be(wrong):
     with pytest.raises(ValidationError):
         Env(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["999.0.0.0/8", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "10.0.0", "fd00::/8", "10.0.0.0/8 10.1.0.0/16"]
+)
+def test_settings_refuse_what_is_no_range_of_addresses(wrong):
+    with pytest.raises(ValidationError, match=f"ORCH_ENGINE_EGRESS_DENY: '{wrong}' is no range"):
+        Env(engine_egress_deny=f"169.254.0.0/16, {wrong}")
+
+
+@pytest.mark.parametrize("right", ["", "192.0.2.1", "10.0.0.1/8, 10.1.0.0/16,"])
+def test_settings_take_ranges_and_addresses(right):
+    assert Env(engine_egress_deny=right).engine_egress_deny == right
 
 
 def test_settings_take_the_longest_name_of_a_deployment_that_is_a_hosts_name():

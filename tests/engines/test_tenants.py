@@ -46,7 +46,7 @@ def test_delete_is_refused_while_engines_live(admin, product):
 
 def test_delete_takes_the_keys_and_leaves_the_record(admin, api, product, carry_out):
     environments.replace(product.pk, {"TOKEN": "s3cret"}, by=ADMIN)
-    overrides.grant(product.pk, "pids", 7, reason="launch", expires_in_s=60, by=ADMIN)
+    overrides.grant(product.pk, "pids", 70, reason="launch", expires_in_s=60, by=ADMIN)
     operation = lifecycle.provision(product, "alice", by=ACME)
     carry_out(operation)
     carry_out(lifecycle.destroy(operation.engine, by=ACME))
@@ -77,7 +77,7 @@ def test_deleted_product_is_not_found_by_any_of_its_endpoints(admin, product):
         admin.get(f"{path}/engine-env"),
         admin.put(f"{path}/engine-env", {"env": {}}, json),
         admin.get(f"{path}/overrides"),
-        admin.post(f"{path}/overrides", {"rule": "pids", "value": 1, "reason": "x", "expires_in_s": 1}, json),
+        admin.post(f"{path}/overrides", {"rule": "pids", "value": 64, "reason": "x", "expires_in_s": 1}, json),
         admin.post(f"{path}/suspend", {"reason": "x"}, json),
         admin.post(f"{path}/resume", {"reason": "x"}, json),
     ):
@@ -99,7 +99,7 @@ def test_delete_sent_again_with_its_key_answers_the_same(admin, product):
 
 
 def test_delete_that_cannot_be_recorded_does_not_happen(product, superuser):
-    overrides.grant(product.pk, "pids", 7, reason="launch", expires_in_s=60, by=ADMIN)
+    overrides.grant(product.pk, "pids", 70, reason="launch", expires_in_s=60, by=ADMIN)
     superuser.execute("ALTER TABLE audit_log ADD CONSTRAINT nothing_more CHECK (action <> 'product_delete') NOT VALID")
     try:
         with pytest.raises(Exception, match="nothing_more"):

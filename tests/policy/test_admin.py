@@ -137,9 +137,9 @@ def test_grant_override_names_the_field_that_is_wrong(product, field, value, wor
 
 
 def test_end_override_of_another_product_is_not_found(product, other_product):
-    made = overrides.grant(other_product.pk, "pids", 7, reason="launch", expires_in_s=60, by="admin")
+    made = overrides.grant(other_product.pk, "pids", 70, reason="launch", expires_in_s=60, by="admin")
     assert log_in("rita", OPERATE).post(f"{LIST}{product.pk}/end_override/{made.pk}/").status_code == 404
-    assert overrides.in_force(Product.objects.get(pk=other_product.pk)) == {"pids": 7}
+    assert overrides.in_force(Product.objects.get(pk=other_product.pk)) == {"pids": 70}
 
 
 # -- keys and environment ------------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_page_lists_keys_without_what_would_open_anything(product):
 
 def test_everything_without_the_permission_has_no_button_and_is_forbidden(product):
     client, key = log_in("rita"), PlatformKey.objects.get()
-    made = overrides.grant(product.pk, "pids", 7, reason="launch", expires_in_s=60, by="admin")
+    made = overrides.grant(product.pk, "pids", 70, reason="launch", expires_in_s=60, by="admin")
     listed, shown = client.get(LIST), client.get(page(product))
     assert (listed.status_code, shown.status_code) == (200, 200)
     for text in (listed.text, shown.text):

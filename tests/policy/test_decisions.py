@@ -19,6 +19,7 @@ DIGEST = "sha256:" + "a" * 64
         ({"engine_image": "pinned:2"}, "pinned:2", "pinned:2"),
         ({"engine_image": "pinned:2"}, DEFAULT, DEFAULT),
         ({"images": ["agents/*:1.*"]}, "agents/sql:1.4", "agents/sql:1.4"),
+        ({"images": ["[fd00::1]:5000/sql:1"]}, "[fd00::1]:5000/sql:1", "[fd00::1]:5000/sql:1"),
         ({"images": [DIGEST]}, f"agents/sql@{DIGEST}", f"agents/sql@{DIGEST}"),
         ({"images": [DIGEST]}, DIGEST, DIGEST),
     ],

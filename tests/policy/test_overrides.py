@@ -127,9 +127,9 @@ def test_grant_and_end_are_rows(product):
 
 def test_grant_replaces_the_override_of_the_same_rule(product):
     grant(product)
-    grant(product, "pids", 7)
+    grant(product, "pids", 70)
     grant(product, value=9)
-    assert in_force(product) == {"max_engines": 9, "pids": 7}
+    assert in_force(product) == {"max_engines": 9, "pids": 70}
     assert [(action, metadata.get("cause")) for action, _, metadata in rows()][2:] == [
         ("policy_override_end", "replaced"), ("policy_override_grant", None),
     ]  # fmt: skip
@@ -143,9 +143,9 @@ def test_grant_refuses_what_no_policy_takes(product, rule, value):
 
 
 def test_every_rule_may_be_overridden_and_told(product):
-    values = {rules.is_whole_number: 0, rules.is_positive_number: 0.5, rules.is_image_list: ["a"], rules.is_image: "a"}
+    values = {rules.is_whole_number: 0, rules.is_cpus: 0.5, rules.is_image_list: ["a"], rules.is_image: "a"}
     for name, rule in rules.RULES.items():
-        grant(product, name, values.get(rule.takes, 1))
+        grant(product, name, values.get(rule.takes, 64))
     assert in_force(product).keys() == rules.RULES.keys()
     assert len(rows()) == len(rules.RULES)
 
@@ -165,7 +165,7 @@ def test_end_refuses_what_does_not_live(product, other_product):
 
 
 def test_expired_override_gets_its_row_once_however_many_jobs_run(product):
-    grant(product, "pids", 7)
+    grant(product, "pids", 70)
     expire(grant(product))
     ended = in_parallel(lambda _: overrides.end_due(), range(8))
     assert sorted(ended) == [0] * 7 + [1]

@@ -1,8 +1,10 @@
 """The rules of a policy, as values."""
 
 import pytest
+from pydantic import ValidationError
 
 from audit.actions import CATALOGUE, Action
+from config.env import Env
 from policy import rules
 from policy.errors import InvalidPolicy
 
@@ -25,9 +27,15 @@ def test_every_rule_may_stand_in_the_audit_log():
         ("images", [1]),
         ("engine_image", ""),
         ("memory_mb", 0),
+        ("memory_mb", 15),
+        ("memory_mb", 64.0),
         ("cpus", 0),
+        ("cpus", 1e-10),
+        ("cpus", float("nan")),
+        ("cpus", True),
         ("cpus", "1"),
         ("pids", 2.5),
+        ("pids", 7),
         ("colour", 1),
     ],
 )
@@ -36,10 +44,31 @@ def test_check_names_the_key_it_refuses(key, value):
         rules.check({key: value})
 
 
+def test_check_takes_the_least_that_an_engine_may_have():
+    least = {"memory_mb": 16, "cpus": 0.01, "pids": 8}
+    assert rules.check(least) == least
+    assert Env(**{f"engine_{rule}": value for rule, value in least.items()}).engine_cpus == 0.01
+
+
+@pytest.mark.parametrize("wrong", [{"engine_memory_mb": 15}, {"engine_cpus": 1e-10}, {"engine_pids": 7}])
+def test_settings_refuse_less(wrong):
+    with pytest.raises(ValidationError, match="greater than or equal"):
+        Env(**wrong)
+
+
 @pytest.mark.parametrize("policy", [None, [], "x", 1])
 def test_check_refuses_what_is_no_object(policy):
     with pytest.raises(InvalidPolicy):
         rules.check(policy)
+
+
+def test_names_takes_a_name_with_brackets_for_itself():
+    assert rules.names("[fd00::1]:5000/agent:1", "[fd00::1]:5000/agent:1")
+    assert not rules.names("[fd00::1]:5000/agent:1", "[fd00::1]:5000/agent:2")
+
+
+def test_names_lets_a_star_stand_for_a_slash_too():
+    assert rules.names("acme/*", "acme/tools/agent:1")
 
 
 def test_lowered_only_lowers():

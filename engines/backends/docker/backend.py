@@ -3,7 +3,7 @@
 import math
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -267,22 +267,25 @@ class DockerBackend(Backend):
             self._daemon.ask(lambda api: api.start(mine.id))
         except APIError as refused:
             if _is_about_network(refused):
-                self._networks.restore(mine)
+                self._change_network(mine, self._networks.restore)
             elif isinstance(named(refused, "start"), NetworkFull):
-                self._leave_full_network(mine)
+                self._change_network(mine, self._networks.move)
             else:
                 raise
             return False
         return True
 
-    def _leave_full_network(self, mine: Found) -> None:
-        """Old daemons keep a container's MAC address only on the network that it was made for, so it has to be made again."""
-        if self.options.reach == "port":
-            self._networks.move(mine)
+    def _change_network(self, mine: Found, change: Callable[[Found], None]) -> None:
+        """Get an instance off a network that is full or gone. Raises InstanceMissing where it has to be made again.
+
+        That is where engines are reached by name: a container keeps its MAC address only on the network that it was made on.
+        """
+        if self.options.reach == mine.reach == "port":
+            change(mine)
             return
         self._networks.forget(mine.product)
         self._discard(mine.id, force=False)
-        raise InstanceMissing(f"network {mine.network} is full: the instance has to be made again, on another one")
+        raise InstanceMissing(f"network {mine.network} is full or gone: the instance has to be made again")
 
     def _introduce(self, mine: Found) -> None:
         """Have the engine's addresses known on its network. Raises NetworkUnguarded.

@@ -1,8 +1,9 @@
 """What keeps engines away from each other, from the host and from what lies behind it: two tables of nftables rules on the host.
 
 A small container of the guard's image, in the host's network, puts the tables in force, looks at them every two seconds and puts
-them back when somebody changed them. Docker starts the container again after its own restart and after a reboot. No engine is
-started unless that container runs and the tables are there. docs/decisions/0020 and 0023 say why it is done this way.
+them back when somebody changed them. It also sees to it that the rules are asked about what stays within a bridge. Docker starts
+the container again after its own restart and after a reboot. No engine is started unless that container runs and the tables are
+there. docs/decisions/0020 and 0023 say why it is done this way.
 """
 
 import hashlib
@@ -13,10 +14,10 @@ from typing import Any
 
 from docker.errors import APIError
 
-from engines.backends.base import BackendError, ImageMissing, NetworkUnguarded
+from engines.backends.base import BackendError, BackendUnavailable, ImageMissing, NetworkUnguarded
 from engines.backends.docker.containers import DEPLOYMENT, digits, mac_prefix
 from engines.backends.docker.control_plane import Addresses
-from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named
+from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.options import Options
 
 TRIES = 50  # looks at a guard that is starting
@@ -25,7 +26,7 @@ DENIED = "roundhouse.denied"  # label: addresses of our own servers among them
 
 # In words. To the host itself: nothing but answers. Through the host: not to another bridge, engines' or not; not where the
 # deployment forbids; not to our own servers, on whatever machine; no IPv6. Engines on one bridge are kept apart by Docker
-# (enable_icc=false) and by the first drop here.
+# (enable_icc=false) and by the first drop here: see SHOW.
 # Containers that call engines by name are on the same bridge, and may open connections to engines; nobody else to anybody. That
 # is for the bridge itself to keep, as such frames never need to pass the host. It knows engines by how their MAC addresses begin,
 # and keeps no state, since not every kernel can for bridges: of an engine it lets pass what belongs to a connection that somebody
@@ -83,13 +84,37 @@ HOST: dict[str, Any] = {  # the HostConfig of its container
 
 MASK = "ff:ff:ff:ff:00:00"  # of an address: the part that all engines of a deployment share
 
+# The first table, and Docker's rules, are asked about frames within a bridge only where the kernel was told so: for all bridges,
+# as Docker does and others may undo, or for one, as here. Only some kernels tell bridges apart in rules of the bridge family.
+SHOW = """
+import os, socket, struct, sys
+def attribute(kind, value):
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+NF_CALL_IPTABLES, LINKINFO, KIND, DATA, NEWLINK, REQUEST, ACK = 36, 18, 1, 2, 16, 1, 4
+info = attribute(KIND, b"bridge\\0") + attribute(DATA, attribute(NF_CALL_IPTABLES, b"\\1"))
+body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(sys.argv[1]), 0, 0) + attribute(LINKINFO, info)
+with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+    kernel.send(struct.pack("=IHHII", 16 + len(body), NEWLINK, REQUEST | ACK, 0, 0) + body)
+    (error,) = struct.unpack_from("=i", kernel.recv(4096), 16)
+sys.exit(error and f"{sys.argv[1]}: {os.strerror(-error)}")
+"""
+
 KEEP = """
+show() {
+  for switch in /sys/class/net/"$BRIDGES"*/bridge/nf_call_iptables; do
+    [ -e "$switch" ] && read -r on <"$switch" && [ "$on" = 0 ] || continue
+    bridge=${switch#/sys/class/net/}
+    python3 -I -S -c "$SHOW" "${bridge%%/*}"
+  done
+}
 look() { nft list table inet "$TABLE" && nft list table bridge "$TABLE"; }
 put() { printf '%s' "$RULES" | nft -f - || exit 1; now=$(look); }
 trap 'exit 0' TERM INT
+show
 put
 while :; do
   sleep 2 & wait $!
+  show
   [ "$(look 2>/dev/null)" = "$now" ] || { echo 'the rules were changed: put back'; put; }
 done
 """
@@ -118,6 +143,7 @@ class Guard:
     def __init__(self, daemon: Daemon, options: Options) -> None:
         self.name = f"{options.deployment}-guard"
         self.table = f"roundhouse_{digits(options.deployment)}"
+        self._bridges = bridge_prefix(options.deployment)
         self._daemon = daemon
         self._options = options
         self._servers = Addresses(options.control_plane)
@@ -127,19 +153,31 @@ class Guard:
         self._resolv_conf = ""  # of the daemon's host, once it was read
 
     def check(self) -> None:
-        """Return when the rules are in force, putting them there when they are not. Raises NetworkUnguarded."""
+        """Return when the rules are in force, putting them there when they are not.
+
+        Raises NetworkUnguarded, and BackendUnavailable when that may well pass.
+        """
+        gone = 0  # how often there was no guard with our rules
         try:
             for tries, _ in enumerate(self._daemon.rounds()):
                 state = self._state()
+                gone += state is None
                 if state and state["Running"] and (self._seen == state["StartedAt"] or self._has_table()):
                     self._seen = state["StartedAt"]
                     return
                 if tries == TRIES:
-                    raise NetworkUnguarded(f"container {self.name} does not put the rules in force; its log says why")
+                    raise self._failed(gone)
                 if not (state and state["Running"]):
                     self._start()
         except APIError as refused:
-            raise NetworkUnguarded(str(named(refused, f"container {self.name}"))) from refused
+            error = named(refused, f"container {self.name}")
+            raise (BackendUnavailable if error.retryable else NetworkUnguarded)(str(error)) from refused
+
+    def _failed(self, gone: int) -> BackendError:
+        """Why the guard is not there. Workers with other settings replace it with theirs, as long as both kinds run."""
+        if gone > 1:
+            return BackendUnavailable(f"others keep replacing container {self.name}: workers that have other settings")
+        return NetworkUnguarded(f"container {self.name} does not put the rules in force; its log says why")
 
     def started_at(self) -> str:
         """When the guard's container was started last; empty if there is none."""
@@ -158,10 +196,10 @@ class Guard:
         return self._resolv_conf
 
     def _read(self, path: str) -> str:
-        """A file of the container; empty if there is none."""
+        """A file of the container; empty if there is none, or none to be had."""
         try:
             archive, _ = self._daemon.ask(lambda api: api.get_archive(self.name, path))
-        except NotFound:
+        except APIError:  # it is being replaced, for instance
             return ""
         with tarfile.open(fileobj=io.BytesIO(b"".join(archive))) as files:
             found = files.extractfile(files.next() or "")
@@ -193,15 +231,18 @@ class Guard:
         except APIError as refused:
             if not is_conflict(refused):
                 raise _unguarded(named(refused, "the guard"), self._options.guard_image) from refused
-        with suppress(NotFound):  # the other worker is not there yet, or has replaced it: look again
+        try:
             self._daemon.ask(lambda api: api.start(self.name))
+        except APIError as refused:
+            if not _is_passing(refused):  # look again
+                raise
 
     def remove(self) -> None:
         """End the container. The rules stay in force: the next container puts its own in their place in one step."""
         try:
             self._daemon.ask(lambda api: api.remove_container(self.name, force=True))
         except APIError as refused:
-            if not (isinstance(refused, NotFound) or is_conflict(refused)):
+            if not _is_passing(refused):
                 raise
 
     def announce(self, bridge: str, ip: str, mac: str) -> None:
@@ -224,7 +265,7 @@ class Guard:
             self._daemon.ask(lambda api: api.exec_start(run))
             return bool(self._daemon.ask(lambda api: api.exec_inspect(run)["ExitCode"]) == 0)
         except APIError as refused:
-            if not (isinstance(refused, NotFound) or is_conflict(refused)):  # it has just ended, or been replaced
+            if not _is_passing(refused):
                 raise
             return False
 
@@ -234,7 +275,7 @@ class Guard:
             "User": "0:0",
             "Entrypoint": ["sh", "-c", KEEP],
             "Cmd": [],
-            "Env": [f"RULES={self._table(servers)}", f"TABLE={self.table}"],
+            "Env": [f"RULES={self._table(servers)}", f"TABLE={self.table}", f"BRIDGES={self._bridges}", f"SHOW={SHOW}"],
             "Labels": {
                 DEPLOYMENT: self._options.deployment,
                 RULES: self._rules,
@@ -245,14 +286,14 @@ class Guard:
 
     def _hash(self) -> str:
         """Stands for all that makes two guards differ, but for the addresses of our servers."""
-        whole = f"{self._options.guard_image}{KEEP}{self._table(frozenset())}{HOST}"
+        whole = f"{self._options.guard_image}{SHOW}{KEEP}{self._table(frozenset())}{HOST}"
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
     def _table(self, servers: frozenset[str]) -> str:
         deployment = self._options.deployment
         return TABLE.format(
             table=self.table,
-            bridges=bridge_prefix(deployment),
+            bridges=self._bridges,
             mask=MASK,
             engines=f"{mac_prefix(deployment)}:00:00",
             denied=self._denied(servers),
@@ -266,6 +307,11 @@ class Guard:
             whose = engines if self._options.reach == "container" else ""
             lines.append(f"    {whose}ip daddr {{ {', '.join(sorted(servers))} }} drop")
         return "\n".join(lines if self._options.internet else [*lines, "    drop"])
+
+
+def _is_passing(refused: APIError) -> bool:
+    """Whether the container has just ended, been removed or been replaced, by another worker for instance."""
+    return isinstance(refused, NotFound) or is_conflict(refused) or "is not running" in said_by(refused)
 
 
 def _unguarded(error: BackendError, image: str) -> BackendError:

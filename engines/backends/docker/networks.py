@@ -7,7 +7,7 @@ A network of one kind is not used for the other.
 An engine gets its network when its container is made, and counts there in whatever state it is: a network cannot overflow when
 sleeping engines wake up. Between the count and the container others may make theirs, each of them one: a network takes
 `network_size`, and at most as many more as are made at a time (`ORCH_MAX_BOOTS`; the settings keep both together below 900). What
-up to 16 processes remember of a count fills its first half only.
+up to 16 processes remember of a count fills its first half only, and they forget it before others can have filled the second.
 
 Names: `<prefix>-<product>`, then `<prefix>-<product>.2` and so on. A network under such a name that was not made as ours are (see
 `config`) is passed over, since engines on it would not be kept apart.
@@ -16,8 +16,9 @@ Names: `<prefix>-<product>`, then `<prefix>-<product>.2` and so on. A network un
 import hashlib
 import ipaddress
 import threading
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from docker.errors import APIError
@@ -35,6 +36,15 @@ BRIDGE_NAME = "com.docker.network.bridge.name"
 ICC = "com.docker.network.bridge.enable_icc"
 MOST = 100  # networks of one product
 REMEMBERED = 32  # a process makes up to so many'th of a network's engines before it counts again, and none once it is half full
+REMEMBERED_S = 2.0  # nor does it go by a count of longer ago
+
+
+class _Room(NamedTuple):
+    """What we remember of a product's network."""
+
+    network: str
+    left: int  # engines that we still make there before we count again
+    counted: float  # by time.monotonic()
 
 
 class Networks:
@@ -45,19 +55,20 @@ class Networks:
         self._options = options
         self.clients = Clients(daemon, options)
         self._lock = threading.Lock()
-        self._room: dict[str, tuple[str, int]] = {}  # product -> network, and how many more we make before we count again
+        self._room: dict[str, _Room] = {}  # by product
 
     def place(self, product: str) -> str:
         """The network for a new container of the product, made if need be. Raises NetworkFull."""
+        now = time.monotonic()
         with self._lock:
-            name, room = self._room.get(product, ("", 0))
-            if room > 0:
-                self._room[product] = (name, room - 1)
-                return name
+            known = self._room.get(product)
+            if known and known.left > 0 and now - known.counted < REMEMBERED_S:
+                self._room[product] = known._replace(left=known.left - 1)
+                return known.network
         name, room = self._look_for_room(product)
         size = self._options.network_size
         with self._lock:
-            self._room[product] = (name, size // REMEMBERED if room > size // 2 else 0)
+            self._room[product] = _Room(name, size // REMEMBERED if room > size // 2 else 0, now)
         return name
 
     def forget(self, product: str) -> None:

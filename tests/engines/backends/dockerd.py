@@ -60,7 +60,11 @@ class Dockerd:
 
     def set(self, switch: str, value: str) -> None:
         """Set a switch of its kernel's networking; Docker has to have made a bridge before."""
-        subprocess.run(["nsenter", "-t", str(self._namespaces.pid), "--net", "sysctl", "-q", f"{switch}={value}"], check=True)
+        self.run("sysctl", "-q", f"{switch}={value}")
+
+    def run(self, *command: str) -> None:
+        """Run a command in its network."""
+        subprocess.run(["nsenter", "-t", str(self._namespaces.pid), "--net", *command], check=True)
 
     def load(self, client: docker.DockerClient) -> None:
         """Give it the images of another daemon."""

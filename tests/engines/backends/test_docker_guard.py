@@ -1,12 +1,14 @@
 """What an engine can reach, tried from inside one; each way in is first shown to be open to a container that nobody guards."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from config.env import Env
-from engines.backends.base import NetworkUnguarded, State
+from engines.backends.base import BackendUnavailable, NetworkUnguarded, State
 from engines.backends.docker import Options, control_plane
 from engines.backends.docker.containers import DEPLOYMENT
 from tests.engines.backends import dock
@@ -157,6 +159,32 @@ def test_start_replaces_a_guard_with_other_rules(client):
         after = client.containers.get(backend._guard.name)
         assert before.id != after.id
         assert b"203.0.113.0/24" in after.exec_run(["nft", "list", "table", "inet", backend._guard.table]).output
+
+
+def test_start_may_be_tried_again_while_others_keep_replacing_the_guard(client):
+    """As in a rolling restart: a worker with other settings removes it before it has put the rules in force."""
+    with dock.deployed(client, timeout_s=60) as backend:
+        wanted, began, done = spec(), threading.Event(), threading.Event()
+        backend.create(wanted)
+        other = type(backend)(replace(backend.options, egress_deny="203.0.113.0/24"))
+
+        def replace_guard():
+            with other._daemon.verb("test"):
+                while not done.is_set():
+                    other._guard._state()
+                    began.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            replacing = pool.submit(replace_guard)
+            try:
+                assert began.wait(10)
+                with pytest.raises(BackendUnavailable, match="keep replacing"):
+                    backend.start(wanted.ref)
+            finally:
+                done.set()
+            replacing.result()
+        backend.start(wanted.ref)
+        until(lambda: is_healthy(wanted.port))
 
 
 @pytest.mark.parametrize("trouble", ["image is missing", "rules are refused"])

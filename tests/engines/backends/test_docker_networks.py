@@ -1,6 +1,7 @@
 """Networks of the Docker backend: one per product, a further one before it is full, and none left behind."""
 
 import ipaddress
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -85,9 +86,22 @@ def test_place_remembers_a_little_of_an_empty_network_and_counts_a_fuller_one(cl
         remembered = []
         for _ in range(36):
             backend.create(spec())
-            remembered.append(backend._networks._room["acme"][1])
+            remembered.append(backend._networks._room["acme"].left)
         assert max(remembered) == 64 // networks.REMEMBERED
         assert remembered[33:] == [0, 0, 0]  # from half of it on
+
+
+def test_create_goes_by_no_count_of_before_others_filled_the_network(client):
+    with dock.deployed(client, network_size=64) as idle:
+        busy = DockerBackend(idle.options)
+        idle.create(spec())
+        assert idle._networks._room["acme"].left > 0
+        for _ in range(63):
+            busy.create(spec())
+        time.sleep(networks.REMEMBERED_S)
+        last = spec()
+        idle.create(last)
+        assert network_of(client, idle, last) == f"{idle.options.network}-acme.2"
 
 
 def test_create_shards_when_a_small_network_has_no_address_left(client):

@@ -60,6 +60,11 @@ def addresses_of(container):
     return [network["IPAddress"] for network in container.attrs["NetworkSettings"]["Networks"].values()]
 
 
+def bridge_of(backend, network):
+    with backend._daemon.verb("test"):
+        return backend._networks.bridge_of(network)
+
+
 def end_guard(client, backend):
     """Take the guard and its rules away."""
     guard = client.containers.get(backend._guard.name)
@@ -141,22 +146,32 @@ def test_engine_sends_no_datagram_to_a_client_or_another_engine(client, named):
 
 
 @as_root
+@pytest.mark.parametrize("reach", ["port", "container"])
 @pytest.mark.parametrize("bridged", ["0", "1"])
-def test_engines_are_kept_apart_whether_or_not_bridged_packets_pass_the_host(client, bridged):
+def test_engines_are_kept_apart_whether_or_not_bridged_packets_pass_the_host(client, reach, bridged):
+    """What comes last proves that it was the guard's work, but for what Docker itself does where its own rules are asked."""
     daemon = Dockerd()  # whose namespace has that switch for itself
     try:
         daemon.load(client)
         with (
-            dock.deployed(daemon.client, url=daemon.url, reach="container") as backend,
+            dock.deployed(daemon.client, url=daemon.url, reach=reach) as backend,
             calling(daemon.client, backend, "acme") as app,
         ):
-            daemon.set("net.bridge.bridge-nf-call-iptables", bridged)
             mine, sibling = started(backend), started(backend)
-            names = [name_of(backend, each) for each in (mine, sibling)]
-            until(lambda: reached(app, *names) == set(names))
+            daemon.set("net.bridge.bridge-nf-call-iptables", bridged)
             engine, other = (dock.container_of(daemon.client, backend, each.ref) for each in (mine, sibling))
-            theirs = [address_of(other)[0], *addresses_of(app)]
-            assert reached(engine, *((address, 8000) for address in theirs)) == set()
+            own, neighbour = ((address_of(each)[0], 8000) for each in (engine, other))
+            until(lambda: reached(engine, own) and reached(other, neighbour))
+            if reach == "container":
+                names = [name_of(backend, each) for each in (mine, sibling)]
+                until(lambda: reached(app, *names) == set(names))
+            theirs = [neighbour, *((address, 8000) for address in addresses_of(app))]
+            until(lambda: reached(engine, own, *theirs) == {own}, 5)
+            end_guard(daemon.client, backend)
+            (network,) = networks_of(engine)
+            daemon.run("ip", "link", "set", bridge_of(backend, network), "type", "bridge", "nf_call_iptables", "0")
+            is_dockers_work = (reach, bridged) == ("port", "1")
+            assert (neighbour in reached(engine, neighbour)) is not is_dockers_work
     finally:
         daemon.close()
 
@@ -191,11 +206,15 @@ def test_create_publishes_no_port_and_gives_an_address_of_ours(client, named):
     assert client.networks.get(f"{named.options.network}-acme").attrs["Options"][networks.ICC] == "true"
 
 
-def test_start_keeps_the_address_when_the_network_was_removed_meanwhile(client, named):
+def test_instance_is_made_again_with_its_address_when_its_network_was_removed(client, named):
     wanted = started(named)
     named.stop(wanted.ref, grace_s=0)
     client.networks.get(f"{named.options.network}-acme").remove()
     with calling(client, named, "acme") as app:
+        with pytest.raises(InstanceMissing):
+            named.start(wanted.ref)
+        assert named.observe(wanted.ref) is State.ABSENT
+        named.create(wanted)
         named.start(wanted.ref)
         (network,) = dock.container_of(client, named, wanted.ref).attrs["NetworkSettings"]["Networks"].values()
         assert network["MacAddress"] == mac_address(named.options.deployment, wanted.port)
