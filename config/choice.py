@@ -2,7 +2,7 @@
 
 The choice is kept in the home (`backend`), because engines made by one backend are not there for the other. It is made anew while
 the home has no engine: none under `engines`, none on the daemon, and where no daemon answers, none when the last run ended.
-ORCH_ENGINE_BACKEND decides when it is set.
+ORCH_ENGINE_BACKEND decides when it is set, and is kept for a later run without it.
 """
 
 import os
@@ -18,7 +18,7 @@ BACKENDS = ("docker", "subprocess")
 
 
 def kept(home: Path) -> str:
-    """The backend chosen before, or an empty string."""
+    """The backend of the last run, or an empty string."""
     try:
         found = (home / "backend").read_text().strip()
     except OSError:
@@ -29,18 +29,25 @@ def kept(home: Path) -> str:
 def choose(home: Path) -> tuple[str, str]:
     """The backend for this start, and why it is that one, in a few words. Keeps the choice."""
     if asked := os.environ.get("ORCH_ENGINE_BACKEND"):
+        _keep(home, asked)
         return asked, "ORCH_ENGINE_BACKEND is set"
     if before := _backend_of_engines(home):
         return before, "as before: this home's engines are there"
     missing = _missing_for_docker()
     chosen, why = ("subprocess", missing) if missing else ("docker", "a daemon answers and has the engine image")
-    (home / "backend").write_text(chosen + "\n")
+    _keep(home, chosen)
     return chosen, why
 
 
 def forget(home: Path) -> None:
     """Keep no choice: no engine needs it."""
     (home / "backend").unlink(missing_ok=True)
+
+
+def _keep(home: Path, backend: str) -> None:
+    """Keep it, unless no engine could be there at the next start."""
+    if backend in BACKENDS:
+        (home / "backend").write_text(backend + "\n")
 
 
 def _backend_of_engines(home: Path) -> str:

@@ -37,7 +37,8 @@ def mark_seen(identity: str) -> None:
 
 
 def mark_unreachable() -> None:
-    """The runtime does not answer; remembers since when."""
+    """The runtime does not answer; remembers since when, also where it never has."""
+    Host.objects.bulk_create([Host(name=NAME)], ignore_conflicts=True)
     Host.objects.filter(Q(unreachable_since=None), name=NAME).update(unreachable_since=Now())
 
 

@@ -3,14 +3,15 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from uuid import uuid4
 
 import docker
 import requests
 from django.conf import settings
+from docker.errors import NotFound
 from docker.models.containers import Container
 
 from engines.backends.docker.options import Options
@@ -29,16 +30,18 @@ Samples = dict[str, list[float]]
 class Raw:
     """The least that gives a healthy container: create, start, ask for its health; no record, no limits, Docker's own network.
 
-    `network`: name of another one for its containers.
+    `left`: where it registers the removal of each, since a benchmark may end anywhere. `network`: name of another one for them.
     """
 
-    def __init__(self, network: str = "bridge") -> None:
+    def __init__(self, left: ExitStack, network: str = "bridge") -> None:
+        self.left = left
         self.client = docker.DockerClient(base_url=Options.read(settings.ENV).url, timeout=60)
         self.network = network
 
     def provision(self) -> Container:
         """A healthy container with a volume."""
         name = f"bench-{uuid4().hex[:12]}"
+        self.left.callback(self._remove, name)
         container = self.client.containers.create(
             settings.ENV.engine_image,
             name=name,
@@ -66,6 +69,12 @@ class Raw:
         container.remove()
         self.client.volumes.get(str(container.name)).remove()
 
+    def _remove(self, name: str) -> None:
+        """Whatever there still is of it, running or not."""
+        for kind in (self.client.containers, self.client.volumes):
+            with suppress(NotFound):
+                kind.get(name).remove(force=True)
+
 
 def _healthy(url: str) -> bool:
     try:
@@ -85,8 +94,10 @@ def one_at_a_time(fleet: Deployment, count: int) -> Samples:
 
     Beside them the wakes of another raw container, on a network as each product has one.
     """
-    raw, seconds = Raw(), defaultdict[str, list[float]](list)
-    with _networked(raw) as (other, its):
+    seconds = defaultdict[str, list[float]](list)
+    with ExitStack() as left:
+        raw = Raw(left)
+        other, its = _networked(raw)
         for n in range(count):
             _live(fleet, f"user-{n}", raw, seconds)
             _time(lambda: other.wake(its), seconds[NETWORKED])
@@ -105,20 +116,14 @@ def _live(fleet: Deployment, user: str, raw: Raw, seconds: Samples) -> None:
     _time(lambda: raw.destroy(container), seconds["raw stop + remove"])
 
 
-@contextmanager
-def _networked(raw: Raw) -> Iterator[tuple[Raw, Container]]:
+def _networked(raw: Raw) -> tuple[Raw, Container]:
     """A raw container that does not run, on a network that is made for it."""
     network = raw.client.networks.create(f"bench-{uuid4().hex[:12]}")
-    other = Raw(str(network.name))
-    try:
-        container = other.provision()
-        try:
-            container.stop(timeout=30)
-            yield other, container
-        finally:
-            other.destroy(container)
-    finally:
-        network.remove()
+    raw.left.callback(network.remove)
+    other = Raw(raw.left, str(network.name))
+    container = other.provision()
+    container.stop(timeout=30)
+    return other, container
 
 
 def _timed_provision(raw: Raw, into: list[float]) -> Container:
@@ -130,9 +135,10 @@ def _timed_provision(raw: Raw, into: list[float]) -> Container:
 
 def in_bulk(fleet: Deployment, count: int, at_once: int) -> tuple[float, float]:
     """Engines per second through the API and with the raw SDK, `at_once` at a time: ROUND of each in turn, and all stay up."""
-    raw, containers = Raw(), list[Container]()
+    containers = list[Container]()
     ours_s = theirs_s = 0.0
-    with ThreadPoolExecutor(at_once) as pool:
+    with ExitStack() as left, ThreadPoolExecutor(at_once) as pool:
+        raw = Raw(left)
         for first in range(0, count, ROUND):
             numbers = range(first, min(first + ROUND, count))
             began = time.perf_counter()

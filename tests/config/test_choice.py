@@ -93,6 +93,31 @@ def test_choose_stays_with_subprocess_while_it_has_engines(laid_out, monkeypatch
     assert choice.choose(laid_out) == ("subprocess", "as before: this home's engines are there")
 
 
+def test_choose_stays_with_the_docker_that_was_asked_for_while_it_has_engines_there(laid_out, monkeypatch):
+    client = dock.connect()
+    monkeypatch.setenv("DOCKER_HOST", dock.URL)
+    monkeypatch.setenv("ORCH_ENGINE_IMAGE", "nobody/built:this")  # by itself it would not be chosen
+    with monkeypatch.context() as asked:
+        asked.setenv("ORCH_ENGINE_BACKEND", "docker")
+        assert choice.choose(laid_out) == ("docker", "ORCH_ENGINE_BACKEND is set")
+    volume = client.volumes.create(labels={dock.DEPLOYMENT: deployment(laid_out)})
+    try:
+        assert choice.choose(laid_out) == ("docker", "as before: this home's engines are there")
+    finally:
+        volume.remove()
+    assert choice.choose(laid_out)[0] == "subprocess"
+
+
+def test_choose_stays_with_the_subprocess_that_was_asked_for_while_it_has_engines(on_docker, monkeypatch):
+    with monkeypatch.context() as asked:
+        asked.setenv("ORCH_ENGINE_BACKEND", "subprocess")
+        choice.choose(on_docker)
+    (on_docker / "engines" / "one").mkdir()
+    assert choice.choose(on_docker) == ("subprocess", "as before: this home's engines are there")
+    (on_docker / "engines" / "one").rmdir()
+    assert choice.choose(on_docker)[0] == "docker"
+
+
 @pytest.mark.timeout(240)
 def test_run_on_docker_prints_why_and_leaves_nothing_running(home: Path) -> None:
     client = dock.connect()

@@ -155,6 +155,16 @@ def test_host_is_unreachable_while_its_runtime_does_not_answer(product, memory_b
     assert hosts.unreachable() == []
 
 
+def test_host_is_unreachable_from_the_first_when_its_runtime_never_answered(product, memory_backend, client):
+    memory_backend.unavailable = True
+    assert not reconcile.host_is_settled()
+    assert client.get("/health").json()["hosts"] == "engines unknown on 1 hosts"
+    memory_backend.unavailable = False
+    assert not reconcile.host_is_settled()  # seen for the first time
+    assert reconcile.host_is_settled()
+    assert client.get("/health").json()["hosts"] == "ok"
+
+
 def test_engines_are_resumed_when_their_host_came_back(product, memory_backend, carry_out):
     reconcile.host_is_settled()
     engine = lifecycle.provision(product, "alice", by=ACME).engine

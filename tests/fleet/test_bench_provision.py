@@ -1,9 +1,16 @@
 """`bench provision` on a real daemon, with two engines: that it measures what it says, and leaves nothing."""
 
-import pytest
+import signal
+import threading
 
+import pytest
+from django.core.management.base import CommandError
+
+from audit import actors
 from engines.models import Engine, Operation
 from fleet.bench import provision, sut
+from policy import products
+from tests import waiting
 from tests.conftest import running_stack
 from tests.reliability.runtimes import Docker, used
 
@@ -29,3 +36,38 @@ def test_provision_measures_real_lives_and_leaves_no_engine(docker_stack):
     assert not Engine.objects.filter(destroyed_at=None).exists()
     assert runtime.running() == []
     assert runtime.volumes() == set()
+
+
+@pytest.fixture
+def left(docker_stack):
+    """Names of raw containers, volumes and networks that have come since the test began."""
+    _, runtime = docker_stack
+
+    def names():
+        there = [*runtime.client.containers.list(all=True, ignore_removed=True), *runtime.client.networks.list()]
+        return {found.name for found in [*there, *runtime.client.volumes.list()] if found.name.startswith("bench-")}
+
+    before = names()
+    return lambda: names() - before
+
+
+def test_provision_leaves_no_raw_container_when_a_call_is_refused(docker_stack, left):
+    with sut.deployment(docker_stack[0].url) as fleet:
+        products.update_policy(fleet.product.pk, {"rate_limit_rpm": 1}, by=actors.ADMIN)
+        with pytest.raises(CommandError, match="RATE_LIMITED"):
+            provision.one_at_a_time(fleet, 2)  # the second admit
+    waiting.until(lambda: not left())  # not at once: somebody else on the daemon may measure, too
+
+
+def test_provision_in_bulk_leaves_no_raw_container_when_it_is_interrupted(docker_stack, left):
+    def interrupt():
+        waiting.until(left, 60)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with sut.deployment(docker_stack[0].url) as fleet:
+        someone = threading.Thread(target=interrupt)
+        someone.start()
+        with pytest.raises(KeyboardInterrupt):
+            provision.in_bulk(fleet, 2, 2)
+        someone.join()
+    waiting.until(lambda: not left())

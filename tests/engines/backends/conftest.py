@@ -43,9 +43,9 @@ def docked(client: docker.DockerClient, deployment: DockerBackend):
 
 @pytest.fixture
 def world():
-    """A machine beyond the host that answers, as does the metadata service."""
-    with inside.world():
-        yield
+    """A machine beyond the host that answers, as does the metadata service: the name of its network namespace."""
+    with inside.world() as name:
+        yield name
 
 
 @pytest.fixture

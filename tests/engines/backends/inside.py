@@ -68,7 +68,7 @@ def run(*command):
 
 @contextmanager
 def world():
-    """A machine beyond the host, with a metadata service too: a network namespace that answers on WORLD_PORT."""
+    """A machine beyond the host, with a metadata service too: a network namespace that answers on WORLD_PORT. Yields its name."""
     name = f"rhw{secrets.token_hex(2)}"
     run("ip", "netns", "add", name)
     server = None
@@ -85,7 +85,7 @@ def world():
         command = [sys.executable, "-m", "http.server", str(WORLD_PORT), "--directory", "/proc/self/task"]
         server = subprocess.Popen(["ip", "netns", "exec", name, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until(lambda: run_ok(WORLD))
-        yield
+        yield name
     finally:
         if server:
             server.kill()
@@ -96,6 +96,21 @@ def world():
 def run_ok(address):
     code = f"import socket; socket.create_connection(({address!r}, {WORLD_PORT}), 1)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+GET = """
+import http.client
+connection = http.client.HTTPConnection({host!r}, {port}, timeout=3)
+connection.request("GET", "/health")
+print(connection.getresponse().status)
+"""
+
+
+def status_from(world, host, port):
+    """The status with which an engine at the address answers that machine; None where it cannot connect."""
+    command = ["ip", "netns", "exec", world, sys.executable, "-c", GET.format(host=host, port=port)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    return int(told.stdout) if told.returncode == 0 else None
 
 
 @contextmanager

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 from django.db.models.functions import Now
+from django.test import Client
 
 from audit.models import AuditRow
 from engines import backends, health, reconcile
 from engines.backends.base import BackendUnavailable, DiskFull, PortTaken, State
 from engines.backends.docker import DockerBackend
+from engines.models import Engine, Operation
 from tests.engines.backends import dock
 from tests.engines.backends.dockerd import Dockerd, is_root
 from tests.engines.backends.runtimes import spec, try_
 from tests.engines.registry import put_engine
+from tests.staff import log_in
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="starts a Docker daemon")
@@ -114,6 +117,35 @@ def test_no_restart_is_due_while_the_daemon_is_gone(dockerd, fleet):
     assert health.restart_due() == 0  # first what should run is resumed
     assert health.restart_due() == 1
     assert AuditRow.objects.get(action="auto_restart_start").metadata == {"restart": 1}
+
+
+def test_engines_that_fail_their_probes_are_unknown_while_the_daemon_is_gone(dockerd, fleet, settings):
+    """The daemon's containers live on in a namespace of their own, where no probe gets to."""
+    reconcile.host_is_settled()
+    engine = put_engine(fleet)
+    wanted = spec(engine.pk, port=engine.port)
+    backends.get().create(wanted)
+    backends.get().start(wanted.ref)
+    staff, public = log_in("mona"), Client()
+    line = "The runtime of host local has not answered since"
+    assert line not in staff.get("/admin/").text
+    dockerd.kill()
+    for _ in range(settings.ENV.health_max_failures + 1):
+        Engine.objects.update(next_probe_at=Now())
+        assert health.probe_due() == 1
+    engine.refresh_from_db()
+    assert (engine.status, engine.health_failures, engine.restart_attempts, engine.next_restart_at) == ("running", 0, 0, None)
+    assert not Operation.objects.exists()
+    assert not AuditRow.objects.filter(engine_id=engine.pk).exists()
+    assert public.get("/health").json()["hosts"] == "engines unknown on 1 hosts"
+    assert [away["name"] for away in public.get("/health").json()["unreachable_hosts"]] == ["local"]
+    assert staff.get("/admin/").text.count(line) == 1
+    dockerd.start()
+    assert not reconcile.host_is_settled()  # first what should run is resumed
+    assert [(resumed.engine_id, resumed.kind) for resumed in Operation.objects.all()] == [(engine.pk, "restart")]
+    assert reconcile.host_is_settled()
+    assert public.get("/health").json()["hosts"] == "ok"
+    assert line not in staff.get("/admin/").text
 
 
 def test_identity_changes_when_the_daemon_is_started_again_in_good_order(dockerd, backend):

@@ -1,5 +1,6 @@
 """Operations carried out on real containers, in this process: what the registry says of an engine is what the daemon says."""
 
+import os
 import secrets
 
 import pytest
@@ -8,14 +9,15 @@ from audit import actors
 from audit.models import AuditRow
 from engines import backends, lifecycle
 from engines.backends.base import Ref, Spec, State, instance_name
-from engines.backends.docker import containers
+from engines.backends.docker import Options, containers
 from engines.models import Engine, Operation
 from policy import products
 from tests import waiting
 from tests.conftest import make_running
 from tests.engines import crew
 from tests.engines.backends import dock
-from tests.engines.backends.runtimes import IMAGE
+from tests.engines.backends.inside import GATEWAY, status_from
+from tests.engines.backends.runtimes import IMAGE, is_healthy
 from tests.envelopes import assert_error
 
 ACME = actors.product("acme")
@@ -118,6 +120,20 @@ def dead_workers_spec(engine):
     return Spec(Ref(engine.pk, 1), "acme", engine.engine_version, engine.port, env)
 
 
+def test_policy_that_names_a_digest_allows_that_one_and_no_other(client, fleet, api, product):
+    digest, other = client.images.get(IMAGE).id, client.images.get(Options.guard_image).id
+    products.update_policy(product.pk, {"images": [digest]}, by=actors.ADMIN)
+    refused = api.call("POST", "/engines/provision", {"user_id": "alice", "engine_version": other})
+    assert_error(refused, 403, "POLICY_DENIED")
+    assert AuditRow.objects.get(action="provision_denied").metadata == {"rule": "images", "limit": digest, "value": other}
+    with crew.at_work():
+        made = api.call("POST", "/engines/provision", {"user_id": "alice", "engine_version": digest})
+    assert made.status_code == 200, made.content
+    engine = Engine.objects.get()
+    assert container_of(client, engine).image.id == engine.image_digest == engine.engine_version == digest
+    assert AuditRow.objects.get(action="provision").metadata["digest"] == digest
+
+
 # -- what it may use -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +169,18 @@ def test_port_is_published_where_the_settings_say(client, tune, product, carry_o
     tune(engine_bind="0.0.0.0")
     engine = make_running(product, "alice", carry_out)
     assert container_of(client, engine).ports == {"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(engine.port)}]}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes network interfaces")
+def test_engine_answers_another_machine_only_where_its_port_is_bound_to_an_address_of_theirs(tune, world, product, carry_out):
+    tune(engine_bind=GATEWAY)
+    reachable = make_running(product, "alice", carry_out)
+    assert status_from(world, GATEWAY, reachable.port) == 200
+    tune()
+    own = make_running(product, "bob", carry_out)
+    assert is_healthy(own.port)
+    assert status_from(world, GATEWAY, own.port) is None
+    assert status_from(world, GATEWAY, reachable.port) == 200
 
 
 # -- full networks -------------------------------------------------------------------------------------------------------------
