@@ -154,7 +154,7 @@ class DockerBackend(Backend):
 
     def stand_down(self) -> None:
         with self._daemon.verb("stand_down"):
-            self._guard.remove()
+            self._guard.end()
 
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         with self._daemon.verb("logs"):

@@ -119,6 +119,8 @@ while :; do
 done
 """
 
+# Whoever keeps the tables is halted first: it would put them back.
+END = 'kill -STOP $(cat /proc/1/task/1/children); nft delete table inet "$TABLE"; nft delete table bridge "$TABLE"'
 
 # Whoever spoke with another engine at this IP address has that one's MAC address in its cache, and would go on sending there, as
 # a new engine says nothing by itself: this announces the new owner to everyone on the bridge.
@@ -244,6 +246,11 @@ class Guard:
         except APIError as refused:
             if not _is_passing(refused):
                 raise
+
+    def end(self) -> None:
+        """Take the rules away, and the container. Nothing that they keep apart may run or start any more."""
+        self._succeeds(["sh", "-c", END])
+        self.remove()
 
     def announce(self, bridge: str, ip: str, mac: str) -> None:
         """Tell everyone on the bridge who has an IP address now. Raises NetworkUnguarded."""

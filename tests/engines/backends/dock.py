@@ -15,6 +15,7 @@ import pytest
 
 from engines.backends.docker import DockerBackend, Options, networks
 from engines.backends.docker.containers import DEPLOYMENT, Found, volume_name
+from engines.backends.docker.guard import END
 from tests.engines.backends.runtimes import IMAGE, Runtime
 
 SMALL = "10.213.77.0/29"  # five addresses for containers
@@ -53,13 +54,7 @@ def sweep(client: docker.DockerClient, deployment: str) -> None:
     """Remove everything that carries the deployment's label."""
     mine = {"label": f"{DEPLOYMENT}={deployment}"}
     for guard in client.containers.list(filters={**mine, "name": "guard", "status": "running"}):
-        guard.exec_run(
-            [
-                "sh",
-                "-c",
-                'kill -STOP $(cat /proc/1/task/1/children); nft delete table inet "$TABLE"; nft delete table bridge "$TABLE"',
-            ]
-        )
+        guard.exec_run(["sh", "-c", END])
     for container in client.containers.list(all=True, filters=mine, ignore_removed=True):
         container.remove(force=True, v=True)
     for volume in client.volumes.list(filters=mine):

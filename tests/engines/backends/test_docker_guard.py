@@ -136,6 +136,23 @@ def test_guard_is_hardened_and_comes_back_by_itself(client):
         assert not host["Binds"]
 
 
+def test_stand_down_leaves_no_guard_and_no_rules_and_the_next_start_brings_both_back(client):
+    def tables():
+        told = client.containers.run(
+            Options.guard_image, ["nft", "list", "tables"], network_mode="host", cap_add=["NET_ADMIN"], remove=True
+        )
+        return [line.split()[1] for line in told.decode().splitlines() if line.endswith(backend._guard.table)]
+
+    with dock.deployed(client) as backend:
+        backend.remove(started(backend).ref.engine_id)
+        assert sorted(tables()) == ["bridge", "inet"]
+        backend.stand_down()
+        assert tables() == []
+        assert backend._guard.name not in [container.name for container in client.containers.list(all=True)]
+        started(backend)
+        assert sorted(tables()) == ["bridge", "inet"]
+
+
 def test_start_puts_a_missing_or_stopped_guard_back_first(client):
     with dock.deployed(client) as backend:
         wanted = started(backend)
