@@ -18,7 +18,7 @@ KEPT = {"django_migrations", "django_content_type", "auth_permission", "audit_wi
 
 # One of these stops the daemon for all, and others look at all that is on it: with several processes one runs all of them.
 OF_DOCKER = ("tests/engines/backends/", "tests/reliability/", "tests/deployment/", "tests/fleet/test_bench_provision.py",
-             "tests/config/test_choice.py")  # fmt: skip
+             "tests/config/test_choice.py", "tests/config/test_launch.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

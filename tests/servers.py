@@ -6,9 +6,13 @@ Every run has a home of its own in a temporary folder, with a real PostgreSQL an
 import atexit
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from pathlib import Path
+
+# A shell that runs us in the background has us ignore it, and so would whatever we start: some tests interrupt that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HOME = Path(tempfile.mkdtemp(prefix="roundhouse-test-"))
 HOME.chmod(0o711)

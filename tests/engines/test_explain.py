@@ -58,7 +58,7 @@ POLICIES = strategies.fixed_dictionaries(
         "rate_limit_rpm": strategies.sampled_from([0, 2, 4, 9]),
         "images": strategies.sampled_from([["*"], ["acme/*", DEFAULT], ["other/*"]]),
         "engine_image": strategies.sampled_from(["acme/agent:1", "pinned:2"]),
-        "memory_mb": strategies.integers(1, 600),
+        "memory_mb": strategies.integers(16, 600),
     },
 )
 CALLS = strategies.one_of(

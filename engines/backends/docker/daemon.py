@@ -45,7 +45,7 @@ SAYS: tuple[tuple[type[BackendError], str], ...] = (
 
 
 class Daemon:
-    """One daemon, for any number of threads. `url`: unix://, tcp://, or ssh:// with paramiko; `timeout_s`: seconds for one verb."""
+    """One daemon, for any number of threads. `url`: unix://, tcp://, ssh:// with paramiko; `timeout_s`: seconds for one verb."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self.url = url
