@@ -11,11 +11,7 @@ Policy = Mapping[str, Any]
 
 MAX = 1_000_000_000
 MAX_IMAGES = 100
-LEAST_MEMORY_MB, LEAST_CPUS, LEAST_PIDS = (
-    16,
-    0.01,
-    8,
-)  # as in the settings: no engine runs with less, and Docker takes 0 for no limit
+LEAST_MEMORY_MB, LEAST_CPUS, LEAST_PIDS = 16, 0.01, 8  # no engine runs with less, and Docker takes 0 for no limit
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:
