@@ -21,6 +21,7 @@ OF_DOCKER = ("tests/engines/backends/", "tests/reliability/", "tests/deployment/
              "tests/config/test_choice.py", "tests/config/test_launch.py")  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before what reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (`-n`), the tests of a file stay together, since they share servers and stacks."""
     for item in items:
