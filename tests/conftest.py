@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from django.core.management import call_command
 from django.test import Client
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import servers, waiting
 from tests.stack import WORKERS, Stack
@@ -21,12 +22,16 @@ OF_DOCKER = ("tests/engines/backends/", "tests/reliability/", "tests/deployment/
              "tests/config/test_choice.py", "tests/config/test_launch.py")  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before what reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n`), the tests of a file stay together, since they share servers and stacks."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("docker" if file.startswith(OF_DOCKER) else file))
+class Scheduler(LoadScopeScheduling):
+    """With several processes (`--numprocesses`), tests that share servers, stacks or the daemon stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "docker" if nodeid.startswith(OF_DOCKER) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    return Scheduler(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
