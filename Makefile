@@ -31,7 +31,7 @@ image:
 	@scripts/image
 
 test: .venv/.dev
-	@.venv/bin/python -m pytest --numprocesses 2 --dist loadscope $(ARGS)
+	@.venv/bin/python -m pytest $(ARGS)
 
 bench-venv: .venv-bench/.made
 

@@ -9,29 +9,11 @@ import psycopg
 import pytest
 from django.core.management import call_command
 from django.test import Client
-from xdist.scheduler import LoadScopeScheduling
 
 from tests import servers, waiting
 from tests.stack import WORKERS, Stack
 
 KEPT = {"django_migrations", "django_content_type", "auth_permission", "audit_window"}
-
-
-# One of these stops the daemon for all, and others look at all that is on it: with several processes one runs all of them.
-OF_DOCKER = ("tests/engines/backends/", "tests/reliability/", "tests/deployment/", "tests/fleet/test_bench_provision.py",
-             "tests/config/test_choice.py", "tests/config/test_launch.py")  # fmt: skip
-
-
-class Scheduler(LoadScopeScheduling):
-    """With several processes (`--numprocesses`), tests that share servers, stacks or the daemon stay together."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "docker" if nodeid.startswith(OF_DOCKER) else nodeid.partition("::")[0]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
-    return Scheduler(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -25,21 +25,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def engine_ports() -> tuple[int, int]:
-    """The ports of this process's engines; where tests run in several processes each has some of its own."""
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    return 20001 + 1500 * number, 20001 + 1500 * number + 1499
-
-
-PORT_MIN, PORT_MAX = engine_ports()
-
 for _name in [name for name in os.environ if name.startswith("ORCH_") and name not in ("ORCH_PG_BIN", "ORCH_REQUIRE_DOCKER")]:
     del os.environ[_name]
 os.environ |= {
     "ORCH_HOME": str(HOME),
     "ORCH_PORT": str(free_port()),
-    "ORCH_PORT_MIN": str(PORT_MIN),
-    "ORCH_PORT_MAX": str(PORT_MAX),
+    "ORCH_PORT_MIN": "20001",
+    "ORCH_PORT_MAX": "26000",
     "ORCH_ENGINE_BACKEND": "subprocess",
     "ORCH_BOOT_TIMEOUT_S": "20",
     "ORCH_STOP_GRACE_S": "5",

@@ -106,7 +106,7 @@ def engines(operator, stack):
     again = {"Idempotency-Key": "alice"}
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(partial(operator.call, "POST", "/engines/provision", {"user_id": "alice"}, **again))
-        waiting.until(lambda: Operation.objects.filter(steps__contains=[{"step": "waiting_for_health"}]).exists())
+        waiting.until(lambda: Operation.objects.filter(steps__contains=[{"step": "waiting_for_health"}]).exists(), 30)
         stack.kill("ops")
         first = request.result()
     assert operator.call("POST", "/engines/provision", {"user_id": "alice"}, **again)["api_key"] == first["api_key"]
