@@ -1,4 +1,7 @@
-"""Eight engines, one for each verb, brought to the state in which the verb can be asked for, and then all asked at once."""
+"""Eight engines, one for each verb, brought to the state in which the verb can be asked for, and then all asked at once.
+
+No two of them end at the same moment: Docker 20.10 may lock up when containers of one network do (docs/operations.md).
+"""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +30,7 @@ REST = {
     Kind.ROTATE_KEY: ("POST", "/engines/rotate_key/rotate-key"),
     Kind.DESTROY: ("DELETE", "/engines/destroy"),
 }
+TURNS_S = {Kind.STOP: 8, Kind.SLEEP: 9, Kind.DESTROY: 10}  # an engine in the middle of one does not end before
 BODIES = {Kind.PROVISION: {"user_id": "provision"}, Kind.WAKE: {"auto_wake": True}}
 
 
@@ -51,17 +55,18 @@ def prepare(stack: Stack, product) -> None:
             pool.map(lambda kind: stack.call("POST", "/engines/provision", product.key, {"user_id": kind.value}), kinds)
         )
     assert [answer.status_code for answer in answers] == [200] * len(kinds), [answer.text for answer in answers]
-    opened = [verb(lifecycle.find(product, kind.value), by=STAFF) for kind, verb in BEFORE.items()]
-    for operation in opened:
-        waiting.until(lambda operation=operation: ended(operation), 30, f"{operation.kind} has ended")
+    for kind, verb in BEFORE.items():
+        operation = verb(lifecycle.find(product, kind.value), by=STAFF)
+        waiting.until(partial(ended, operation), 30, f"{operation.kind} has ended")
 
 
 def begin(stack: Stack, product, pool: ThreadPoolExecutor) -> list[Case]:
     """Ask for all eight verbs at once, and return when each is in its middle."""
-    for kind in (Kind.STOP, Kind.SLEEP, Kind.DESTROY):
-        make_busy(lifecycle.find(product, kind.value))
+    for kind, seconds in TURNS_S.items():
+        make_busy(lifecycle.find(product, kind.value), seconds)
     answers = {kind: pool.submit(partial(stack.call, *REST[kind], product.key, BODIES.get(kind))) for kind in REST}
     lifecycle.sleep(lifecycle.find(product, "sleep"), by=STAFF)
+    waiting.until(partial(in_the_middle, Kind.ROTATE_KEY), 30, "the rotation has ended the old one")
     lifecycle.restart(lifecycle.find(product, "restart"), by=STAFF)
     return [
         Case(kind, waiting.until(partial(in_the_middle, kind), 30, f"{kind} is in its middle"), answers.get(kind))
@@ -78,7 +83,7 @@ def ended(operation: Operation) -> bool:
     return Operation.objects.filter(pk=operation.pk).exclude(finished_at=None).exists()
 
 
-def make_busy(engine: Engine, seconds: float = 8) -> None:
+def make_busy(engine: Engine, seconds: float) -> None:
     """A turn that keeps the engine from ending for a while."""
     key = secrets.decrypt(engine.key_ciphertext)
     order = {"mode": "busy", "seconds": seconds}
