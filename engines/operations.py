@@ -243,11 +243,11 @@ def wait(operation_id: UUID, timeout_s: float) -> Operation:
     if not operation.is_open or timeout_s <= 0:
         return operation
     deadline = time.monotonic() + timeout_s
-    turns.give_up()
     places = _take_place(operation)
     if places is None:
         return operation
     try:
+        turns.give_up()
         return _wait(operation, deadline)
     finally:
         places.release()
@@ -263,6 +263,7 @@ def _take_place(operation: Operation) -> threading.BoundedSemaphore | None:
         return _waiters if _waiters.acquire(blocking=False) else None
     if _destroyers.acquire(blocking=False):
         return _destroyers
+    turns.give_up()
     connection.close()
     return _waiters if _waiters.acquire(timeout=FREED_S if settings.ENV.waiters else 0) else None
 

@@ -6,8 +6,9 @@ of a destroyed engine nor an incarnation's number is ever used again; everything
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from threading import Event
 from typing import Any
 from uuid import UUID
@@ -69,33 +70,36 @@ def sweep() -> int:
     corrections = 0
     with suppress(BackendError):
         for engine_id, instances in found.items():
-            corrections += _corrected(engine_id, instances)
-        corrections += _remove_volumes(found)
+            corrections += _corrected(engine_id, partial(_reconcile, engine_id, instances))
+        for owner in _owners_of_left_volumes(found):
+            corrections += _corrected(owner.pk, partial(_remove_volume, owner))
         backends.get().tidy()
     return corrections
 
 
-def _corrected(engine_id: UUID, instances: Iterable[Instance]) -> int:
+def _corrected(engine_id: UUID, correct: Callable[[], int]) -> int:
     """How many corrections were made to an engine; one that is refused holds up none of the others.
 
     Raises BackendUnavailable when the runtime is away altogether.
     """
     try:
-        return _reconcile(engine_id, instances)
+        return correct()
     except BackendError as error:
         log.warning("not_reconciled", engine_id=str(engine_id), code=error.code, error=str(error))
         backends.get().identity()
         return 0
 
 
-def _remove_volumes(found: Mapping[UUID, Iterable[Instance]]) -> int:
-    """Volumes of destroyed engines that have no instance: a worker that was too late has died while it made one."""
+def _owners_of_left_volumes(found: Mapping[UUID, Iterable[Instance]]) -> list[Engine]:
+    """Destroyed engines that have a volume and no instance: a worker that was too late has died while it made one."""
     left = backends.get().list_volumes() - found.keys()
-    owners = list(Engine.objects.select_related("product").filter(pk__in=left).exclude(destroyed_at=None))
-    for owner in owners:
-        backends.get().remove(owner.pk)
-        _record(owner, {"reason": "engine_destroyed"})
-    return len(owners)
+    return list(Engine.objects.select_related("product").filter(pk__in=left).exclude(destroyed_at=None))
+
+
+def _remove_volume(owner: Engine) -> int:
+    backends.get().remove(owner.pk)
+    _record(owner, {"reason": "engine_destroyed"})
+    return 1
 
 
 def _note_what_runs(found: Mapping[UUID, Iterable[Instance]]) -> None:
@@ -117,7 +121,7 @@ def join() -> None:
 def engine(engine_id: UUID) -> int:
     """The same for one engine."""
     with suppress(BackendError):
-        return _corrected(engine_id, (_by_engine() or {}).get(engine_id, []))
+        return _corrected(engine_id, lambda: _reconcile(engine_id, (_by_engine() or {}).get(engine_id, [])))
     return 0
 
 

@@ -96,6 +96,16 @@ def test_sweep_removes_the_volume_that_a_late_worker_made_and_died(product, memo
     assert (row.engine_id, row.metadata) == (engine.pk, {"reason": "engine_destroyed"})
 
 
+def test_sweep_goes_on_when_one_volume_cannot_be_removed(product, memory_backend, carry_out):
+    engines = [lifecycle.provision(product, user_id, by=ACME).engine for user_id in ("alice", "bob")]
+    for engine in engines:
+        carry_out(lifecycle.destroy(engine, by=ACME))
+        memory_backend.volumes.add(engine.pk)
+    memory_backend.fail_next("remove", BackendError("volume is in use"))
+    assert reconcile.sweep() == 1
+    assert len(memory_backend.volumes) == 1
+
+
 def test_sweep_opens_no_stop_for_what_was_stopped_since_it_was_listed(product, memory_backend):
     engine = put_engine(product, status=Status.STOPPED)
     memory_backend.create(spec(engine, 1))
