@@ -1,4 +1,5 @@
-# One image for all processes: docker run IMAGE web|wake|ops|background|health|keeper|beat|migrate
+# One image for all processes: docker run IMAGE web|worker|keeper|migrate, or with ORCH_PROCESSES=full
+# web|wake|ops|background|health|keeper|beat|migrate.
 # The default is the web server on port 8000. Every ORCH_* setting comes from the environment: see docs/operations.md.
 # `make image` builds it, without a registry where there is none.
 ARG BASE_IMAGE=python:3.11-slim

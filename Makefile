@@ -1,12 +1,15 @@
 # make run [PORT=8000] [ORCH_HOME=.local]   the whole system on this machine, until Ctrl-C
 # make engine-image                         the demo engine's image and the network guard's, for the Docker backend
 # make image                                the images of compose.yaml: Roundhouse, PostgreSQL, Redis, and those two
-# make test [ARGS=...]                      every test, on real servers
+# make test [ARGS=...]                      every test, on real servers; ends with where the time goes
+# make test-quick [ARGS=...]                the tests that need no container, no browser and no deployment of processes
 # make bench-venv                           what `manage.py bench admit` compares with, in an environment of its own
 # make check                                format, lint, types, imports, migrations, deployment checks, generated files
 
 .DEFAULT_GOAL := run
-.PHONY: run engine-image image test bench-venv check format clean
+# The longest first: two run at a time.
+CHECKS := check-types check-migrations check-documents check-deployment check-imports check-processes check-lint check-format
+.PHONY: run engine-image image test test-quick test-postgres bench-venv check $(CHECKS) format clean
 SHELL := /bin/sh
 
 # The first interpreter that is new enough; `make run PYTHON=/path/to/python` chooses another one.
@@ -33,17 +36,45 @@ image:
 test: .venv/.dev
 	@.venv/bin/python -m pytest $(ARGS)
 
+# Kinds of tests are marks, found by what a test uses (docs/testing.md).
+test-quick: .venv/.dev
+	@.venv/bin/python -m pytest -m 'not (docker or browser or deployment or embedded)' $(ARGS)
+
+# What sends SQL, on another PostgreSQL: ORCH_PG_BIN=/usr/lib/postgresql/15/bin.
+test-postgres: .venv/.dev
+	@.venv/bin/python -m pytest -m '(sql or embedded) and not (docker or browser or deployment)' $(ARGS)
+
 bench-venv: .venv-bench/.made
 
+# All of them, two at a time, also when one fails; make names those that have failed.
 check: .venv/.dev
-	.venv/bin/ruff format --check
-	.venv/bin/ruff check
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target $(CHECKS)
+
+$(CHECKS): .venv/.dev
+
+check-types:
 	.venv/bin/mypy .
-	.venv/bin/lint-imports
-	.venv/bin/python -m config.processes procfile --check
+
+check-migrations:
 	.venv/bin/python manage.py makemigrations --check --dry-run
+
+check-documents:
 	.venv/bin/python manage.py generate_docs --check
+
+check-deployment:
 	$(PRODUCTION) .venv/bin/python manage.py check --deploy --fail-level WARNING
+
+check-imports:
+	.venv/bin/lint-imports
+
+check-processes:
+	.venv/bin/python -m config.processes procfile --check
+
+check-lint:
+	.venv/bin/ruff check
+
+check-format:
+	.venv/bin/ruff format --check
 
 format: .venv/.dev
 	.venv/bin/ruff format

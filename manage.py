@@ -17,6 +17,8 @@ def main() -> None:
         sys.exit(f"manage.py: {error}. Run `make run` once, then use .venv/bin/python manage.py")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     needs_servers = sys.argv[1:2] and sys.argv[1] not in ("help", "version", "-h", "--help", "--version")
+    if sys.argv[1:2] == ["bench"] and "footprint" in sys.argv:
+        needs_servers = False  # it has a home of its own; other servers would share pages with those that it measures
     try:
         with embedded.running(embedded.home()) if needs_servers else nullcontext():
             execute_from_command_line(sys.argv)

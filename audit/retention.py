@@ -40,16 +40,17 @@ class Pruned:
     postponed: list[str] = field(default_factory=list)
 
 
-def prune() -> Pruned | None:
+def prune(patience_s: float = PATIENCE_S) -> Pruned | None:
     """Drop every month that is past its retention, and write the run's row. Owner's role only.
 
-    A month that somebody keeps reading is postponed to the next run. None, and no row, while another keeper is at work.
+    A month that somebody still reads once the run has waited for `patience_s` is postponed to the next run. None, and no row,
+    while another keeper is at work.
     """
     with alone() as free:
         if not free:
             log.info("retention_busy")
             return None
-        run, deadline = Pruned(), time.monotonic() + PATIENCE_S
+        run, deadline = Pruned(), time.monotonic() + patience_s
         detached = [name for kind in Retention for name in _detach_expired(kind, run, deadline)]
         _drop(detached, run)
     log.info("retention_pruned", partitions=run.partitions, rows=run.rows, postponed=run.postponed)

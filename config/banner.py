@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from config.prepare import USERNAME
+from config.home import USERNAME
 
 
-def render(home: Path, api: str, admin_key: str, engines: str) -> str:
-    """The whole text, for a web server at the address `api`.
+def render(home: Path, api: str, admin_key: str, engines: str, edition: str) -> str:
+    """The whole text, for a web server at the address `api` and that edition of processes.
 
     Its curl lines need nothing but curl and python3, and can be pasted again and again.
     """
@@ -19,6 +19,7 @@ Roundhouse is up. Stop it with Ctrl-C; everything is kept in {home}
   User       {USERNAME}
   Password   {password}
   Engines    {engines}
+  Processes  {edition} (ORCH_PROCESSES; see docs/operations.md)
 
 Register a product, admit a user, call the engine, read the audit log, destroy the engine:
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import addresses
+from config.processes import USUAL, Edition
 
 NETWORK_LIMIT = 900  # endpoints that a network never gets to
 LONGEST_DEPLOYMENT = 26  # with a hyphen and an engine's id it is one label of a host's name: 63 characters
@@ -23,6 +24,7 @@ class Env(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ORCH_", frozen=True, hide_input_in_errors=True)
 
+    WEB_WORKERS: ClassVar[dict[str, int]] = {"small": 1, "full": 2}  # by edition, where `web_workers` is not set
     REQUIRED_IN_PRODUCTION: ClassVar[tuple[str, ...]] = ("database_url", "redis_url", "master_key", "admin_key", "secret_key")
 
     environment: Literal["local", "production"] = Field(
@@ -136,16 +138,25 @@ class Env(BaseSettings):
         5, ge=1, description="Attempts at an operation that may die in the middle before it fails for good."
     )
     operation_give_up_s: float = Field(900, gt=0, description="How long an operation tries a backend that does not answer.")
-    wake_concurrency: int = Field(12, ge=1, description="Operations that one `wake` process carries out at a time.")
-    ops_concurrency: int = Field(24, ge=1, description="Operations that one `ops` process carries out at a time.")
-    background_concurrency: int = Field(8, ge=1, description="Operations that one `background` process carries out at a time.")
+    processes: Edition = Field(
+        USUAL,
+        description="Edition of the list of processes: `small` has one worker for all that is done to engines, `full` a process"
+        " for each queue.",
+    )
+    wake_concurrency: int = Field(
+        12,
+        ge=1,
+        description="Operations that one `wake` process carries out at a time; in `small` all that are in flight in that queue.",
+    )
+    ops_concurrency: int = Field(24, ge=1, description="The same of `ops`; in `small` of the queue `lifecycle`.")
+    background_concurrency: int = Field(8, ge=1, description="The same of `background`.")
     product_max_operations: int = Field(
         10, ge=1, description="Operations of a product that are in flight in each queue: so many that boot, so many that end."
     )
     max_boots: int = Field(16, ge=1, description="Engines that boot at a time, over all products.")
     wake_boots: int = Field(4, ge=0, description="How many of those only wakes may be.")
 
-    web_workers: int = Field(2, ge=1, description="Web processes.")
+    web_workers: int | None = Field(None, ge=1, description="Web processes; when unset 1 in `small`, and 2 in `full`.")
     web_threads: int = Field(16, ge=2, description="Threads per web process for admits and `/health`, and as many for all else.")
     web_waiters: int | None = Field(
         None,
@@ -217,6 +228,16 @@ class Env(BaseSettings):
     def master_keys(self) -> tuple[str, ...]:
         """The keys in `master_key`: the first encrypts, all decrypt."""
         return tuple(key for part in self.master_key.split(",") if (key := part.strip()))
+
+    @property
+    def concurrency(self) -> dict[str, int]:
+        """By queue of operations: how many one process of that queue carries out at a time."""
+        return {"wake": self.wake_concurrency, "lifecycle": self.ops_concurrency, "background": self.background_concurrency}
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """By queue: how many operations may be in flight. Empty in `full`, whose queues have processes of their own."""
+        return self.concurrency if self.processes == "small" else {}
 
     @property
     def waiters(self) -> int:

@@ -8,6 +8,7 @@ backend          where the engines live, while there are any
 engines, log     what the engines keep, what the processes print
 """
 
+import base64
 import hashlib
 import os
 import secrets
@@ -20,6 +21,7 @@ from urllib.parse import quote
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 SHARED = Path("/var/lib/roundhouse")
+USERNAME = "admin"  # of the first staff user
 LONGEST_SOCKET = 107  # bytes of `sun_path`, its terminating zero excluded
 
 
@@ -109,11 +111,9 @@ def read_secrets(home: Path) -> dict[str, str]:
 
 
 def _generate() -> dict[str, str]:
-    from cryptography.fernet import Fernet  # only a new home needs it, and it takes 50 ms to import
-
     return {
         "ORCH_SECRET_KEY": secrets.token_urlsafe(50),
-        "ORCH_MASTER_KEY": Fernet.generate_key().decode(),
+        "ORCH_MASTER_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),  # a Fernet key
         "ORCH_ADMIN_KEY": secrets.token_urlsafe(32),
         "POSTGRES_SUPERUSER_PASSWORD": secrets.token_urlsafe(24),
         "POSTGRES_OWNER_PASSWORD": secrets.token_urlsafe(24),

@@ -6,7 +6,6 @@ python -m config.launch        PORT (or ORCH_PORT) and ORCH_HOME choose where
 import errno
 import fcntl
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -15,13 +14,14 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from config import addresses, banner, choice, embedded, supervision
+from config.aside import aside
 from config.embedded import Refused, Servers, locked
-from config.home import BASE_DIR
-from config.processes import Process, die_with_parent, of_kind
+from config.processes import Process, edition, of_kind
 
 HEALTHY_S = 60.0
 DRAIN_S = 35.0  # for the web server of a run whose supervisor was killed
@@ -79,29 +79,31 @@ def _run(cleanup: ExitStack) -> None:
     home, port = _settle_environment()
     embedded.environment(home)  # the folders, and whether we may write there
     _hold(cleanup, home)
-    backend, why = choice.choose(home)
-    os.environ["ORCH_ENGINE_BACKEND"] = backend
-    servers = Servers.missing(home)
-    wanted = set(servers.wanted)
-    processes = [process for process in of_kind("server", "app") if process.kind == "app" or process.name in wanted]
+    processes = of_kind("server", "app", "step", edition=edition())
     _say(f"starting (logs in {home / 'log'})")
-    child = _start_servers(cleanup, servers, port, processes)
-    prepared = home / "log" / "prepare.log"
-    _run_python(["-m", "config.prepare"], prepared, "prepare")
-    for line in prepared.read_text(errors="replace").splitlines():
+    child, backend = _start_servers(cleanup, Servers.missing(home), port, processes)
+    supervision.start_step(home, "prepare")
+    supervision.load_rest(home)  # meanwhile
+    supervision.finish_step(home, "prepare")
+    for line in (home / "log" / "prepare.log").read_text(errors="replace").splitlines():
         if line.startswith("warning: "):
             _say(line)
-    cleanup.callback(_run_python, ["-m", "config.stand_down"], home / "log" / "stop_engines.log", "stop_engines")
+    cleanup.callback(_stand_down, home)
     cleanup.callback(supervision.stop_group, home, "app")
     api = f"http://{addresses.host(_bind())}:{port}"
     supervision.start_process(home, "app", "web")  # the others have nothing to do before it answers, and only slow it down
     _wait_until_healthy(home, api, {"web"})
     supervision.start_group(home, "app")
-    _wait_until_healthy(home, api, {process.name for process in processes})
-    print(banner.render(home, api, _admin_key(home), f"{backend} ({why})"), flush=True)
+    _wait_until_healthy(home, api, {process.name for process in processes if process.kind == "app"})
+    print(banner.render(home, api, _admin_key(home), backend, edition()), flush=True)
     child.wait()
     cleanup.pop_all()
     raise Refused(f"the supervisor ended by itself: see {home / 'log' / 'supervisor.log'}")
+
+
+def _stand_down(home: Path) -> None:
+    supervision.start_step(home, "stand_down")
+    supervision.finish_step(home, "stand_down")
 
 
 def _settle_environment() -> tuple[Path, int]:
@@ -124,21 +126,31 @@ def _hold(cleanup: ExitStack, home: Path) -> None:
         raise Refused(f"{home} is running already; start a second copy with another ORCH_HOME and PORT") from error
 
 
-def _start_servers(cleanup: ExitStack, servers: Servers, port: int, processes: list[Process]) -> subprocess.Popen[bytes]:
-    """Bring up the supervisor and the servers, taking over from whatever ran before; `manage.py` waits meanwhile."""
+def _start_servers(
+    cleanup: ExitStack, servers: Servers, port: int, processes: list[Process]
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Bring up the supervisor and the servers, taking over from whatever ran before; `manage.py` waits meanwhile.
+
+    Returns the supervisor, which has its libraries when the servers can be used, and in words where engines live.
+    """
     home = servers.home
+    processes = [process for process in processes if process.kind != "server" or process.name in servers.wanted]
     with locked(home / "servers.lock", fcntl.LOCK_EX):
         was_killed = supervision.wait_until_gone(home)
         _check_port(port, patience_s=DRAIN_S if was_killed else 0)
         Servers(home).stop()
         (home / embedded.MARKER).unlink(missing_ok=True)
         servers.prepare()
-        child = supervision.start(home, processes)
-        cleanup.callback(supervision.stop, child)
-        if servers.wanted:
-            supervision.start_group(home, "server")
-            servers.wait()
-    return child
+        with aside(partial(choice.choose, home)) as chosen:
+            child = supervision.start(home, processes)
+            cleanup.callback(supervision.stop, child)
+            if servers.wanted:
+                supervision.start_group(home, "server")
+            with aside(servers.wait) as wait_for_servers:
+                backend, why = chosen()
+                supervision.load(home, {"ORCH_ENGINE_BACKEND": backend})
+                wait_for_servers()
+    return child, f"{backend} ({why})"
 
 
 def _check_port(port: int, patience_s: float) -> None:
@@ -166,25 +178,6 @@ def _try_port(port: int) -> str:
                 raise Refused(f"cannot listen on {addresses.listen(address, port)}: {error.strerror}; see ORCH_BIND") from error
             return error.strerror or str(error)
     return ""
-
-
-def _run_python(arguments: list[str], log: Path, name: str) -> None:
-    """Run one step to its end, in a session of its own so that Ctrl-C reaches only us. Raises Refused when it fails."""
-    env = {**os.environ, "ORCH_PROCESS": name}
-    with log.open("wb") as output:
-        done = subprocess.run(
-            [sys.executable, *arguments], env=env, cwd=BASE_DIR, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, preexec_fn=lambda: die_with_parent(signal.SIGKILL),
-        )  # fmt: skip
-    if done.returncode:
-        raise Refused(f"{name} failed: {_gist(log.read_text(errors='replace'))} (see {log})")
-
-
-def _gist(text: str) -> str:
-    """The line of a command's output that says what went wrong: its last error, else its last line."""
-    lines = [line for line in text.splitlines() if line.strip()] or ["it printed nothing"]
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)\b", line)]
-    return (errors or lines)[-1]
 
 
 def _wait_until_healthy(home: Path, api: str, names: set[str]) -> None:

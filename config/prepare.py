@@ -11,8 +11,7 @@ import django
 from django.core.management import call_command
 
 from config.embedded import home
-
-USERNAME = "admin"
+from config.home import USERNAME
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """The one list of processes: the supervisor of `make run`, the Procfile and the image's entry point all read it.
 
+There are two editions of it (`ORCH_PROCESSES`): `small` has one worker for everything, `full` one process for each queue.
+
 python -m config.processes exec NAME     become that process
-python -m config.processes procfile      print the Procfile
+python -m config.processes procfile      print the Procfile, which is that of `full`
 """
 
 import ctypes
@@ -12,27 +14,33 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from config import addresses, postgres, valkey
 from config.embedded import Refused, home
 
+Edition = Literal["small", "full"]
+EDITIONS: tuple[Edition, ...] = ("small", "full")
+USUAL: Edition = "small"  # where ORCH_PROCESSES is not set
+
 
 @dataclass(frozen=True)
 class Process:
-    """One long-running process, or (`once`) a step that ends by itself.
+    """One long-running process, or (`once`, and `step` of a local start or stop) one that ends by itself.
 
     `command` is called in the process itself, just before it turns into that program; `stop_seconds` is the grace
-    between `stop_signal` and SIGKILL. `nice` is added to its niceness: whoever has time gives way to `web`.
+    between `stop_signal` and SIGKILL. `nice` is added to its niceness: whoever has time gives way to `web`. `only` names
+    the edition that has the process; without it both have.
     """
 
     name: str
-    kind: Literal["server", "app", "once"]
+    kind: Literal["server", "app", "once", "step"]
     command: Callable[[], list[str]]
     stop_signal: Literal["TERM", "INT"] = "TERM"
     stop_seconds: int = 15
     owns_database: bool = False
     nice: int = 0
+    only: Edition | None = None
 
 
 def _setting(name: str) -> str:
@@ -41,20 +49,20 @@ def _setting(name: str) -> str:
 
 
 def settings_defaults() -> dict[str, str]:
-    """Defaults of the settings that command lines are made of. The supervisor hands them down: importing them is slow."""
+    """Defaults of the settings that command lines are made of."""
     from config.env import Env
 
-    names = (
-        "bind",
-        "port",
-        "web_workers",
-        "web_threads",
-        "engine_backend",
-        "wake_concurrency",
-        "ops_concurrency",
-        "background_concurrency",
-    )
-    return {f"ORCH_{name.upper()}": str(Env.model_fields[name].default) for name in names}
+    names = ("bind", "port", "web_threads", "engine_backend")
+    defaults = {f"ORCH_{name.upper()}": str(Env.model_fields[name].default) for name in names}
+    return {**defaults, "ORCH_WEB_WORKERS": str(Env.WEB_WORKERS[edition()])}
+
+
+def edition() -> Edition:
+    """The edition that the environment asks for. Raises Refused when there is none of that name."""
+    chosen = os.environ.get("ORCH_PROCESSES") or USUAL
+    if chosen not in EDITIONS:
+        raise Refused(f"ORCH_PROCESSES={chosen} is neither {' nor '.join(EDITIONS)}")
+    return chosen
 
 
 def _module(name: str, *arguments: str) -> list[str]:
@@ -67,19 +75,8 @@ def _web() -> list[str]:
     return _module("gunicorn", "config.wsgi", *size, *limits, "--bind", addresses.listen(_setting("bind"), _setting("port")))
 
 
-def _worker(queue: str, threads: str) -> Callable[[], list[str]]:
-    # One task at a time per thread and nothing reserved: a waiting message is there for whoever is free. Gossip, mingle
-    # and heartbeats between workers only cost traffic; nobody listens to them.
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--prefetch-multiplier", "1"]
-    return lambda: _module(
-        "celery", "-A", "config", "worker", "-n", f"{queue}@%h", "-Q", queue, "-P", "threads", "-c",
-        threads if threads.isdigit() else _setting(threads), *quiet,
-    )  # fmt: skip
-
-
-def _beat() -> list[str]:
-    home().mkdir(parents=True, exist_ok=True)
-    return _module("celery", "-A", "config", "beat", "-s", str(home() / "beat-schedule"))
+def _celery(name: str) -> Callable[[], list[str]]:
+    return lambda: _module("config.worker", name)
 
 
 def _postgres() -> list[str]:
@@ -101,29 +98,45 @@ PROCESSES = (
     Process("valkey", "server", _valkey),
     Process("migrate", "once", _migrate, owns_database=True),
     Process("web", "app", _web, stop_seconds=35),
-    Process("wake", "app", _worker("wake", "wake_concurrency"), nice=WORKERS_NICE),
-    Process("ops", "app", _worker("lifecycle", "ops_concurrency"), nice=WORKERS_NICE),
-    Process("background", "app", _worker("background", "background_concurrency"), nice=WORKERS_NICE),
-    Process("health", "app", _worker("health", "2")),
-    Process("keeper", "app", _worker("keeper", "1"), owns_database=True, nice=WORKERS_NICE),
-    Process("beat", "app", _beat),
+    Process("worker", "app", _celery("worker"), nice=WORKERS_NICE, only="small"),
+    Process("wake", "app", _celery("wake"), nice=WORKERS_NICE, only="full"),
+    Process("ops", "app", _celery("ops"), nice=WORKERS_NICE, only="full"),
+    Process("background", "app", _celery("background"), nice=WORKERS_NICE, only="full"),
+    Process("health", "app", _celery("health"), only="full"),
+    Process("keeper", "app", _celery("keeper"), owns_database=True, nice=WORKERS_NICE),
+    Process("beat", "app", _celery("beat"), only="full"),
+    Process("prepare", "step", lambda: _module("config.prepare"), owns_database=True),
+    Process("stand_down", "step", lambda: _module("config.stand_down")),
 )
+BY_NAME = {process.name: process for process in PROCESSES}
 
 
-def of_kind(*kinds: str) -> list[Process]:
-    return [process for process in PROCESSES if process.kind in kinds]
+def of_kind(*kinds: str, edition: Edition) -> list[Process]:
+    """The edition's processes of these kinds, in the order in which they start."""
+    return [process for process in PROCESSES if process.kind in kinds and process.only in (None, edition)]
 
 
 def environment(process: Process, base: Mapping[str, str]) -> dict[str, str]:
-    """What the process gets of `base`: everything, but the owner's database role only where it is needed."""
+    """What the process gets of `base`: everything, but the owner's database role only where it is needed.
+
+    A process that one edition alone has is of that edition, whatever `base` says: while somebody switches, both may run.
+    """
     changed = {**base, "ORCH_PROCESS": process.name, "PYTHONUNBUFFERED": "1"}
+    if process.only:
+        changed["ORCH_PROCESSES"] = process.only
     if not process.owns_database:
         changed["ORCH_DATABASE_OWNER_URL"] = ""
     return changed
 
 
-def become(process: Process) -> None:
+def become(process: Process) -> NoReturn:
     """Replace this process by that one; does not return. Raises Refused."""
+    argv = settle(process)
+    os.execve(argv[0], argv, os.environ)
+
+
+def settle(process: Process) -> list[str]:
+    """Give this process the environment, user and niceness of that one, and return its command line. Raises Refused."""
     argv = process.command()
     identity = postgres.identity(home()) if process.name == "postgres" else {}
     if process.kind == "server":
@@ -132,9 +145,10 @@ def become(process: Process) -> None:
         _change_user(identity)
     if os.environ.get("SUPERVISOR_ENABLED"):
         die_with_parent(getattr(signal, f"SIG{process.stop_signal}"))
-    if _setting("engine_backend") != "docker":  # dockerd and containers would not give way, and the workers starve beside them
+    if process.nice and _setting("engine_backend") != "docker":  # dockerd would not give way, and the workers starve beside it
         give_way(process.nice)
-    os.execve(argv[0], argv, environment(process, os.environ))
+    os.environ.update(environment(process, os.environ))
+    return argv
 
 
 def _change_user(identity: dict[str, Any]) -> None:
@@ -158,16 +172,16 @@ def die_with_parent(number: int) -> None:
 
 
 def procfile() -> str:
-    """The Procfile's text: the processes of a deployment that has its own PostgreSQL and Valkey."""
-    lines = [f"{process.name}: python -m config.processes exec {process.name}\n" for process in of_kind("app")]
-    return "".join(["release: python -m config.processes exec migrate\n", *lines])
+    """The Procfile's text: the processes of a deployment that has its own PostgreSQL and Valkey, and is a larger fleet."""
+    run = "env ORCH_PROCESSES=full python -m config.processes exec"
+    lines = [f"{process.name}: {run} {process.name}\n" for process in of_kind("app", edition="full")]
+    return "".join([f"release: {run} migrate\n", *lines])
 
 
 def main(arguments: list[str]) -> int:
-    by_name = {process.name: process for process in PROCESSES}
     match arguments:
-        case ["exec", name] if name in by_name:
-            become(by_name[name])
+        case ["exec", name] if name in BY_NAME:
+            become(BY_NAME[name])
         case ["procfile"]:
             sys.stdout.write(procfile())
         case ["procfile", "--check"]:
@@ -175,7 +189,7 @@ def main(arguments: list[str]) -> int:
                 print("Procfile is out of date: python -m config.processes procfile > Procfile", file=sys.stderr)
                 return 1
         case _:
-            print(f"usage: python -m config.processes exec {{{','.join(by_name)}}} | procfile [--check]", file=sys.stderr)
+            print(f"usage: python -m config.processes exec {{{','.join(BY_NAME)}}} | procfile [--check]", file=sys.stderr)
             return 2
     return 0
 

@@ -45,7 +45,8 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
 
-INSTALLED_APPS = [
+PROCESS = os.environ.get("ORCH_PROCESS", "")
+_ALL_APPS = [
     "unfold",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -63,6 +64,10 @@ INSTALLED_APPS = [
     "engines",
     "fleet",
 ]
+# A process of Celery shows no pages, and loads neither the admin nor the API's description.
+_APPS_OF_WORKERS = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.postgres", "audit", "policy", "engines"]
+_APPS = {"beat": [], "keeper": ["audit"]} | dict.fromkeys(("worker", "wake", "ops", "background", "health"), _APPS_OF_WORKERS)
+INSTALLED_APPS: list[str] = _APPS.get(PROCESS, _ALL_APPS)
 
 MIDDLEWARE = [
     "fleet.middleware.request_id",
@@ -127,23 +132,30 @@ CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {"default-src": ["'none'"], "base-uri": ["'none'"], "form-action": ["'none'"], "frame-ancestors": ["'none'"]}
 }
 
-# -- Processes that carry operations out: the queue of each, and how many at a time -------------------------------------
+# -- Processes of Celery: what they take messages from, and how many at a time ------------------------------------------
 
+# Who carries operations out: the queues of each, and how many operations at a time.
 OPERATION_WORKERS = {
-    "wake": ("wake", ENV.wake_concurrency),
-    "ops": ("lifecycle", ENV.ops_concurrency),
-    "background": ("background", ENV.background_concurrency),
+    "wake": (["wake"], ENV.wake_concurrency),
+    "ops": (["lifecycle"], ENV.ops_concurrency),
+    "background": (["background"], ENV.background_concurrency),
+    "worker": (["wake", "lifecycle", "background"], sum(ENV.concurrency.values())),
 }
+# The operations that `worker` has claimed never have all its threads: the rest are for periodic jobs, for engines' logs,
+# and for messages whose claim finds no room.
+CONSUMERS = OPERATION_WORKERS | {
+    "worker": ([*OPERATION_WORKERS["worker"][0], "health"], OPERATION_WORKERS["worker"][1] + 4),
+    "health": (["health"], 2),
+    "keeper": (["keeper"], 1),
+}
+BEAT_SCHEDULE = embedded.home() / "beat-schedule"
 
 # -- PostgreSQL: the application's role, and the owner's where it is given ----------------------------------------------
 
 
-_THREADS = {name: threads for name, (_, threads) in OPERATION_WORKERS.items()} | {"health": 4, "keeper": 4, "beat": 1}
-
-
 def _pool_size() -> int:
     """A connection for every thread of this process, and a few for what runs beside them; `web` has two sets of threads."""
-    return _THREADS.get(os.environ.get("ORCH_PROCESS", ""), 2 * ENV.web_threads) + 4
+    return (max(4, CONSUMERS[PROCESS][1]) if PROCESS in CONSUMERS else 2 * ENV.web_threads) + 4
 
 
 def _database(url: str) -> dict[str, Any]:
@@ -153,7 +165,7 @@ def _database(url: str) -> dict[str, Any]:
         **entry.get("OPTIONS", {}),
         "connect_timeout": 5,
         "prepare_threshold": 0,  # for `audit.statements`: prepared at once; Django's own cursors never prepare
-        "application_name": os.environ.get("ORCH_PROCESS", "roundhouse"),
+        "application_name": PROCESS or "roundhouse",
         "pool": {
             "min_size": 1,
             "max_size": _pool_size(),
@@ -207,8 +219,7 @@ SPECTACULAR_SETTINGS = {
 REDIS_URL = ENV.redis_url
 CELERY_BROKER_URL = ENV.redis_url.replace("unix://", "redis+socket://", 1)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-_CONSUMERS = (*OPERATION_WORKERS, "health", "keeper")
-_BROKER_TIMEOUT_S = 5.0 if os.environ.get("ORCH_PROCESS") in _CONSUMERS else 1.0  # a consumer's reads block for 1 s
+_BROKER_TIMEOUT_S = 5.0 if PROCESS in CONSUMERS else 1.0  # a consumer's reads block for 1 s
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": _BROKER_TIMEOUT_S,
     "socket_connect_timeout": 1.0,

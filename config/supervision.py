@@ -1,28 +1,31 @@
 """The supervisor of `make run`: its configuration, its start, and a client of its XML-RPC interface on a Unix socket.
 
-It starts a process that died again, forever; it ends with its parent and takes every process along.
+It starts a process that died again, forever, and a step once; it ends with its parent and takes every process along.
 """
 
 import os
 import pwd
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from functools import partial
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, cast
-from xmlrpc.client import Fault, ServerProxy
-
-from supervisor.xmlrpc import SupervisorTransport
+from xmlrpc.client import Fault, ServerProxy, Transport
 
 from config.embedded import Refused, supervised
 from config.home import BASE_DIR, runtime_folder
-from config.processes import Process, die_with_parent, settings_defaults
+from config.processes import Process, die_with_parent
 
 START_S = 15.0
 STOP_S = 90.0
+STEP_S = 600.0  # migrations of a large database take their time
+# What an interpreter is told when it starts: its forks inherit it. Titles of processes leave /proc/PID/environ as it is.
+FORKED = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
 
 
 def configuration(home: Path, processes: list[Process]) -> str:
@@ -46,24 +49,27 @@ chmod=0700
 
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[rpcinterface:roundhouse]
+supervisor.rpcinterface_factory=config.supervisor:make_interface
 """
     # Groups stop in the order of falling priority: the servers go last.
     groups = "".join(
         f"\n[group:{kind}]\npriority={priority}\nprograms={','.join(names)}\n"
-        for kind, priority in (("server", 10), ("app", 20))
+        for kind, priority in (("server", 10), ("app", 20), ("step", 30))
         if (names := [process.name for process in processes if process.kind == kind])
     )
     return head + "".join(_program(process) for process in processes) + groups
 
 
 def _program(process: Process) -> str:
+    keep = "autorestart=true\nstartretries=1000000\nstartsecs=1"
+    once = "autorestart=false\nstartretries=0\nstartsecs=0"
     return f"""
 [program:{process.name}]
 command=python -m config.processes exec {process.name}
 autostart=false
-autorestart=true
-startretries=1000000
-startsecs=1
+{once if process.kind == "step" else keep}
 stopsignal={process.stop_signal}
 stopwaitsecs={process.stop_seconds}
 stopasgroup=true
@@ -82,8 +88,8 @@ def start(home: Path, processes: list[Process]) -> subprocess.Popen[bytes]:
     # PATH leads to this interpreter, so that the configuration needs no path that would have to be quoted.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     child = subprocess.Popen(
-        [sys.executable, "-m", "supervisor.supervisord", "-c", str(conf)],
-        env={**settings_defaults(), **os.environ, "PATH": path}, cwd=BASE_DIR, start_new_session=True, umask=0o077,
+        [sys.executable, "-m", "config.supervisor", "-c", str(conf)],
+        env={**os.environ, **FORKED, "PATH": path}, cwd=BASE_DIR, start_new_session=True, umask=0o077,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         preexec_fn=partial(die_with_parent, signal.SIGTERM),
     )  # fmt: skip
@@ -109,14 +115,70 @@ def wait_until_gone(home: Path) -> bool:
     return (home / "run" / "supervisor.pid").exists()
 
 
-def _call(home: Path, method: str, *arguments: Any) -> Any:
+class _Transport(Transport):
+    """XML-RPC over a Unix socket. (supervisor has one too, but its module takes 0.2 s to import.)"""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> HTTPConnection:
+        return _Connection(self._path)
+
+
+class _Connection(HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+def _call(home: Path, method: str, *arguments: Any, interface: str = "supervisor") -> Any:
     """Call supervisord. Raises Refused, also when it is not there any more."""
-    transport = SupervisorTransport(None, None, serverurl=f"unix://{runtime_folder(home) / 'supervisor.sock'}")
+    path = runtime_folder(home) / "supervisor.sock"
     try:
-        with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
-            return getattr(proxy.supervisor, method)(*arguments)
+        with ServerProxy("http://localhost", transport=_Transport(path)) as proxy:
+            return getattr(getattr(proxy, interface), method)(*arguments)
     except (Fault, HTTPException, OSError) as error:
         raise Refused(f"the supervisor did not do {method}: {error!r}") from error
+
+
+def load(home: Path, variables: dict[str, str]) -> None:
+    """Have it import what `prepare` and `web` are made of, and give these variables to processes that start from now on."""
+    _call(home, "load", variables, interface="roundhouse")
+
+
+def load_rest(home: Path) -> None:
+    """Have it import what only workers are made of."""
+    _call(home, "load_rest", interface="roundhouse")
+
+
+def start_step(home: Path, name: str) -> None:
+    """Start one step of the list; its log begins anew."""
+    (home / "log" / f"{name}.log").unlink(missing_ok=True)
+    start_process(home, "step", name)
+
+
+def finish_step(home: Path, name: str) -> None:
+    """Wait until the step has ended. Raises Refused when it failed, with the line of its log that says why."""
+    log = home / "log" / f"{name}.log"
+    deadline = time.monotonic() + STEP_S
+    while (step := inspect(home)[name])["statename"] in ("STARTING", "RUNNING"):
+        if time.monotonic() > deadline:
+            raise Refused(f"{name} does not end: see {log}")
+        time.sleep(0.05)
+    if step["statename"] != "EXITED" or step["exitstatus"]:
+        raise Refused(f"{name} failed: {_gist(log.read_text(errors='replace'))} (see {log})")
+
+
+def _gist(text: str) -> str:
+    """The line of a command's output that says what went wrong: its last error, else its last line."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["it printed nothing"]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)\b", line)]
+    return (errors or lines)[-1]
 
 
 def start_process(home: Path, kind: str, name: str) -> None:

@@ -5,7 +5,7 @@ from django.urls import path, register_converter
 
 from audit import api as audit
 from engines import api as engines
-from engines import logs
+from engines import logs_api
 from fleet import api as fleet
 from fleet import openapi_views
 from policy import api as policy
@@ -20,7 +20,7 @@ urlpatterns = [
     path("engines/<user:user_id>/stop", engines.stop),
     path("engines/<user:user_id>/rotate-key", engines.rotate_key),
     path("engines/<user:user_id>/admit", engines.lean_admit),
-    path("engines/<user:user_id>/logs", logs.logs),
+    path("engines/<user:user_id>/logs", logs_api.logs),
     path("engines/<user:user_id>/audit", audit.rows),
     path("operations/<uuid:operation_id>", engines.operation),
     path("audit", audit.rows),

@@ -6,7 +6,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-STALLED_S = 30.0
+STALLED_LEASES = 2  # lengths of a lease in which a worker that hears its queue claims what is due
 _held: set[Lease] = set()
 _guard = threading.Lock()
 _last_claim = time.monotonic()
@@ -64,31 +64,39 @@ def _renew_forever() -> None:
         _quietly(partial(operations.renew, leases))
 
 
-def watch(queue: str, concurrency: int) -> None:
-    """Start a thread that ends this worker when, with threads free, it has claimed nothing of its queue for STALLED_S."""
-    threading.Thread(target=_watch_forever, args=(queue, concurrency), name="stall-watch", daemon=True).start()
+def watch(queues: Sequence[str], most: int) -> None:
+    """Start a thread that ends this worker when it has claimed nothing of its queues for `stalled_s`.
+
+    A worker that has `most` operations in hand has no thread for another one, and is left alone.
+    """
+    threading.Thread(target=_watch_forever, args=(list(queues), most), name="stall-watch", daemon=True).start()
 
 
-def _watch_forever(queue: str, concurrency: int) -> None:
+def stalled_s() -> float:
+    """Seconds without a claim after which a worker that has work is deaf."""
+    return float(STALLED_LEASES * settings.ENV.lease_s)
+
+
+def _watch_forever(queues: list[str], most: int) -> None:
     while True:
-        time.sleep(5)
-        if time.monotonic() - _last_claim < STALLED_S or len(_held) >= concurrency:
+        time.sleep(settings.ENV.lease_renew_s)
+        if time.monotonic() - _last_claim < stalled_s() or len(_held) >= most:
             continue
-        if _quietly(partial(_work_is_due, queue)):
+        if _quietly(partial(_work_is_due, queues)):
             log.error("worker_stalled", idle_s=round(time.monotonic() - _last_claim))
             # Not by SIGKILL, which the first process of a container cannot send itself.
             os._exit(1)  # a supervisor starts the next one; leases run out by themselves
 
 
-def _work_is_due(queue: str) -> bool:
+def _work_is_due(queues: list[str]) -> bool:
     """Something had its turn, was sent, and is unclaimed for longer than a healthy worker would ever leave it."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT EXISTS (SELECT 1 FROM engines_operation WHERE state IN ('pending', 'running')"
             " AND due_at < now() - make_interval(secs => %(s)s)"
             " AND (lease_until IS NULL OR lease_until < now() - make_interval(secs => %(s)s))"
-            " AND sent_at IS NOT NULL AND queue = %(queue)s)",
-            {"s": STALLED_S, "queue": queue},
+            " AND sent_at IS NOT NULL AND queue = ANY(%(queues)s))",
+            {"s": stalled_s(), "queues": queues},
         )
         return bool(cursor.fetchone()[0])
 

@@ -13,17 +13,12 @@ import redis
 import structlog
 from django.db import connection
 from kombu.exceptions import OperationalError
-from rest_framework.decorators import api_view
-from rest_framework.exceptions import ValidationError
-from rest_framework.request import Request
-from rest_framework.response import Response
 
-from engines import backends, lifecycle
+from engines import backends
 from engines.backends.base import BackendError, Ref
 from engines.errors import LogsUnavailable
 from engines.models import Engine
 from policy import valkey
-from policy.models import Product
 
 WAIT_S = 5.0
 KEPT_S = 10
@@ -34,22 +29,6 @@ MAX_LINE, MAX_TEXT = 4_096, 1_000_000  # characters of a line, and of all lines
 # Beside the waiters of operations: however many follow logs, most threads of a web process go on admitting.
 _waiters = threading.BoundedSemaphore(2)
 log = structlog.get_logger(__name__)
-
-
-@api_view(["GET"])
-def logs(request: Request, user_id: str) -> Response:
-    """GET /engines/{user_id}/logs: the last `tail` lines of the engine, oldest first."""
-    assert isinstance(request.auth, Product)
-    tail = _read_tail(request)
-    engine = lifecycle.find(request.auth, user_id)
-    return Response({"engine_id": str(engine.pk), "user_id": engine.user_id, "lines": fetch(engine, tail)})
-
-
-def _read_tail(request: Request) -> int:
-    text = request.query_params.get("tail", str(TAIL))
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= MAX_TAIL:
-        raise ValidationError({"tail": [f"Must be a whole number from 1 to {MAX_TAIL}."]})
-    return int(text)
 
 
 def fetch(engine: Engine, tail: int) -> list[str]:

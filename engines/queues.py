@@ -2,12 +2,14 @@
 
 In flight is an operation that a worker holds a lease on. A product has at most `ORCH_PRODUCT_MAX_OPERATIONS` of them in each
 queue that boot an engine, and as many that end one, so that its boots do not hold up its stops. All products together boot at
-most `ORCH_MAX_BOOTS` engines at a time, of which `ORCH_WAKE_BOOTS` are for wakes alone.
+most `ORCH_MAX_BOOTS` engines at a time, of which `ORCH_WAKE_BOOTS` are for wakes alone. Where one process has the threads of all
+queues (`ORCH_PROCESSES=small`), each queue has a share of operations in flight: as many as its own process would carry out.
 
 What counts and then takes does so under one advisory lock, in one message to the server (`LOCK` and what follows): the server
 lets go of the lock by itself, so a process that is frozen in the middle holds up nobody.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -32,9 +34,17 @@ READY = (
     "o.state IN ('pending', 'running') AND o.due_at <= clock_timestamp()"
     " AND (o.lease_until IS NULL OR o.lease_until < clock_timestamp())"
 )
-ROOM = """(
+
+
+def _share(queue: str) -> str:
+    """SQL: the share of a queue, or more operations than there ever are."""
+    return f"coalesce((%(shares)s::jsonb ->> {queue})::int, 2147483647)"
+
+
+ROOM = f"""(
     SELECT count(*) FILTER (WHERE fe.product_id = e.product_id AND f.queue = o.queue
                             AND (f.kind = ANY(%(boots)s)) = (o.kind = ANY(%(boots)s))) < %(product_max)s
+       AND count(*) FILTER (WHERE f.queue = o.queue) < {_share("o.queue")}
        AND (o.kind <> ALL(%(boots)s)
             OR (count(*) FILTER (WHERE f.kind = ANY(%(boots)s)) < %(boots_max)s
                 AND (o.queue = 'wake'
@@ -56,6 +66,22 @@ _WAITING = f"""
         LEFT JOIN flying f ON f.product_id = e.product_id AND f.queue = o.queue AND f.boots = (o.kind = ANY(%(boots)s))
         WHERE {READY})"""
 
+# Of those, who has room: first as boots of all queues, of which wakes come first; then, among those that are left, in its queue.
+# The second place counts nobody who has none of the first, or boots that wait would keep the ends behind them waiting, too.
+_FITTING = f"""
+    turns AS MATERIALIZED (
+        SELECT *, row_number() OVER (PARTITION BY boots ORDER BY queue <> 'wake', turn, created_at, id) AS place,
+            row_number() OVER (PARTITION BY boots, queue <> 'wake' ORDER BY turn, created_at, id) AS place_beside_wakes
+        FROM waiting WHERE turn <= %(product_max)s),
+    fitting AS MATERIALIZED (
+        SELECT id, row_number() OVER (PARTITION BY queue ORDER BY turn, created_at, id)
+            <= {_share("queue")} - (SELECT coalesce(sum(n), 0) FROM flying f WHERE f.queue = turns.queue) AS is_within_share
+        FROM turns
+        WHERE place <= %(batch)s AND (NOT boots OR (
+            place <= %(boots_max)s - (SELECT coalesce(sum(n) FILTER (WHERE boots), 0) FROM flying)
+            AND (queue = 'wake' OR place_beside_wakes <= %(boots_max)s - %(for_wakes)s
+                 - (SELECT coalesce(sum(n) FILTER (WHERE boots AND queue <> 'wake'), 0) FROM flying)))))"""
+
 
 def choose(kind: Kind, by: Actor) -> Queue:
     """The queue for an operation: users wait for wakes, callers for most else, nobody for a sleep or what the system asks for."""
@@ -72,6 +98,7 @@ def params() -> Mapping[str, Any]:
         "product_max": env.product_max_operations,
         "boots_max": env.max_boots,
         "for_wakes": env.wake_boots,
+        "shares": json.dumps(env.shares),
     }
 
 
@@ -94,13 +121,10 @@ def dispatch() -> int:
     with connection.cursor() as cursor:
         cursor.execute(
             f"""{LOCK}
-            {_WAITING}, turns AS MATERIALIZED (
-                SELECT *, row_number() OVER (PARTITION BY boots ORDER BY queue <> 'wake', turn, created_at, id) AS place
-                FROM waiting WHERE turn <= %(product_max)s)
+            {_WAITING}, {_FITTING}
             UPDATE engines_operation o
             SET sent_at = clock_timestamp(), due_at = CASE WHEN sent_at IS NULL THEN clock_timestamp() ELSE due_at END
-            FROM turns WHERE o.id = turns.id AND {READY} AND place <= %(batch)s
-              AND (NOT boots OR place <= %(boots_max)s - (SELECT coalesce(sum(n) FILTER (WHERE boots), 0) FROM flying))
+            FROM fitting WHERE o.id = fitting.id AND {READY} AND is_within_share
               AND (sent_at IS NULL OR sent_at < clock_timestamp() - make_interval(secs => %(resend)s))
             RETURNING o.id, o.queue, o.request_id
             """,

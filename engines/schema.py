@@ -7,7 +7,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 
 from audit.schema import PAGE_LIMIT, PATH_USER_ID, USER_ID, Endpoint, Json, describe
-from engines import api, logs
+from engines import api, logs, logs_api
 from engines.admission import REASONS
 from engines.models import Kind, OperationState, Queue, Status
 from policy.requests import Text
@@ -262,7 +262,7 @@ ENDPOINTS = (
         parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),
     Endpoint(
-        "GET", f"{_ONE}/logs", logs.logs, "get_logs", "The last lines that the engine wrote",
+        "GET", f"{_ONE}/logs", logs_api.logs, "get_logs", "The last lines that the engine wrote",
         answer=Logs, example={"engine_id": _ID, "user_id": "alice", "lines": ["listening on 127.0.0.1:9794"]},
         errors=(*_FOUND, "BACKEND_ERROR"),
         parameters=(

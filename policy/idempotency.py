@@ -12,14 +12,16 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from django.db import connection, transaction
-from rest_framework.request import Request
 
 from policy import secrets
 from policy.errors import IdempotencyMismatch, InvalidIdempotencyKey
+
+if TYPE_CHECKING:
+    from rest_framework.request import Request  # at run time workers purge keys, and do without the framework
 
 HEADER = "Idempotency-Key"
 KEPT_HOURS = 24
@@ -40,7 +42,7 @@ class Kept:
 
 
 def once(
-    request: Request,
+    request: "Request",
     caller: str,
     effect: Callable[[], T],
     *,
@@ -73,7 +75,7 @@ def once(
     return result
 
 
-def recall(request: Request, caller: str) -> Kept | None:
+def recall(request: "Request", caller: str) -> Kept | None:
     """What an earlier call under the request's key has left; None without a key, and while nothing is committed under it.
 
     For a call that may come to an effect only later. Raises InvalidIdempotencyKey, IdempotencyMismatch.
@@ -94,7 +96,7 @@ _OVER = "(created_at < now() - make_interval(hours => %s) OR (operation_id IS NU
 """Too old, or with nothing kept under it: admits once left such rows, and do while the version before this one still runs."""
 
 
-def _scope(request: Request, caller: str) -> tuple[str, ...] | None:
+def _scope(request: "Request", caller: str) -> tuple[str, ...] | None:
     """What the request's key holds for; None without one. Raises InvalidIdempotencyKey."""
     key = request.headers.get(HEADER)
     if key is None:
@@ -104,7 +106,7 @@ def _scope(request: Request, caller: str) -> tuple[str, ...] | None:
     return caller, request.method or "", request.path_info, key
 
 
-def _fingerprint(request: Request) -> str:
+def _fingerprint(request: "Request") -> str:
     """SHA-256 of the body, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(request.data, sort_keys=True, default=str).encode()).hexdigest()
 

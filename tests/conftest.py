@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -10,29 +11,38 @@ import pytest
 from django.core.management import call_command
 from django.test import Client
 
-from tests import servers, waiting
-from tests.stack import WORKERS, Stack
-
-KEPT = {"django_migrations", "django_content_type", "auth_permission", "audit_window"}
+from config.processes import Edition
+from tests import kinds, servers, waiting
+from tests.stack import Stack
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """On CI a skipped test has failed: all it needs is to be installed. A test that fails shows what its stack has logged."""
     report = yield
-    stack = getattr(item, "funcargs", {}).get("stack")
-    if report.failed and isinstance(stack, Stack):
-        report.sections.append(("errors that the stack has logged", stack.errors()))
+    stacks = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Stack)]
+    if report.failed:
+        report.sections += [("errors that the stack has logged", stack.errors()) for stack in stacks]
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
         report.longrepr = f"skipped on CI: {report.longrepr}"
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _engines_in_memory() -> None:
+    """This process has its engines in memory, unless a test asks for others; see `engine_processes` and `running_stack`."""
+    from django.conf import settings
+
+    settings.ENV = settings.ENV.model_copy(update={"engine_backend": "memory"})
+
+
 @pytest.fixture(scope="session")
+@kinds.needs("sql")
 def database(django_db_blocker: Any) -> None:
     """The run's servers, up and migrated."""
     servers.SERVERS.start()
+    servers.MEMORY.start()
     with django_db_blocker.unblock():
         call_command("migrate", verbosity=0)
 
@@ -42,21 +52,37 @@ def as_superuser() -> psycopg.Connection[Any]:
     return psycopg.connect(servers.SERVERS.urls.superuser, autocommit=True)
 
 
+_EMPTY = """
+DO $$ DECLARE filled text; BEGIN
+    SET LOCAL session_replication_role = replica;  -- past the guards
+    -- Not partition by partition: the keeper may drop one just now. The log last: a stack that several tests share may be
+    -- judging an engine just now, and this waits for that engine's row; its audit row is there, and goes, afterwards.
+    FOR filled IN
+        SELECT relname FROM pg_class
+        WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::regnamespace
+            AND relname NOT IN ('django_migrations', 'django_content_type', 'auth_permission', 'audit_window')
+        ORDER BY relname LIKE 'audit%', oid
+    LOOP
+        EXECUTE format('DELETE FROM %I', filled);
+    END LOOP;
+END $$"""
+
+
+@cache
+def _kept_connection() -> psycopg.Connection[Any]:
+    """To make one for each test would cost ten times what the statement costs."""
+    return as_superuser()
+
+
 def empty() -> None:
     """Remove every row of ours, past the guards, and every message of Valkey."""
     from policy import valkey
 
-    with as_superuser() as connection, connection.transaction():
-        connection.execute("SET LOCAL session_replication_role = replica")
-        # Not partition by partition: the keeper may drop one just now. The log last: a stack that several tests share may be
-        # judging an engine just now, and this waits for that engine's row; its audit row is there, and goes, afterwards.
-        tables = connection.execute(
-            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
-            " AND relnamespace = 'public'::regnamespace ORDER BY relname LIKE 'audit%', oid"
-        )
-        for (table,) in tables.fetchall():
-            if table not in KEPT:
-                connection.execute(f"DELETE FROM {table}")
+    try:
+        _kept_connection().execute(_EMPTY)
+    except psycopg.OperationalError:  # the test before has restarted the server
+        _kept_connection.cache_clear()
+        _kept_connection().execute(_EMPTY)
     valkey.client().flushall()
     valkey._open_until = 0.0  # it may have been away in the test before
 
@@ -74,11 +100,35 @@ def db(database: None, django_db_blocker: Any) -> Iterator[None]:
 
 
 def _remove_engines() -> None:
+    """Remove every engine of this process's backend, and what trouble a test has asked of it."""
     from engines import backends
+    from engines.backends.memory import MemoryBackend
 
     backend = backends.get()
+    if isinstance(backend, MemoryBackend):
+        backend.reset()
+        return
     for engine_id in {instance.ref.engine_id for instance in backend.list()}:
         backend.remove(engine_id)
+
+
+@contextlib.contextmanager
+def engines_on(name: str) -> Iterator[None]:
+    """This process has its engines on the backend `name`; none is left there afterwards."""
+    from django.conf import settings
+
+    from engines import backends
+
+    layer, usual = settings._wrapped, settings.ENV
+    settings.ENV = usual.model_copy(update={"engine_backend": name})
+    backends.get.cache_clear()
+    try:
+        yield
+    finally:
+        _remove_engines()
+        settings.ENV = usual  # what is torn down next asks for the backend again
+        layer.ENV = usual  # what the test has overridden since lies on top, and goes
+        backends.get.cache_clear()
 
 
 @pytest.fixture
@@ -162,16 +212,19 @@ def make_engine(product: Any, carry_out: Callable[[Any], Any]) -> Callable[[str]
 
 
 @pytest.fixture
-def memory_backend(settings: Any) -> Iterator[Any]:
-    """This process's backend is the one in memory, for the length of the test."""
+def memory_backend(database: None) -> Iterator[Any]:
+    """The memory backend, to make trouble with; this process has seen nothing of its host yet."""
     from engines import backends
 
-    usual = settings.ENV
-    backends.get.cache_clear()
-    settings.ENV = usual.model_copy(update={"engine_backend": "memory"})
-    yield backends.get()
-    settings.ENV = usual  # now: what is torn down next asks for the backend again
-    backends.get.cache_clear()
+    with engines_on("memory"):
+        yield backends.get()
+
+
+@pytest.fixture
+def engine_processes(db: None) -> Iterator[None]:
+    """Engines of this test are processes of this machine: for tests that call them, or look at their files."""
+    with engines_on("subprocess"):
+        yield
 
 
 def make_running(product: Any, user_id: str, carry_out: Callable[[Any], Any]) -> Any:
@@ -191,10 +244,22 @@ def stack(db: None) -> Iterator[Stack]:
         yield processes
 
 
+@pytest.fixture
+def memory_stack(db: None) -> Iterator[Stack]:
+    """The same with engines in memory: for tests that call no engine, or make trouble for some."""
+    with running_stack(ORCH_ENGINE_BACKEND="memory") as processes:
+        yield processes
+
+
+@kinds.needs("deployment")
 @contextlib.contextmanager
-def running_stack(**environment: str) -> Iterator[Stack]:
-    """A stack that serves, with further variables in its environment."""
-    with contextlib.closing(Stack(**environment)) as processes:
-        processes.start("web", *WORKERS, "health", "keeper", "beat")
+def running_stack(*names: str, edition: Edition = "full", **environment: str) -> Iterator[Stack]:
+    """A stack that serves, with further variables in its environment. This process has its engines where it has them.
+
+    `names`: its processes; without any, all of the edition.
+    """
+    backend = environment.get("ORCH_ENGINE_BACKEND", os.environ["ORCH_ENGINE_BACKEND"])
+    with engines_on(backend), contextlib.closing(Stack(edition, **environment)) as processes:
+        processes.start(*(names or processes.names))
         waiting.until(processes.serves, 30, "the web server answers")
         yield processes

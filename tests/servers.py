@@ -1,6 +1,7 @@
 """Loaded first of all (`-p tests.servers`): the environment of a test run, before settings are read, and its servers.
 
-Every run has a home of its own in a temporary folder, with a real PostgreSQL and a real Valkey that end with the run.
+Every run has a home of its own in a temporary folder, with a real PostgreSQL, a real Valkey and the memory backend's server.
+All of them end with the run.
 """
 
 import atexit
@@ -32,18 +33,21 @@ os.environ |= {
     "ORCH_PORT": str(free_port()),
     "ORCH_PORT_MIN": "20001",
     "ORCH_PORT_MAX": "26000",
-    "ORCH_ENGINE_BACKEND": "subprocess",
+    "ORCH_ENGINE_BACKEND": "subprocess",  # of processes that tests start; this one has `memory`, see conftest
     "ORCH_BOOT_TIMEOUT_S": "20",
     "ORCH_STOP_GRACE_S": "5",
     "ORCH_LOG_LEVEL": "WARNING",
 }
 
 from config import embedded  # noqa: E402 (the environment had to be there first)
+from tests import memory  # noqa: E402
 
 SERVERS = embedded.Servers(HOME)
+MEMORY = memory.Server(HOME / "run" / "memory.sock")
 
 
 @atexit.register
 def _stop() -> None:
+    MEMORY.close()
     SERVERS.stop()
     shutil.rmtree(HOME, ignore_errors=True)

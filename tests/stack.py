@@ -1,29 +1,61 @@
-"""The processes of a deployment, started as `make run` starts them, and watched: one that dies is started again."""
+"""The processes of a deployment, started as `make run` starts them, and watched: one that dies is started again.
 
+They are forks of a server that has imported their libraries, as those of `make run` are forks of its supervisor.
+"""
+
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from tests import servers
+from config import forks
+from config.processes import BY_NAME, Edition, of_kind
+from tests import kinds, servers, waiting
 
-WORKERS = ("wake", "ops", "background")  # they carry operations out
+WORKERS = ("wake", "ops", "background")  # they carry operations out, in `full`
 ROOT = Path(__file__).resolve().parent.parent
 
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["tests.preloaded"])
 
+
+def _become(name: str, environment: dict[str, str], log: Path, *, execute: bool) -> None:
+    """Turn this fresh fork into the process of that name, in a session of its own; `execute` starts an interpreter for that."""
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(ROOT)
+    if execute:
+        forks.reset_signals()
+        os.execve(sys.executable, [sys.executable, "-m", "config.processes", "exec", name], environment)
+    forks.turn_into(BY_NAME[name], environment)
+
+
+@kinds.needs("deployment")
 class Stack:
-    """Processes by name. `kill` and `freeze` do to the whole process group what a crash or a stalled machine does."""
+    """Processes by name. `kill` and `freeze` do to the whole process group what a crash or a stalled machine does.
 
-    def __init__(self, **environment: str) -> None:
+    `names` are all processes of the edition, `workers` those of them that carry operations out. `execute`: as on a platform,
+    each is an interpreter of its own, and the environment that /proc shows is its own.
+    """
+
+    def __init__(self, edition: Edition = "full", *, execute: bool = False, **environment: str) -> None:
+        kinds.require("deployment")
+        self.execute = execute
+        self.names = tuple(process.name for process in of_kind("app", edition=edition))
+        self.workers = ("worker",) if edition == "small" else WORKERS
         self.port = servers.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = {**os.environ, "ORCH_PORT": str(self.port), "ORCH_WEB_WORKERS": "1", "CI": "", **environment}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        ours = {"ORCH_PROCESSES": edition, "ORCH_PORT": str(self.port), "ORCH_WEB_WORKERS": "1", "CI": ""}
+        self.environment = {**os.environ, **ours, **environment}
+        self._processes: dict[str, ForkServerProcess] = {}
         self._began: dict[str, int] = {}  # where in a log, which another stack may have begun, this one's lines begin
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep_alive, daemon=True)
@@ -33,34 +65,37 @@ class Stack:
         for name in names:
             self._processes[name] = self._spawn(name)
 
-    def _spawn(self, name: str) -> "subprocess.Popen[bytes]":
+    def _spawn(self, name: str) -> ForkServerProcess:
         """`ops.2` is a second `ops`."""
         kind = name.partition(".")[0]
         log = servers.HOME / "log" / f"test-{name}.log"
         log.parent.mkdir(exist_ok=True)
         self._began.setdefault(name, log.stat().st_size if log.exists() else 0)
         environment = {**self.environment, "ORCH_PROCESS": kind}
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", "config.processes", "exec", kind],
-                cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
+        process = _forks.Process(target=_become, args=(kind, environment, log), kwargs={"execute": self.execute})
+        process.start()
+        waiting.until(lambda: _leads_a_session(process), 10, f"{name} has a session of its own")
+        return process
 
     def _keep_alive(self) -> None:
         while not self._closing.wait(0.2):
             for name, process in list(self._processes.items()):
-                if process.poll() is not None and not self._closing.is_set():
+                if not process.is_alive() and not self._closing.is_set():
                     self._processes[name] = self._spawn(name)
+
+    def forget(self, name: str) -> ForkServerProcess:
+        """The process, which is not started again when it ends."""
+        return self._processes.pop(name)
 
     def stop(self, name: str) -> None:
         """SIGKILL, and not started again."""
-        process = self._processes.pop(name)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process = self.forget(name)
+        if process.is_alive():
+            os.killpg(_pid(process), signal.SIGKILL)
+        process.join()
 
     def pid(self, name: str) -> int:
-        return self._processes[name].pid
+        return _pid(self._processes[name])
 
     def kill(self, name: str) -> None:
         """SIGKILL; the process comes back by itself."""
@@ -98,3 +133,16 @@ class Stack:
         """The lines at level `error` that its processes have written: why it answered with a 500."""
         lines = [line for name in self._began for line in self.log(name).splitlines()]
         return "\n".join(line for line in lines if '"level": "error"' in line)
+
+
+def _pid(process: ForkServerProcess) -> int:
+    assert process.pid is not None  # it was started
+    return process.pid
+
+
+def _leads_a_session(process: ForkServerProcess) -> bool:
+    """Whether signals to its group reach it; or it has ended already."""
+    try:
+        return os.getsid(_pid(process)) == process.pid
+    except ProcessLookupError:
+        return True

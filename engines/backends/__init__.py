@@ -22,7 +22,8 @@ def get() -> "Backend":
         case "memory":
             from engines.backends.memory import MemoryBackend
 
-            return MemoryBackend()
+            socket = settings.ENGINES_ROOT.with_name("run") / "memory.sock"  # beside the home's other sockets
+            return MemoryBackend(socket, env.backend_timeout_s, bind=env.engine_bind)
         case "subprocess":
             from engines.backends.subprocess import SubprocessBackend
 

@@ -30,7 +30,7 @@ WATCH_S = 5.0  # between two looks at an operation
 TIMEOUT_S = 30.0
 POLICY = {"rate_limit_rpm": 1_000_000}
 NO_ANSWER = 0
-WEB_WORKERS = int(type(settings.ENV).model_fields["web_workers"].default)
+WEB_WORKERS = int(settings.ENV.WEB_WORKERS["full"])
 
 
 @dataclass(frozen=True)

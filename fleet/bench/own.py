@@ -1,4 +1,5 @@
-"""A deployment of the benchmark's own, in a temporary home: every process with the settings that ship, and servers to freeze."""
+"""A deployment of the benchmark's own, in a temporary home: every process of `full` with the settings that ship, and servers to
+freeze."""
 
 import contextlib
 import os
@@ -30,7 +31,8 @@ class Own:
         self.port = servers.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORCH_") or name in KEPT}
-        self._environment = {**inherited, "ORCH_HOME": str(home), "ORCH_PORT": str(self.port), **environment}
+        ours = {"ORCH_PROCESSES": "full", "ORCH_HOME": str(home), "ORCH_PORT": str(self.port)}
+        self._environment = {**inherited, **ours, **environment}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def log(self, name: str) -> Path:
@@ -48,23 +50,30 @@ class Own:
     def start(self, *names: str) -> None:
         """Start the processes; do not wait for them."""
         for name in names:
-            with self.log(name).open("ab") as output:
-                self._processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", "config.processes", "exec", name], cwd=settings.BASE_DIR, env=self._environment,
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                )  # fmt: skip
+            self.spawn(name, "-m", "config.processes", "exec", name)
+
+    def spawn(self, name: str, *arguments: str) -> None:
+        """Start a Python program of the project as the process `name`; do not wait for it."""
+        with self.log(name).open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, *arguments], cwd=settings.BASE_DIR, env=self._environment,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
 
     def send(self, name: str, number: signal.Signals) -> None:
         """Send it to the process and all that it started."""
         os.killpg(self._processes[name].pid, number)
 
-    def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
-        """End the process and return when it is gone; SIGKILL if it does not go."""
+    def stop(self, name: str, number: signal.Signals = signal.SIGTERM, patience_s: float = servers.STOP_S) -> None:
+        """End the process and return when it is gone; SIGKILL if it does not go in time."""
         process = self._processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         try:
-            process.wait(servers.STOP_S)
+            process.wait(patience_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -75,7 +84,7 @@ class Own:
         while not self._serves():
             if time.monotonic() > deadline:
                 raise CommandError(f"not healthy after {UP_S:.0f} s: {self.log('web').read_text()[-2000:]}")
-            time.sleep(0.2)
+            time.sleep(0.05)
 
     def _serves(self) -> bool:
         try:

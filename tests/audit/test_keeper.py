@@ -22,7 +22,7 @@ OLD = -14  # months; kept for a year
 
 @pytest.fixture
 def stack(db):
-    with contextlib.closing(Stack(ORCH_LOG_LEVEL="INFO")) as processes:
+    with contextlib.closing(Stack(execute=True, ORCH_LOG_LEVEL="INFO")) as processes:
         yield processes
 
 

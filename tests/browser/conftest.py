@@ -1,9 +1,13 @@
 """A real browser, logged in to the admin of a real stack. Whatever it complains about fails the test."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import kinds
+from tests.conftest import running_stack
+from tests.stack import Stack
 from tests.staff import hire
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -18,27 +22,47 @@ FLAGS = (
 PASSWORD = "a password of the test"
 
 
-@pytest.fixture
-def browser(stack, monkeypatch):
-    """Chromium, until the test ends."""
+@kinds.needs("browser")
+def launch(playwright):
+    kinds.require("browser")
+    return playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+
+
+@pytest.fixture(scope="package")
+def stack(database) -> Iterator[Stack]:
+    """One for all tests of the browser: none of them breaks it."""
+    with running_stack(edition="small") as processes:
+        yield processes
+
+
+@pytest.fixture(scope="package")
+def chromium():
+    """The browser, for as long as its tests last; each has a session of its own."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not installed")
     from playwright.sync_api import sync_playwright
 
-    monkeypatch.setenv(
-        "DJANGO_ALLOW_ASYNC_UNSAFE", "true"
-    )  # Playwright runs a loop in this thread; our queries do not wait in it
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        # Playwright runs a loop in this thread; our queries do not wait in it.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        chromium = launch(playwright)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def browser(chromium, stack, db):
+    """A session of the browser: no cookie and no page of another test."""
+    session = chromium.new_context(base_url=stack.url, viewport={"width": 1280, "height": 900})
+    yield session
+    session.close()
 
 
 @pytest.fixture
 def admin(browser, stack):
     """A page of the superuser "root", at the overview. Errors on its console and requests to elsewhere fail the test."""
     hire("root", superuser=True, password=PASSWORD)
-    page, complaints = browser.new_page(base_url=stack.url, viewport={"width": 1280, "height": 900}), []
+    page, complaints = browser.new_page(), []
     page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: request.url.startswith((stack.url, "data:")) or complaints.append(request.url))

@@ -4,7 +4,7 @@ from fleet import openapi
 
 
 def test_docs_show_every_operation_and_load_nothing_from_elsewhere(browser, stack):
-    page, complaints = browser.new_page(base_url=stack.url), []
+    page, complaints = browser.new_page(), []
     page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: request.url.startswith((stack.url, "data:")) or complaints.append(request.url))

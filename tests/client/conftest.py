@@ -1,6 +1,5 @@
 """A stack for the client's tests, and products to call it as."""
 
-import contextlib
 import os
 import re
 import subprocess
@@ -11,20 +10,17 @@ import pytest
 from django.conf import settings
 
 from roundhouse_client import Client, Operator
-from tests import waiting
-from tests.conftest import _remove_engines, empty, make_product
-from tests.stack import WORKERS, Stack
+from tests.conftest import empty, make_product, running_stack
+from tests.stack import WORKERS
 
 
 @pytest.fixture(scope="module")
 def server(database, django_db_blocker):
     """The web server and its workers, for a whole module; every test has a product of its own."""
     empty()
-    with django_db_blocker.unblock(), contextlib.closing(Stack(ORCH_OPS_CONCURRENCY="4")) as stack:
-        stack.start("web", *WORKERS, "health", "beat")
-        waiting.until(stack.serves, 30, "the web server answers")
+    environment = {"ORCH_ENGINE_BACKEND": "memory", "ORCH_OPS_CONCURRENCY": "4"}
+    with django_db_blocker.unblock(), running_stack("web", *WORKERS, "health", "beat", **environment) as stack:
         yield stack
-        _remove_engines()
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from tests.engines.registry import put_engine
 
 def test_engine_is_provisioned_listed_and_destroyed(shell):
     assert json.loads(shell.run("provision", "alice", "--json").stdout)["status"] == "running"
-    assert "alice" in shell.run("engines", "list").stdout
-    assert "sk-sept-" not in shell.run("engines", "list").stdout
+    listed = shell.run("engines", "list").stdout
+    assert "alice" in listed
+    assert "sk-sept-" not in listed
     assert "sk-sept-" in shell.run("engines", "get", "alice").stdout
     assert shell.run("stop", "alice").stdout.split() == ["status", "stopped"]
     assert "engine_stopped" in shell.run("admit", "alice", expect=1).stdout

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from config.embedded import Servers
+from tests import kinds
 from tests.config.support import stop_launchers
 
 
@@ -18,6 +19,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
+@kinds.needs("embedded")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Running servers of a home of their own."""
     servers = Servers(tmp_path_factory.mktemp("embedded") / "home")

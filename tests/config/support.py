@@ -13,7 +13,7 @@ import psutil
 
 from config import supervision
 from config.home import BASE_DIR
-from tests import waiting
+from tests import kinds, waiting
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:
@@ -23,7 +23,9 @@ def environment(home: Path, **changes: str) -> dict[str, str]:
     return {**kept, "ORCH_HOME": str(home), "ORCH_ENGINE_BACKEND": "subprocess", **changes}
 
 
+@kinds.needs("embedded")
 def manage(home: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    kinds.require("embedded")
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=BASE_DIR, env=environment(home, **changes), capture_output=True, text=True, timeout=60,
@@ -64,10 +66,12 @@ def stop_launchers(home: Path) -> None:
             process.wait(60)
 
 
+@kinds.needs("deployment")
 class Run:
     """A `make run` in a process group of its own, as in a terminal. Its output goes to a file."""
 
     def __init__(self, home: Path, port: int, **changes: str) -> None:
+        kinds.require("deployment")
         self.home, self.port = home, port
         self._file = home.parent / f"{home.name}.out"
         make = shutil.which("make") or "make"

@@ -16,6 +16,8 @@ from config.home import BASE_DIR, LONGEST_SOCKET
 from tests import waiting
 from tests.config.support import environment, living
 
+pytestmark = pytest.mark.embedded
+
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from config import postgres, valkey
+from config import postgres, supervision, valkey
 from config.embedded import Servers
 from config.home import BASE_DIR
+from tests import kinds, waiting
 from tests import servers as run_servers
-from tests import waiting
 from tests.config.support import Run, environment, healthy, living, manage
+
+pytestmark = pytest.mark.deployment  # `make run`, also where it gives up
 
 SECOND_START_S = 10.0
 
@@ -27,7 +29,7 @@ SECOND_START_S = 10.0
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A `make run` that is up."""
     home = tmp_path_factory.mktemp("launch") / "home"
-    run = Run(home, run_servers.free_port())
+    run = Run(home, run_servers.free_port(), ORCH_PROCESSES="full")
     try:
         run.wait_for_banner()
         yield run
@@ -112,9 +114,7 @@ def test_process_that_is_killed_comes_back(run: Run, name: str) -> None:
 
 
 def test_system_works_after_every_process_was_killed(run: Run) -> None:
-    headers = make_product(run)
-    api(run, "POST", "/engines/bob/admit", headers, json={"auto_provision": True})
-    api(run, "DELETE", "/engines/bob", headers)
+    go_through_a_life(run, "bob")
 
 
 def test_second_copy_on_the_same_home_is_refused(run: Run) -> None:
@@ -128,24 +128,13 @@ def test_second_copy_on_the_same_home_is_refused(run: Run) -> None:
 def test_two_copies_run_side_by_side(run: Run, home: Path) -> None:
     second = Run(home, run_servers.free_port())
     second.wait_for_banner()
+    lasting = set(supervision.inspect(home)) - {"prepare", "stand_down"}
+    assert lasting == {"postgres", "valkey", "web", "worker", "keeper"}  # `small`, when nobody says so
+    test_process_that_is_killed_comes_back(second, "worker")
     assert healthy(run.port)
     stop(second)
     assert living(home) == []
     assert healthy(run.port)
-
-
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize(("bind", "host"), [("127.0.0.2", "127.0.0.2"), ("::1", "[::1]"), ("0.0.0.0", "127.0.0.1")])
-def test_run_is_found_where_it_listens(home: Path, bind: str, host: str) -> None:
-    """Whatever names it is to answer to."""
-    run = Run(home, run_servers.free_port(), ORCH_BIND=bind, ORCH_ALLOWED_HOSTS="fleet.lan")
-    run.wait_for_banner()
-    assert f"  Admin      http://{host}:{run.port}/admin/\n" in run.output
-    assert requests.get(f"http://{host}:{run.port}/admin/login/", timeout=30).status_code == 200
-    for name, code in (("fleet.lan", 200), ("evil.example", 400)):
-        assert requests.get(f"http://{host}:{run.port}/health", headers={"Host": name}, timeout=30).status_code == code
-    paste(run)
-    stop(run)
 
 
 # -- What is in the way ------------------------------------------------------------------------------------------------
@@ -153,6 +142,7 @@ def test_run_is_found_where_it_listens(home: Path, bind: str, host: str) -> None
 
 def launch(home: Path, port: int | str, **changes: str) -> subprocess.CompletedProcess[str]:
     """The launcher where it is expected to give up."""
+    kinds.require("deployment")
     return subprocess.run(
         [sys.executable, "-m", "config.launch"],
         cwd=BASE_DIR, env=environment(home, PORT=str(port), **changes), capture_output=True, text=True, timeout=60,
@@ -269,75 +259,89 @@ def test_stop_leaves_nothing_running_and_the_next_start_is_quick_and_resumes(hom
 
 
 @pytest.mark.timeout(300)
-def test_start_succeeds_after_launcher_and_supervisor_were_killed(home: Path) -> None:
-    first = Run(home, run_servers.free_port())
-    first.wait_for_banner()
+def test_run_is_found_where_it_listens_also_after_launcher_and_supervisor_were_killed(home: Path) -> None:
+    """Each start listens somewhere else. The ends between them are the launcher's death, and then that of both."""
+    first = listen(home, "127.0.0.2")
+    check_found(first, "127.0.0.2")
     launcher = first.launcher
     supervisor = launcher.children()[0]
-    assert "supervisor.supervisord" in supervisor.cmdline()
+    assert supervisor.cmdline()[0].startswith("roundhouse: supervisor")
     launcher.kill()
-    second = Run(home, first.port)
-    second.wait_for_banner()
+    second = listen(home, "::1", first.port)
+    check_found(second, "[::1]")
     launcher, supervisor = second.launcher, second.launcher.children()[0]
     supervisor.kill()
     launcher.kill()
-    third = Run(home, first.port)
-    third.wait_for_banner()
+    third = listen(home, "0.0.0.0", first.port)
+    check_found(third, "127.0.0.1")
     third.launcher.terminate()
     assert third.wait() == 0
     assert living(home) == []
 
 
-@pytest.mark.timeout(240)
-def test_run_uses_servers_of_ones_own(home: Path, tmp_path: Path) -> None:
-    own = Servers(tmp_path / "own")
-    own.start()
-    try:
-        urls = {
-            "ORCH_DATABASE_URL": own.urls.database,
-            "ORCH_DATABASE_OWNER_URL": own.urls.owner,
-            "ORCH_REDIS_URL": own.urls.redis,
-        }
-        run = Run(home, run_servers.free_port(), **urls)
-        run.wait_for_banner()
-        assert (postgres.pid(home), valkey.pid(home)) == (None, None)
-        api(run, "POST", "/engines/dave/admit", make_product(run), json={"auto_provision": True})
-        stop(run)
-        assert living(home) == []
-        assert postgres.pid(own.home)
-        assert "warning" not in run.output
-    finally:
-        own.remove()
-
-
-@pytest.mark.timeout(240)
-def test_run_on_one_role_says_what_is_lost(home: Path, tmp_path: Path) -> None:
-    own = Servers(tmp_path / "own", ("postgres",))
-    own.start()
-    try:
-        run = Run(home, run_servers.free_port(), ORCH_DATABASE_URL=own.urls.owner)
-        run.wait_for_banner()
-        (warning,) = [line for line in run.output.splitlines() if "warning" in line]
-        assert warning.startswith("roundhouse: warning: the application and the owner of the tables are one database role")
-        api(run, "POST", "/engines/dave/admit", make_product(run), json={"auto_provision": True})
-        stop(run)
-        assert living(home) == []
-    finally:
-        own.remove()
-
-
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize(("whom", "number"), [("launcher", signal.SIGINT), ("make", signal.SIGTERM)])
-def test_signal_to_one_process_stops_everything(home: Path, whom: str, number: signal.Signals) -> None:
-    run = Run(home, run_servers.free_port())
+def listen(home: Path, bind: str, port: int | None = None) -> Run:
+    """A run that is up, on that address, and answers to the name `fleet.lan`, too."""
+    run = Run(home, port or run_servers.free_port(), ORCH_BIND=bind, ORCH_ALLOWED_HOSTS="fleet.lan")
     run.wait_for_banner()
-    api(run, "POST", "/engines/erin/admit", make_product(run), json={"auto_provision": True})
-    launcher = run.launcher
-    os.kill(run.make.pid if whom == "make" else launcher.pid, number)
-    run.wait()
-    launcher.wait(60)
-    assert "roundhouse: stopped" in run.output
+    return run
+
+
+def check_found(run: Run, host: str) -> None:
+    """Whatever names it is to answer to, it is called by the address that it prints."""
+    assert f"  Admin      http://{host}:{run.port}/admin/\n" in run.output
+    assert requests.get(f"http://{host}:{run.port}/admin/login/", timeout=30).status_code == 200
+    for name, code in (("fleet.lan", 200), ("evil.example", 400)):
+        assert requests.get(f"http://{host}:{run.port}/health", headers={"Host": name}, timeout=30).status_code == code
+    paste(run)
+
+
+@pytest.mark.timeout(240)
+def test_run_uses_servers_of_ones_own(home: Path, servers: Servers) -> None:
+    urls = {
+        "ORCH_DATABASE_URL": servers.urls.database,
+        "ORCH_DATABASE_OWNER_URL": servers.urls.owner,
+        "ORCH_REDIS_URL": servers.urls.redis,
+    }
+    run = Run(home, run_servers.free_port(), **urls)
+    run.wait_for_banner()
+    assert (postgres.pid(home), valkey.pid(home)) == (None, None)
+    go_through_a_life(run, "dave")
+    stop(run)
     assert living(home) == []
+    assert postgres.pid(servers.home)
+    assert "warning" not in run.output
+
+
+@pytest.mark.timeout(240)
+def test_run_on_one_role_says_what_is_lost(home: Path, servers: Servers) -> None:
+    run = Run(home, run_servers.free_port(), ORCH_DATABASE_URL=servers.urls.owner)
+    run.wait_for_banner()
+    (warning,) = [line for line in run.output.splitlines() if "warning" in line]
+    assert warning.startswith("roundhouse: warning: the application and the owner of the tables are one database role")
+    go_through_a_life(run, "dave")
+    stop(run)
+    assert living(home) == []
+
+
+def go_through_a_life(run: Run, user_id: str) -> None:
+    """Make an engine for a user of a new product, and destroy it."""
+    headers = make_product(run)
+    api(run, "POST", f"/engines/{user_id}/admit", headers, json={"auto_provision": True})
+    api(run, "DELETE", f"/engines/{user_id}", headers)
+
+
+@pytest.mark.timeout(240)
+def test_signal_to_one_process_stops_everything(home: Path) -> None:
+    for whom, number in (("launcher", signal.SIGINT), ("make", signal.SIGTERM)):
+        run = Run(home, run_servers.free_port())
+        run.wait_for_banner()
+        api(run, "POST", "/engines/erin/admit", make_product(run), json={"auto_provision": True})
+        launcher = run.launcher
+        os.kill(run.make.pid if whom == "make" else launcher.pid, number)
+        run.wait()
+        launcher.wait(60)
+        assert "roundhouse: stopped" in run.output, whom
+        assert living(home) == [], whom
 
 
 @pytest.mark.timeout(240)

@@ -15,7 +15,7 @@ import pytest
 
 from config.home import BASE_DIR
 from engines.backends.docker.containers import CLIENT, PRODUCTS
-from tests import servers, waiting
+from tests import kinds, servers, waiting
 from tests.engines.backends import dock
 from tests.engines.backends.runtimes import IMAGE
 
@@ -32,15 +32,18 @@ print(json.dumps([answer.status, answer.read().decode()]))
 """
 
 
+@kinds.needs("docker", "deployment")
 class Composed:
-    """`name` is the project's and the deployment's; `env` what is in its .env file."""
+    """`name` is the project's and the deployment's; `env` what is in its .env file, which names the edition if one is given."""
 
-    def __init__(self, client: docker.DockerClient, folder: Path, command: list[str]) -> None:
+    def __init__(self, client: docker.DockerClient, folder: Path, command: list[str], edition: str = "") -> None:
+        kinds.require("deployment")
         self.client = client
         self.name = f"test-{secrets.token_hex(3)}"
         self._env_file = folder / "env"
         made = subprocess.run([BASE_DIR / "scripts" / "compose-env"], capture_output=True, text=True, check=True).stdout
-        self._env_file.write_text(made.replace("COMPOSE_PROJECT_NAME=roundhouse", f"COMPOSE_PROJECT_NAME={self.name}"))
+        made = made.replace("COMPOSE_PROJECT_NAME=roundhouse", f"COMPOSE_PROJECT_NAME={self.name}")
+        self._env_file.write_text(made.replace("COMPOSE_PROFILES=small", f"COMPOSE_PROFILES={edition}") if edition else made)
         self.env = dict(line.split("=", 1) for line in self._env_file.read_text().splitlines())
         settings = folder / "settings.env"
         settings.write_text("ORCH_ALLOWED_HOSTS=web,127.0.0.1\nORCH_HEALTH_CHECK_INTERVAL_S=1\nORCH_STOP_GRACE_S=2\n")
@@ -51,6 +54,12 @@ class Composed:
             "ROUNDHOUSE_SETTINGS": str(settings),
             "ROUNDHOUSE_PUBLISH": self.url.removeprefix("http://"),
         }
+
+    def services(self) -> set[str]:
+        """Those that it has containers of."""
+        label = f"com.docker.compose.project={self.name}"
+        found = self.client.containers.list(all=True, filters={"label": label})
+        return {container.labels["com.docker.compose.service"] for container in found}
 
     def compose(self, *arguments: str) -> str:
         """What the command says on stdout. Fails the test when it fails."""

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from config.processes import of_kind
 from tests import waiting
@@ -13,6 +14,7 @@ from tests.engines.backends.inside import reached
 from tests.engines.backends.runtimes import parse_events
 
 pytestmark = pytest.mark.timeout(900)  # the images may have to be built
+SMALL = {process.name for process in of_kind("app", "once", edition="small")}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_engine_stays_healthy_for_three_probes(app):
 
 
 def test_engine_reaches_neither_the_control_plane_nor_its_clients(composed, app):
-    services = {"web": 8000, "postgres": 5432, "redis": 6379, "ops": 8000, "health": 8000}
+    services = {"web": 8000, "postgres": 5432, "redis": 6379, "worker": 8000}
     names = list(services.items())
     addresses = [
         (network["IPAddress"], port)
@@ -99,7 +101,7 @@ def test_probe_of_a_living_engine_does_not_wait_for_names_that_nobody_has(compos
     """Docker hands on what it does not know to the host's name servers: here, to one that does not answer."""
     code = f"import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'config.settings'\n{MANY_DEAD}"
     env = [
-        *composed.container("health").attrs["Config"]["Env"],
+        *composed.container("worker").attrs["Config"]["Env"],
         f"LIVING={app.engine['engine_id']}",
         "ORCH_HEALTH_CHECK_TIMEOUT_S=3",
     ]
@@ -113,16 +115,14 @@ def test_probe_of_a_living_engine_does_not_wait_for_names_that_nobody_has(compos
 
 def test_workers_are_the_only_ones_beside_the_product_on_the_engines_network(composed, app):
     network = f"{composed.name}_engines-acme"
-    attached = {
-        service for service in composed.compose("config", "--services").split() if network in composed.networks_of(service)
-    }
-    assert attached == ON_ENGINES
+    attached = {service for service in composed.services() if network in composed.networks_of(service)}
+    assert attached == ON_ENGINES & SMALL
 
 
-def test_health_worker_that_is_made_again_probes_on(composed, app):
-    before = composed.container("health").id
-    composed.compose("up", "--detach", "--force-recreate", "--no-deps", "health")
-    assert composed.container("health").id != before
+def test_worker_that_is_made_again_probes_on(composed, app):
+    before = composed.container("worker").id
+    composed.compose("up", "--detach", "--force-recreate", "--no-deps", "worker")
+    assert composed.container("worker").id != before
     probe_times(app, 3)
     rows = app.call("GET", "/audit?user_id=alice&action=health_check", X_Platform_Key=app.key)
     assert [row["metadata"]["healthy"] for row in rows["results"]] == [True]
@@ -130,14 +130,14 @@ def test_health_worker_that_is_made_again_probes_on(composed, app):
 
 def test_up_again_makes_nothing_anew(composed, app):
     """Not even the workers, which are on networks that compose knows nothing of."""
-    services = composed.compose("config", "--services").split()
+    services = composed.services()
     before = {service: composed.container(service).id for service in services}
     composed.compose("up", "--detach")
     assert {service: composed.container(service).id for service in services} == before
 
 
 def test_processes_are_not_root_and_only_those_that_work_on_engines_hold_the_daemon(composed):
-    for service in {process.name for process in of_kind("app", "once")}:
+    for service in SMALL:
         attributes = composed.container(service).attrs
         assert attributes["Config"]["User"] == "10001:10001"
         assert attributes["HostConfig"]["ReadonlyRootfs"]
@@ -148,9 +148,21 @@ def test_processes_are_not_root_and_only_those_that_work_on_engines_hold_the_dae
 
 
 def test_log_agrees_with_the_registry_and_check_has_nothing_to_say(composed, app):
-    assert "agree: 1 engines" in composed.compose("exec", "-T", "ops", "python", "manage.py", "audit_check")
+    assert "agree: 1 engines" in composed.compose("exec", "-T", "worker", "python", "manage.py", "audit_check")
     checked = composed.compose("exec", "-T", "keeper", "python", "manage.py", "check", "--deploy", "--fail-level", "WARNING")
     assert "no issues" in checked
+
+
+def test_up_makes_the_services_of_small_and_no_others(composed):
+    assert composed.services() == {*SMALL, "postgres", "redis"}
+
+
+def test_compose_takes_full_for_the_edition(composed, tmp_path):
+    """Which services that starts is in the file, and `test_compose_file` has looked."""
+    full = Composed(composed.client, tmp_path, command(), "full")
+    services = yaml.safe_load(full.compose("config"))["services"]
+    assert {process.name for process in of_kind("app", "once", edition="full")} <= set(services)
+    assert {service["environment"].get("ORCH_PROCESSES", "full") for service in services.values()} == {"full"}
 
 
 def test_image_keeps_nothing_of_where_it_was_built(composed):

@@ -4,19 +4,29 @@ import pytest
 import yaml
 
 from config.home import BASE_DIR
-from config.processes import PROCESSES, of_kind
+from config.processes import EDITIONS, PROCESSES, of_kind
 
 SERVICES = yaml.safe_load((BASE_DIR / "compose.yaml").read_text())["services"]
 OURS = {name: service for name, service in SERVICES.items() if name not in ("postgres", "redis")}
-ON_ENGINES = {"wake", "ops", "background", "health"}
+ON_ENGINES = {"worker", "wake", "ops", "background", "health"}
+APPS = [process for process in PROCESSES if process.kind != "server"]
 
 
 def test_services_are_the_processes_of_the_list():
-    assert set(OURS) == {process.name for process in of_kind("app", "once")}
+    assert set(OURS) == {process.name for process in APPS}
     assert {name: service["command"] for name, service in OURS.items()} == {name: [name] for name in OURS}
 
 
-@pytest.mark.parametrize("process", of_kind("app", "once"), ids=lambda process: process.name)
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_profile_of_an_edition_starts_its_processes_and_no_others(edition):
+    started = {name for name, service in OURS.items() if edition in service.get("profiles", [edition])}
+    assert started == {process.name for process in of_kind("app", "once", edition=edition)}
+    assert {service["environment"]["ORCH_PROCESSES"] for service in OURS.values()} == {
+        "${COMPOSE_PROFILES:?small or full, see scripts/compose-env}"
+    }
+
+
+@pytest.mark.parametrize("process", APPS, ids=lambda process: process.name)
 def test_only_those_who_need_it_get_the_owner_and_the_daemon(process):
     service = OURS[process.name]
     assert ("ORCH_DATABASE_OWNER_URL" in service["environment"]) == process.owns_database

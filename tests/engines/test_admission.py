@@ -116,8 +116,8 @@ def test_auto_provision_joins_a_provision_of_any_image(api, product):
     assert Operation.objects.count() == 1
 
 
-def test_auto_provision_that_fails_is_told(api, product, settings):
-    settings.ENV = settings.ENV.model_copy(update={"engine_image": "nobody/has-it:1"})
+def test_auto_provision_that_fails_is_told(api, product, memory_backend, settings):
+    memory_backend.missing_images |= {settings.ENV.engine_image}
     with crew.at_work():
         error = assert_error(admit(api, auto_provision=True), 502, "BACKEND_ERROR")
     assert error["details"]["cause"] == "image_missing"

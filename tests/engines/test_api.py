@@ -180,7 +180,8 @@ def test_provision_takes_the_image_it_is_given(api, any_image):
     assert api.call("GET", "/engines/alice").json()["engine_version"] == "acme/engine:3"
 
 
-def test_provision_of_an_image_that_is_not_there_is_a_backend_error(api, any_image):
+def test_provision_of_an_image_that_is_not_there_is_a_backend_error(api, any_image, memory_backend):
+    memory_backend.missing_images |= {"nobody/has-it:1"}
     with crew.at_work():
         response = api.call("POST", "/engines/provision", {"user_id": "alice", "engine_version": "nobody/has-it:1"})
     error = assert_error(response, 502, "BACKEND_ERROR")

@@ -17,10 +17,10 @@ from policy import limits, secrets, valkey
 from policy.errors import RateLimited
 from policy.models import IdempotencyKey
 from tests import floods, waiting
-from tests.conftest import _remove_engines, empty, make_product
+from tests.conftest import empty, make_product, running_stack
 from tests.engines.registry import put_engine
 from tests.envelopes import assert_error
-from tests.stack import WORKERS, Stack
+from tests.stack import WORKERS
 
 # fmt: off
 USER_IDS = [
@@ -37,11 +37,8 @@ def server(database, django_db_blocker):
     """Two web processes and a worker for the whole module; every test has a product of its own."""
     empty()
     sizes = {"ORCH_WEB_WORKERS": "2", "ORCH_WEB_THREADS": "60", "ORCH_WEB_WAITERS": "55", "ORCH_OPS_CONCURRENCY": "4"}
-    with django_db_blocker.unblock(), contextlib.closing(Stack(**sizes)) as stack:
-        stack.start("web", *WORKERS)
-        waiting.until(stack.serves, 30, "the web server answers")
+    with django_db_blocker.unblock(), running_stack("web", *WORKERS, ORCH_ENGINE_BACKEND="memory", **sizes) as stack:
         yield stack
-        _remove_engines()
 
 
 @pytest.fixture

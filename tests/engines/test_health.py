@@ -4,16 +4,15 @@ import itertools
 from datetime import timedelta
 
 import pytest
-import requests
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from audit import actors
 from audit.models import AuditRow
 from engines import automatic, health, lifecycle, operations, reconcile
-from engines.addresses import url
+from engines.backends.base import Ref
+from engines.backends.memory import Behaviour
 from engines.models import Engine, Kind, Operation, Status
-from policy import secrets
 from tests.engines.crew import in_parallel, probe_once
 from tests.engines.registry import put_engine, put_engines, put_operation
 
@@ -218,15 +217,6 @@ def test_destroy_and_a_start_by_hand_cancel_the_scheduled_restart(product):
     assert health.restart_due() == 0
 
 
-def order(engine, mode, **fault):
-    """Trouble for a real engine."""
-    headers = {"X-Engine-Key": secrets.decrypt(engine.key_ciphertext)}
-    try:
-        requests.post(url(engine) + "/faults", json={"mode": mode, **fault}, headers=headers, timeout=5)
-    except requests.ConnectionError:
-        assert mode == "exit"
-
-
 def probe(engine, times=1):
     """Have the loop probe the engine."""
     for _ in range(times):
@@ -244,16 +234,10 @@ def restart(engine, carry_out):
     return operation
 
 
-@pytest.fixture
-def faulty(settings, request):
-    """A healthy engine that can be told to fail."""
-    settings.ENGINE_ENV = {"DEMO_FAULTS": "1"}
-    return request.getfixturevalue("running_engine")
-
-
-def test_crashed_engine_is_restarted(faulty, carry_out):
+def test_crashed_engine_is_restarted(memory_backend, running_engine, carry_out):
+    faulty = running_engine
     probe(faulty)
-    order(faulty, "exit")
+    memory_backend.exit(Ref(faulty.pk, 1))
     probe(faulty, times=3)
     assert (faulty.status, faulty.health_failures) == ("failed", 3)
     assert restart(faulty, carry_out).state == "succeeded"
@@ -268,19 +252,21 @@ def test_crashed_engine_is_restarted(faulty, carry_out):
     assert done.duration_ms > 0
 
 
-def test_hanging_engine_is_restarted(faulty, carry_out, tune):
+def test_hanging_engine_is_restarted(memory_backend, running_engine, carry_out, tune):
+    faulty = running_engine
     tune(health_check_timeout_s=0.3, stop_grace_s=1)
-    order(faulty, "hang")
+    memory_backend.behave([faulty.pk], Behaviour(hangs=True))
     probe(faulty, times=3)
     assert rows(faulty)[-1].metadata["result"] == "timeout"
+    memory_backend.behave([faulty.pk], Behaviour())
     restart(faulty, carry_out)
     assert probe_once(faulty).ok
 
 
-def test_engine_that_does_not_come_back_is_given_up(faulty, carry_out, tune):
+def test_engine_that_does_not_come_back_is_given_up(memory_backend, running_engine, carry_out, tune):
+    faulty = running_engine
     tune(restart_max_attempts=2, restart_backoff_base_s=100, restart_backoff_max_s=1000)
-    order(faulty, "exit", boots=5)
-    order(faulty, "exit")
+    memory_backend.behave([faulty.pk], Behaviour(dies_after_s=0))
     probe(faulty, times=3)
     assert restart(faulty, carry_out).state == "failed"
     assert faulty.status == "failed"
@@ -330,8 +316,9 @@ def test_restart_attempts_count_from_zero_once_healthy_for_long(engine, tune):
     assert engine.restart_attempts == 0
 
 
-def test_fresh_restart_counts_from_when_it_was_healthy_again(faulty, carry_out):
-    order(faulty, "exit")
+def test_fresh_restart_counts_from_when_it_was_healthy_again(memory_backend, running_engine, carry_out):
+    faulty = running_engine
+    memory_backend.exit(Ref(faulty.pk, 1))
     probe(faulty, times=3)
     restart(faulty, carry_out)
     assert (faulty.restart_attempts, faulty.healthy_since, faulty.last_health_ok) == (1, None, None)

@@ -99,20 +99,19 @@ def test_one_bad_engine_spoils_no_others_probe(settings):
     assert [result.ok for result in results] == [False] * len(bad) + [True] * 3 + [False]
 
 
-@pytest.mark.parametrize(
-    ("mode", "text"), [("500", "status_500"), ("not_ok", "not_ok"), ("slow", "status_503"), ("hang", "timeout")]
-)
-def test_probe_sees_what_a_real_engine_suffers(settings, product, running_faulty, mode, text):
+def test_probe_sees_what_a_real_engine_suffers(settings, product, running_faulty, subtests):
     settings.ENV = settings.ENV.model_copy(update={"health_check_timeout_s": 0.5})
-    order(running_faulty, mode)
-    assert probe_once(running_faulty) == health.Result(False, text)
-    order(running_faulty, "none")
-    assert probe_once(running_faulty).ok
+    for mode, text in {"500": "status_500", "not_ok": "not_ok", "slow": "status_503", "hang": "timeout"}.items():
+        with subtests.test(mode=mode):
+            order(running_faulty, mode)
+            assert probe_once(running_faulty) == health.Result(False, text)
+            order(running_faulty, "none")
+            assert probe_once(running_faulty).ok
 
 
 @pytest.fixture
-def running_faulty(settings, request):
-    """A healthy engine that can be told to fail."""
+def running_faulty(settings, engine_processes, request):
+    """A healthy engine, a process, that can be told to fail."""
     settings.ENGINE_ENV = {"DEMO_FAULTS": "1"}
     return request.getfixturevalue("running_engine")
 

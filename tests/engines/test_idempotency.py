@@ -5,6 +5,7 @@ import pytest
 from audit import actors
 from audit.models import AuditRow
 from engines import lifecycle, operations
+from engines.backends.memory import Behaviour
 from engines.models import Engine, Operation
 from policy import idempotency, products, secrets
 from policy.models import IdempotencyKey
@@ -100,9 +101,9 @@ def test_a_call_that_did_not_wait_is_answered_when_it_is_sent_again(api, product
     assert answer.json()["api_key"] == secrets.decrypt(engine.key_ciphertext)
 
 
-def test_a_failed_operation_fails_again_on_replay(api, product, carry_out, settings):
+def test_a_failed_operation_fails_again_on_replay(api, product, memory_backend, carry_out, settings):
     settings.ENV = settings.ENV.model_copy(update={"boot_timeout_s": 0.3})
-    settings.ENGINE_ENV = {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "30"}
+    memory_backend.behave(None, Behaviour(boot_s=30))
     provision(api, Prefer="respond-async")
     carry_out(Operation.objects.get())
     for _ in range(2):
@@ -214,8 +215,8 @@ def test_an_admit_that_wakes_keeps_its_key_and_wakes_once(crew, api):
     assert Operation.objects.filter(kind="wake").count() == 1
 
 
-def test_an_admit_whose_operation_failed_fails_again(api, product, carry_out, settings):
-    settings.ENV = settings.ENV.model_copy(update={"engine_image": "nobody/has-it:1"})
+def test_an_admit_whose_operation_failed_fails_again(api, product, memory_backend, carry_out, settings):
+    memory_backend.missing_images |= {settings.ENV.engine_image}
     admit(api, Prefer="respond-async")
     carry_out(Operation.objects.get())
     for _ in range(2):

@@ -11,15 +11,15 @@ from tests.conftest import Api
 from tests.envelopes import assert_error
 
 
-def test_logs_come_from_a_worker(stack, product):
-    made = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}).json()
-    answer = stack.call("GET", "/engines/alice/logs", product.key)
+def test_logs_come_from_a_worker(memory_stack, product):
+    made = memory_stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}).json()
+    answer = memory_stack.call("GET", "/engines/alice/logs", product.key)
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert (body["engine_id"], body["user_id"]) == (made["engine_id"], "alice")
     assert body["lines"]
     assert all(isinstance(line, str) for line in body["lines"])
-    assert len(stack.call("GET", "/engines/alice/logs?tail=1", product.key).json()["lines"]) == 1
+    assert len(memory_stack.call("GET", "/engines/alice/logs?tail=1", product.key).json()["lines"]) == 1
     assert valkey.client().keys("logs:*") == []  # gone once read
 
 

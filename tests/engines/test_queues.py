@@ -122,6 +122,89 @@ def test_lease_that_ran_out_takes_no_place(product):
     assert claim(waiting[3:]) == waiting[3:]
 
 
+# -- shares of the queues, where one worker has the threads of all -------------------------------------------------------------
+
+SHARES = {"wake_concurrency": 2, "ops_concurrency": 5, "background_concurrency": 2}
+
+
+@pytest.fixture
+def shares(db, settings):
+    """Of `small`: nine operations in flight."""
+    settings.ENV = settings.ENV.model_copy(update={**SHARES, "processes": "small"})
+
+
+def put_ends(count, queue="lifecycle", slug="ends"):
+    """Stops, each of a product of its own, so that no product's cap holds them."""
+    return [put(make_product(f"{slug}-{number}"), Kind.STOP, queue=queue)[0] for number in range(count)]
+
+
+def test_claim_is_refused_beyond_the_share_of_its_queue(shares, product):
+    for queue, share in (("lifecycle", 5), ("background", 2)):
+        waiting = put_ends(share + 1, queue, slug=queue)
+        assert claim(waiting) == waiting[:share]
+    assert len(claim(put(product, Kind.WAKE, 3, queue="wake"))) == 2
+
+
+def test_share_of_full_is_what_its_processes_take(shares, settings):
+    settings.ENV = settings.ENV.model_copy(update={"processes": "full"})
+    waiting = put_ends(6)
+    assert claim(waiting) == waiting
+
+
+def test_what_nobody_waits_for_holds_up_no_caller(shares, product):
+    """As after a restart of the host: many engines to start, and sleeps of idle ones."""
+    for number in range(4):
+        claim(put(make_product(f"many-{number}"), Kind.RESTART, queue="background"))
+    claim(put_ends(4, "background"))
+    assert len(claim(put(product, Kind.PROVISION, 2))) == 2
+    assert len(claim(put(product, Kind.DESTROY, 2))) == 2
+
+
+def test_operations_in_flight_are_never_more_than_all_shares(shares):
+    kinds = ((Kind.WAKE, "wake"), (Kind.PROVISION, "lifecycle"), (Kind.STOP, "lifecycle"), (Kind.SLEEP, "background"))
+    waiting = [
+        operation
+        for number in range(4)
+        for kind, queue in kinds
+        for operation in put(make_product(f"{kind}-{number}"), kind, 3, queue=queue)
+    ]
+    leases = in_parallel(lambda operation: operations.claim(operation.pk), waiting)
+    claimed = [operation for operation, lease in zip(waiting, leases, strict=True) if isinstance(lease, operations.Lease)]
+    assert Counter(operation.queue for operation in claimed) == {"wake": 2, "lifecycle": 5, "background": 2}
+
+
+def sent():
+    """How many were sent, by kind."""
+    return Counter(Operation.objects.filter(sent_at__isnull=False).values_list("kind", flat=True))
+
+
+def test_dispatch_sends_no_more_than_the_share_has_room_for(shares):
+    waiting = put_ends(8)
+    claim(waiting[:2])
+    assert queues.dispatch() == 3
+    assert claim(waiting[2:5]) == waiting[2:5]
+    assert queues.dispatch() == 0
+
+
+def test_boots_that_wait_for_room_keep_no_end_behind_them(shares):
+    """Eight boots came first: four have room, of which the share leaves one place to an end."""
+    for number in range(8):
+        put(make_product(f"boots-{number}"), Kind.PROVISION)
+    put_ends(3)
+    assert queues.dispatch() == 5
+    assert sent() == {Kind.PROVISION: 4, Kind.STOP: 1}
+
+
+def test_place_that_wakes_alone_may_have_is_sent_to_nobody_else(shares, product):
+    boots = [operation for number in range(8) for operation in put(make_product(f"boots-{number}"), Kind.PROVISION)]
+    assert len(claim(boots[:5])) == 4
+    wake = put(product, Kind.WAKE, queue="wake")
+    end = put_ends(1)
+    assert queues.dispatch() == 2
+    assert sent() == {Kind.WAKE: 1, Kind.STOP: 1}
+    assert claim([*wake, *end]) == [*wake, *end]
+
+
 # -- turns -------------------------------------------------------------------------------------------------------------------
 
 
@@ -182,12 +265,12 @@ def test_position_is_in_the_answer_until_a_worker_has_it(product, api):
 def test_worker_is_deaf_only_to_what_it_was_sent(product):
     waiting = put(product, Kind.STOP, 4)
     queues.dispatch()
-    assert not leases._work_is_due("lifecycle")  # not for long
+    assert not leases._work_is_due(["lifecycle"])  # not for long
     Operation.objects.update(due_at=Now() - timedelta(minutes=1))
-    assert leases._work_is_due("lifecycle")
-    assert not leases._work_is_due("wake")
+    assert leases._work_is_due(["lifecycle"])
+    assert not leases._work_is_due(["wake"])
     claim(waiting)
-    assert not leases._work_is_due("lifecycle")  # one waits, for its turn
+    assert not leases._work_is_due(["lifecycle"])  # one waits, for its turn
     Operation.objects.filter(pk=waiting[0].pk).update(lease_until=None, state="succeeded", finished_at=Now())
     queues.dispatch()
-    assert not leases._work_is_due("lifecycle")  # its turn has just come
+    assert not leases._work_is_due(["lifecycle"])  # its turn has just come

@@ -100,7 +100,7 @@ def test_sweep_goes_on_when_one_volume_cannot_be_removed(product, memory_backend
     engines = [lifecycle.provision(product, user_id, by=ACME).engine for user_id in ("alice", "bob")]
     for engine in engines:
         carry_out(lifecycle.destroy(engine, by=ACME))
-        memory_backend.volumes.add(engine.pk)
+        memory_backend.volumes |= {engine.pk}
     memory_backend.fail_next("remove", BackendError("volume is in use"))
     assert reconcile.sweep() == 1
     assert len(memory_backend.volumes) == 1

@@ -1,4 +1,4 @@
-"""Carrying operations out, on real processes: what each kind does, and what every failure leaves behind."""
+"""Carrying operations out: what each kind does, what every failure leaves behind. On processes where their data or key counts."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +15,7 @@ from audit.models import AuditRow
 from engines import backends, lifecycle, operations, outcomes, queues, worker
 from engines.addresses import url
 from engines.backends.base import BackendError, Ref, State
+from engines.backends.memory import Behaviour
 from engines.models import Engine, Kind, Operation, Status
 from policy import products, secrets
 from tests import waiting
@@ -40,11 +41,12 @@ def observe(engine):
 
 
 @pytest.fixture
-def faults(settings):
-    """Engines booted in this test can be told to fail."""
+def faults(settings, engine_processes):
+    """Engines booted in this test are processes that can be told to fail."""
     settings.ENGINE_ENV = {"DEMO_FAULTS": "1"}
 
 
+@pytest.mark.usefixtures("engine_processes")
 def test_provision_gives_a_healthy_engine_that_knows_its_key(running_engine):
     assert ask(running_engine, "POST", "/execute", {"input": "hi"}).status_code == 200
     assert ask(running_engine, "POST", "/execute", {"input": "hi"}, key="sk-sept-wrong").status_code == 401
@@ -59,6 +61,7 @@ def test_digest_of_the_image_is_stored_recorded_and_shown(running_engine, carry_
     assert f'title="{digest}"' in page
 
 
+@pytest.mark.usefixtures("engine_processes")
 @pytest.mark.parametrize(("away", "back"), [(lifecycle.stop, lifecycle.start), (lifecycle.sleep, lifecycle.wake)])
 def test_stop_frees_the_process_and_start_keeps_the_data(running_engine, carry_out, away, back):
     ask(running_engine, "POST", "/execute", {"input": "one"}).raise_for_status()
@@ -76,6 +79,7 @@ def test_restart_boots_the_same_incarnation_again(running_engine, carry_out):
     assert (engine.incarnation, engine.seq) == (1, running_engine.seq + 1)
 
 
+@pytest.mark.usefixtures("engine_processes")
 def test_rotate_key_replaces_incarnation_and_key(running_engine, carry_out):
     old_key = secrets.decrypt(running_engine.key_ciphertext)
     ask(running_engine, "POST", "/execute", {"input": "one"}).raise_for_status()
@@ -100,18 +104,19 @@ def test_rotate_key_returns_to_the_old_key_when_the_new_incarnation_fails(faults
     assert [found.ref.incarnation for found in backends.get().list()] == [1]
 
 
-def test_rotate_key_fails_the_engine_when_the_old_one_does_not_return_either(faults, carry_out, make_engine):
+def test_rotate_key_fails_the_engine_when_the_old_one_does_not_return_either(memory_backend, carry_out, make_engine):
     engine = make_engine("alice")
-    ask(engine, "POST", "/faults", {"mode": "exit", "boots": 2}).raise_for_status()
+    memory_backend.behave([engine.pk], Behaviour(dies_after_s=0))
     assert carry_out(lifecycle.rotate_key(engine, by=ACME)).state == "failed"
     assert Engine.objects.get(pk=engine.pk).status == Status.FAILED
+    memory_backend.behave([engine.pk], Behaviour())
     second = carry_out(lifecycle.start(engine, by=ACME))
     assert second.state == "succeeded"
 
 
-def test_rotate_key_uses_a_number_of_its_own_after_a_failed_one(faults, carry_out, make_engine):
+def test_rotate_key_uses_a_number_of_its_own_after_a_failed_one(memory_backend, carry_out, make_engine):
     engine = make_engine("alice")
-    ask(engine, "POST", "/faults", {"mode": "exit", "boots": 1}).raise_for_status()
+    memory_backend.behave([Ref(engine.pk, 2)], Behaviour(dies_after_s=0))
     carry_out(lifecycle.rotate_key(engine, by=ACME))
     carry_out(lifecycle.rotate_key(engine, by=ACME))
     assert Engine.objects.get(pk=engine.pk).incarnation == 3
@@ -126,9 +131,9 @@ def test_destroy_leaves_a_tombstone_and_nothing_else(running_engine, carry_out):
     assert rows(engine)[-2:] == ["destroy_requested", "destroy"]
 
 
-def test_provision_fails_when_the_engine_is_not_healthy_in_time(settings, product, carry_out):
+def test_provision_fails_when_the_engine_is_not_healthy_in_time(settings, product, memory_backend, carry_out):
     settings.ENV = settings.ENV.model_copy(update={"boot_timeout_s": 0.8})
-    settings.ENGINE_ENV = {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "30"}
+    memory_backend.behave(None, Behaviour(boot_s=30))
     operation = carry_out(lifecycle.provision(product, "alice", by=ACME))
     assert (operation.state, operation.error_code) == ("failed", "boot_timeout")
     assert observe(operation.engine) == State.EXITED
@@ -171,7 +176,8 @@ def check_failed(operation, kind, status, action):
     assert (engine.status, engine.pending_key_hash, operations.find_open(engine)) == ("failed", "", None)
 
 
-def test_provision_fails_at_once_for_an_image_that_is_not_there(product, carry_out):
+def test_provision_fails_at_once_for_an_image_that_is_not_there(product, memory_backend, carry_out):
+    memory_backend.missing_images |= {"nobody/knows:1"}
     products.update_policy(product.pk, {"images": ["nobody/*"]}, by=actors.ADMIN)
     operation = carry_out(lifecycle.provision(product, "alice", by=ACME, engine_version="nobody/knows:1"))
     assert (operation.state, operation.error_code, operation.attempt) == ("failed", "image_missing", 1)
@@ -187,14 +193,15 @@ def test_provision_takes_another_port_when_something_else_has_its_own(product, c
     assert AuditRow.objects.get(engine_id=engine.pk, action="provision").metadata["port"] == engine.port
 
 
-def test_provision_makes_again_what_somebody_removed_in_its_middle(settings, product, carry_out, superuser):
-    settings.ENGINE_ENV = {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "2"}
+def test_provision_makes_again_what_somebody_removed_in_its_middle(product, memory_backend, carry_out, superuser):
+    memory_backend.behave(None, Behaviour(boot_s=30))
     operation = lifecycle.provision(product, "alice", by=ACME)
     with ThreadPoolExecutor() as pool:
         attempt = pool.submit(in_a_thread, operation)
         waiting.until(lambda: any(s["step"] == "waiting_for_health" for s in Operation.objects.get(pk=operation.pk).steps))
-        backends.get().destroy(Ref(operation.engine_id, 1))
+        memory_backend.destroy(Ref(operation.engine_id, 1))
         attempt.result()
+    memory_backend.behave(None, Behaviour())
     operation.refresh_from_db()
     assert (operation.state, operation.returned) == ("running", 1)
     superuser.execute("UPDATE engines_operation SET due_at = now()")
@@ -271,6 +278,7 @@ def test_run_gives_the_operation_back_while_the_backend_does_not_answer(product,
 
 
 def test_run_gives_the_operation_back_when_the_runtime_that_refused_was_started_again(product, memory_backend, carry_out):
+    memory_backend.boot = "first"
     assert worker._last_seen(memory_backend) == "first"
     operation = lifecycle.provision(product, "bob", by=ACME)
     memory_backend.boot = "second"

@@ -1,8 +1,13 @@
 """The benchmarks run, on a few of whatever they count; what they find is another matter."""
 
+import os
+import subprocess
+
+import pytest
+
 from audit.models import AuditRow
 from engines.models import Engine
-from fleet.bench import audit, load, own, provision, registry, transition
+from fleet.bench import audit, footprint, load, own, provision, registry, transition
 from policy import products
 
 
@@ -46,12 +51,50 @@ def took(**seconds: float) -> provision.Samples:
     return {name: [0.2] for name in names} | {name: [took] for name, took in seconds.items()}
 
 
+@pytest.mark.deployment
 def test_load_measures_a_deployment_of_its_own(db):
     with own.deployment(ORCH_ENGINE_BACKEND="subprocess", ORCH_PORT_MIN="26001", ORCH_PORT_MAX="26999") as deployment:
         key = load.register(deployment, "bench", {})
         load.provision(deployment, key, 1)
-        slow = load.register(deployment, "bench-slow", {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "20"})
+        slow = load.register(deployment, "bench-slow", {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "4"})
         findings = load.waiting_provisions(deployment, load.Traffic(deployment.port, key, 1), slow, 2, 1.0)
     home = deployment.home
     assert [finding.value for finding in findings if finding.limit == "0"] == ["0", "0", "0"]
     assert not home.exists()
+
+
+def test_footprint_reads_what_a_process_holds():
+    before = footprint.pss_mb(os.getpid())
+    held = bytearray(os.urandom(32 * footprint.MB))
+    assert 30 < footprint.pss_mb(os.getpid()) - before < 40
+    assert len(held) == 32 * footprint.MB
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert footprint.pss_mb(gone.pid) == 0
+
+
+def test_footprint_counts_what_lies_outside_the_home_too(tmp_path):
+    for name in ("home", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"x" * footprint.MB)
+    (tmp_path / "home" / "postgres").symlink_to(tmp_path / "elsewhere")
+    assert footprint.disk_bytes(tmp_path / "home") == 2 * footprint.MB
+
+
+def held(mb: float, engines_mb: float = 0.0) -> footprint.Footprint:
+    """What a run of two processes holds."""
+    return footprint.Footprint([("web", mb - 1), ("worker", 1.0)], engines_mb, int(mb) * footprint.MB, 0)
+
+
+def test_footprint_fails_beyond_a_limit():
+    assert footprint.report("small", 6.0, held(450.0))[1] is True
+    assert footprint.report("small", 6.1, held(450.0))[1] is False
+    assert footprint.report("small", 6.0, held(450.1))[1] is False
+    assert footprint.report("full", 6.0, held(800.0))[1] is True
+    assert "450.0 MB  PSS in all" in footprint.report("small", 6.0, held(450.0))[0]
+
+
+def test_footprint_says_how_many_engines_a_gigabyte_holds():
+    text = footprint.report_engines(4, held(400.0), held(404.0, engines_mb=124.0))
+    assert "1.00 MB  and 1.00 MB on disk: what Roundhouse itself grew by" in text
+    assert "32     engines per GB" in text

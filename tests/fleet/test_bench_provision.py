@@ -14,6 +14,8 @@ from tests import waiting
 from tests.conftest import running_stack
 from tests.reliability.runtimes import Docker, used
 
+pytestmark = pytest.mark.docker
+
 
 @pytest.fixture
 def docker_stack(db):

@@ -1,6 +1,5 @@
 """Whatever requests the OpenAPI document leads to, the real stack answers as the document says, and never with another's."""
 
-import contextlib
 import itertools
 from collections import defaultdict
 from urllib.parse import quote
@@ -13,9 +12,8 @@ from django.conf import settings as project
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import CHECKS
 
-from tests import waiting
-from tests.conftest import _remove_engines, empty, make_product
-from tests.stack import WORKERS, Stack
+from tests.conftest import empty, make_product, running_stack
+from tests.stack import WORKERS
 
 EXAMPLES = 25  # of each operation, beside those made to cover its parameters
 
@@ -106,11 +104,9 @@ def is_for_the_operator(case):
 def tenants(database, django_db_blocker):
     """The stack with its tenants, for the whole module."""
     empty()
-    with django_db_blocker.unblock(), contextlib.closing(Stack(ORCH_OPS_CONCURRENCY="8")) as stack:
-        stack.start("web", *WORKERS, "health")
-        waiting.until(stack.serves, 30, "the web server answers")
+    environment = {"ORCH_ENGINE_BACKEND": "memory", "ORCH_OPS_CONCURRENCY": "8"}
+    with django_db_blocker.unblock(), running_stack("web", *WORKERS, "health", **environment) as stack:
         yield Tenants(stack)
-        _remove_engines()
 
 
 @schema.parametrize()

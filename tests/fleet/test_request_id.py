@@ -16,7 +16,7 @@ from tests.stack import WORKERS
 
 @pytest.fixture(scope="module")
 def stack(database):
-    with running_stack(ORCH_LOG_LEVEL="INFO") as processes:
+    with running_stack(ORCH_ENGINE_BACKEND="memory", ORCH_LOG_LEVEL="INFO") as processes:
         yield processes
 
 

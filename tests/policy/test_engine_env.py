@@ -127,6 +127,7 @@ def test_endpoint_is_the_operators(admin, product):
 # -- in engines ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("engine_processes")
 def test_new_engine_gets_the_newest_version_and_remembers_it(product, make_engine):
     replace(product, TOKEN="one")
     replace(product, TOKEN="two", EXTRA="x")
@@ -136,6 +137,7 @@ def test_new_engine_gets_the_newest_version_and_remembers_it(product, make_engin
     assert got["ENGINE_KEY_HASH"] == engine.key_hash
 
 
+@pytest.mark.usefixtures("engine_processes")
 def test_engine_keeps_its_version_until_its_key_is_rotated(product, make_engine, carry_out):
     engine = make_engine("alice")
     replace(product, TOKEN="one")
@@ -148,6 +150,7 @@ def test_engine_keeps_its_version_until_its_key_is_rotated(product, make_engine,
     assert engine.env_version == 1
 
 
+@pytest.mark.usefixtures("engine_processes")
 def test_instance_that_is_lost_is_made_again_as_it_was(product, make_engine, carry_out):
     replace(product, TOKEN="one")
     engine = make_engine("alice")
@@ -159,6 +162,7 @@ def test_instance_that_is_lost_is_made_again_as_it_was(product, make_engine, car
     assert engine.env_version == 1
 
 
+@pytest.mark.usefixtures("engine_processes")
 def test_provision_gives_the_version_of_the_moment_it_was_asked_for(product, carry_out):
     replace(product, TOKEN="one")
     operation = lifecycle.provision(product, "alice", by=actors.SYSTEM)
@@ -188,6 +192,7 @@ def test_version_that_no_key_opens_fails_the_operation_with_a_word(product, memo
     assert environments.newest_version(product.pk) == 2
 
 
+@pytest.mark.usefixtures("engine_processes")
 def test_own_variable_wins_over_the_deployments(product, make_engine, settings):
     settings.ENGINE_ENV = {"TOKEN": "everyone's", "REGION": "eu"}
     replace(product, TOKEN="mine")

@@ -14,18 +14,20 @@ from config import embedded
 from engines.models import Kind, Operation, OperationState
 from engines.transitions import TRANSITIONS
 from tests import servers, waiting
-from tests.conftest import make_product
+from tests.conftest import make_product, running_stack
 from tests.reliability import fleet, matrix, results
-from tests.reliability.runtimes import Docker, Subprocesses, restart_daemon
-from tests.stack import WORKERS, Stack
+from tests.reliability.runtimes import Docker, Subprocesses, restart_daemon, used
+from tests.stack import Stack
 
 ENVIRONMENT = {
-    "ORCH_STOP_GRACE_S": "15",
-    "ORCH_BOOT_TIMEOUT_S": "40",
+    "ORCH_STOP_GRACE_S": "60",
+    "ORCH_BOOT_TIMEOUT_S": "60",
     "ORCH_HEALTH_CHECK_INTERVAL_S": "2",
-    "ORCH_ENGINE_ENV_PASSTHROUGH": "DEMO_FAULTS,DEMO_BOOT_DELAY_S",
+    "ORCH_LEASE_S": "3",
+    "ORCH_LEASE_RENEW_S": "1",
+    "ORCH_RESEND_AFTER_S": "2",
+    "ORCH_ENGINE_ENV_PASSTHROUGH": "DEMO_FAULTS",
     "DEMO_FAULTS": "1",
-    "DEMO_BOOT_DELAY_S": "6",
 }
 
 
@@ -47,9 +49,10 @@ def restart_server(name: str) -> None:
 LIMIT_S = 60.0  # for all eight together, from the return of what died
 NAMED = {(503, "UNAVAILABLE"), (504, "BOOT_TIMEOUT"), (502, "BACKEND_ERROR")}
 OF_WEB = "SIGKILL of web"
+OF_WORKERS = "SIGKILL of the ops worker"
 BY_HAND = "every container removed by hand"
 FAULTS: dict[str, Callable[[Stack, Subprocesses | Docker], object]] = {
-    "SIGKILL of the ops worker": lambda stack, _: [stack.kill(name) for name in WORKERS],
+    OF_WORKERS: lambda stack, _: [stack.kill(name) for name in stack.workers],
     OF_WEB: lambda stack, _: stack.kill("web"),
     "Valkey stopped and started": lambda *_: restart_server("valkey"),
     "PostgreSQL stopped and started": lambda *_: restart_server("postgres"),
@@ -66,17 +69,33 @@ PAIRS = [
 
 @pytest.mark.parametrize(("runtime", "fault"), PAIRS, indirect=["runtime"])
 def test_every_verb_survives(stack, runtime, product, fault):
+    check_every_verb_survives(stack, runtime, product, fault, row=(runtime.name, fault))
+
+
+SMALL = ("subprocess, `small`", "SIGKILL of the worker")  # which has all queues, health and beat in it
+
+
+def test_every_verb_survives_the_worker_of_small(db):
+    runtime = Subprocesses()
+    with used(runtime), running_stack(edition="small", **ENVIRONMENT) as stack:
+        check_every_verb_survives(stack, runtime, make_product(), OF_WORKERS, row=SMALL)
+
+
+def check_every_verb_survives(stack: Stack, runtime: Subprocesses | Docker, product, fault: str, row: tuple[str, str]) -> None:
+    """All eight verbs end well after the fault in their middle; their times become a row of the document."""
     matrix.prepare(stack, product)
     networks = runtime.networks()
     with ThreadPoolExecutor() as pool:
         cases = matrix.begin(stack, product, pool)
         assert [case.kind for case in cases if matrix.ended(case.operation)] == []  # all eight are still in their middle
+        held = matrix.holds(cases)
         FAULTS[fault](stack, runtime)
         returned = time.monotonic()
+        matrix.release(held)
         for case in cases:
             waiting.until(lambda case=case: matrix.ended(case.operation), left_s(returned), f"{case.kind} has ended")
             check_one_final_row(case)
-            results.note(runtime.name, fault, case.kind, time.monotonic() - returned)
+            results.note(*row, case.kind, time.monotonic() - returned)
         waiting.until(lambda: not Operation.objects.filter(finished_at=None).exists(), left_s(returned))
         answers = {case.kind: case.answer for case in cases if case.answer}
         for kind, answer in answers.items():
@@ -123,7 +142,7 @@ def test_results_are_in_the_docs():
     """docs/reliability.md has a row for every runtime and fault, and in each a time for every verb; `results` writes them."""
     head, *rows = results.read()
     assert head == ["", *(f"`{kind}`" for kind in Kind)]
-    assert sorted(row[0] for row in rows) == sorted(f"{runtime}: {fault}" for runtime, fault in PAIRS)
+    assert sorted(row[0] for row in rows) == sorted(f"{row}: {fault}" for row, fault in (*PAIRS, SMALL))
     for row in rows:
         assert len(row) == len(head), row
         assert all(re.fullmatch(r"\d+\.\d s", cell) for cell in row[1:]), row

@@ -5,23 +5,22 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-import requests
 
 from audit.models import AuditRow
 from config.celery import app
 from engines import leases
-from engines.addresses import url
 from engines.lifecycle import find
 from engines.models import Engine, Kind, Operation
-from policy import secrets
 from tests import waiting
 from tests.conftest import make_product, running_stack
-from tests.reliability import fleet
+from tests.reliability import fleet, matrix
 from tests.stack import WORKERS, Stack
 
 BOOT_S = 2.0
+LEASE_S = 3
+STALLED_S = leases.STALLED_LEASES * LEASE_S
 ENVIRONMENT = {
-    "ORCH_LEASE_S": "3",
+    "ORCH_LEASE_S": str(LEASE_S),
     "ORCH_LEASE_RENEW_S": "1",
     "ORCH_RESEND_AFTER_S": "2",
     "ORCH_STOP_GRACE_S": "10",
@@ -62,18 +61,11 @@ def begin(stack, product, pool, kind):
     if kind != Kind.PROVISION:
         assert stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}).status_code == 200
     if kind in (Kind.STOP, Kind.DESTROY):
-        make_busy(find(product, "alice"), seconds=4)
+        matrix.order_fault(*matrix.reach(find(product, "alice")), mode="busy", seconds=4)
     body = {"user_id": "alice"} if kind == Kind.PROVISION else None
     request = pool.submit(partial(stack.call, method, path, product.key, body))
     waiting.until(lambda: at_step(kind, step), 20, f"{kind} is at {step}")
     return request, Engine.objects.get(product=product)
-
-
-def make_busy(engine, seconds):
-    """A turn that keeps the engine from ending for a while."""
-    key = secrets.decrypt(engine.key_ciphertext)
-    order = {"mode": "busy", "seconds": seconds}
-    requests.post(url(engine) + "/faults", json=order, headers={"X-Engine-Key": key}, timeout=5).raise_for_status()
 
 
 def at_step(kind, step):
@@ -116,7 +108,7 @@ def test_worker_that_takes_nothing_any_more_ends_and_is_started_again(stack, pro
     waiting.until(lambda: heard_by("lifecycle") == [], 10, "it does not, and is alive")
     answer = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, Prefer="respond-async")
     assert answer.status_code == 202
-    waiting.until(lambda: stack.pid("ops") != deaf, leases.STALLED_S + 20, "it has ended, and there is another one")
+    waiting.until(lambda: stack.pid("ops") != deaf, STALLED_S + 20, "it has ended, and there is another one")
     assert "worker_stalled" in stack.log("ops")
     engine = Engine.objects.get()
     waiting.until(lambda: fleet.operation_ended(engine.pk, Kind.PROVISION), 30)

@@ -1,3 +1,4 @@
+import os
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class Command(BaseCommand):
         choice.add_argument("--connections", type=int, default=16)
         choice.add_argument("--users", type=int, default=200, help="engines that are asked for in turn")
         choice.add_argument("--provisions", type=int, default=100, help="provisions that are waited for")
+        footprint = kinds.add_parser("footprint", help="memory, disk and second start of a `make run` of its own")
+        footprint.add_argument("--engines", type=int, default=0, help="provisioned afterwards, to see what each adds")
+        footprint.add_argument("--backend", default="", help="where they live; the run chooses when it is left out")
         for name, what, count in (
             ("transition", "a move with its audit row beside a plain Model.save()", 300),
             ("audit", "GET /audit with 100 rows beside ModelSerializer", 100),
@@ -92,6 +96,17 @@ class Command(BaseCommand):
         with (Path(settings.ENV.home) / "bench.log").open("wb") as log:
             for name, found in choice.measure(**sizes, log=log):
                 self.stdout.write(choice.line(name, found))
+
+    def footprint(self, options: dict[str, Any]) -> None:
+        """`bench footprint`."""
+        from fleet.bench import footprint
+
+        edition = os.environ.get("ORCH_PROCESSES") or "small"
+        with footprint.second_run(edition, options["backend"]) as run:
+            report, holds = footprint.report(edition, run.start_s, footprint.look(run))
+            if count := options["engines"]:
+                report += "\n" + footprint.report_engines(count, *footprint.grow(run, count))
+        self._tell(report, holds)
 
     def transition(self, options: dict[str, Any]) -> None:
         """`bench transition`."""

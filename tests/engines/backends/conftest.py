@@ -1,3 +1,4 @@
+from contextlib import closing
 from pathlib import Path
 
 import docker
@@ -7,6 +8,7 @@ from engines.backends.docker import DockerBackend
 from engines.backends.subprocess import SubprocessBackend
 from tests.engines.backends import dock, inside
 from tests.engines.backends.runtimes import processes_of
+from tests.memory import Server
 
 
 @pytest.fixture
@@ -17,6 +19,21 @@ def local(tmp_path: Path):
     for instance in backend.list():
         backend.remove(instance.ref.engine_id)
         assert processes_of(instance.ref.engine_id) == []
+
+
+@pytest.fixture(scope="module")
+def memory_of_module(tmp_path_factory):
+    """A server of the module's own: no test of another kind sees its trouble."""
+    with closing(Server(tmp_path_factory.mktemp("run") / "memory.sock")) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def memory_server(memory_of_module) -> Server:
+    """A memory server without instances, and without trouble."""
+    memory_of_module.backend.reset()
+    return memory_of_module
 
 
 @pytest.fixture(scope="session")

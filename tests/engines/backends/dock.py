@@ -15,15 +15,18 @@ import pytest
 
 from engines.backends.docker import DockerBackend, Options, networks
 from engines.backends.docker.containers import DEPLOYMENT, Found, volume_name
-from engines.backends.docker.guard import END
+from fleet.bench.containers import remove_all as sweep
+from tests import kinds
 from tests.engines.backends.runtimes import IMAGE, Runtime
 
 SMALL = "10.213.77.0/29"  # five addresses for containers
 URL = os.environ.get("DOCKER_HOST") or Options.url
 
 
+@kinds.needs("docker")
 def connect() -> docker.DockerClient:
     """The tests' own client. Skips the test where no daemon answers or the images are missing; fails it if Docker is required."""
+    kinds.require("docker")
     try:
         client = docker.DockerClient(base_url=URL, timeout=60)
         for image in (IMAGE, Options.guard_image):
@@ -48,19 +51,6 @@ def deployed(client: docker.DockerClient, **chosen: Any) -> Iterator[DockerBacke
         yield backend
     finally:
         sweep(client, backend.options.deployment)
-
-
-def sweep(client: docker.DockerClient, deployment: str) -> None:
-    """Remove everything that carries the deployment's label."""
-    mine = {"label": f"{DEPLOYMENT}={deployment}"}
-    for guard in client.containers.list(filters={**mine, "name": "guard", "status": "running"}):
-        guard.exec_run(["sh", "-c", END])
-    for container in client.containers.list(all=True, filters=mine, ignore_removed=True):
-        container.remove(force=True, v=True)
-    for volume in client.volumes.list(filters=mine):
-        volume.remove()
-    for network in client.networks.list(filters=mine):
-        network.remove()
 
 
 def has_volume(client: docker.DockerClient, engine_id: UUID) -> bool:

@@ -10,16 +10,19 @@ from pathlib import Path
 import docker
 
 from engines.backends.docker import Options
+from tests import kinds
 from tests.engines.backends.runtimes import IMAGE
 from tests.waiting import until
 
 SIZE_MB = 700
 
 
+@kinds.needs("docker")
 class Dockerd:
     """`url` names it while it runs; `client` is the tests' own way in. `flags` are further ones of its command line."""
 
     def __init__(self, *flags: str) -> None:
+        kinds.require("docker")
         self.flags = flags
         self.folder = Path(tempfile.mkdtemp(prefix="rhd-", dir="/tmp"))  # short: sockets lie below it
         self.url = f"unix://{self.folder}/docker.sock"

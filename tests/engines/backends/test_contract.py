@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 
 from engines.backends.base import BackendError, ImageMissing, InstanceMissing, PortTaken, Ref, State
-from engines.backends.memory import MemoryBackend
 from engines.backends.shutdown import stop_all
 from tests.engines.backends import dock
 from tests.engines.backends.runtimes import IMAGE, Runtime, spec
@@ -16,9 +15,9 @@ from tests.waiting import until
 
 
 @pytest.fixture
-def memory() -> Runtime:
-    backend = MemoryBackend()
-    backend.missing_images.add("no-such-image:1")
+def memory(memory_server) -> Runtime:
+    backend = memory_server.backend
+    backend.missing_images |= {"no-such-image:1"}
     return Runtime(backend, "no-such-image:1", lambda engine_id: engine_id in backend.volumes)
 
 

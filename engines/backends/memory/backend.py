@@ -1,0 +1,140 @@
+"""The memory backend as the fleet and its tests use it: each verb is one call of the server."""
+
+import shlex
+import sys
+from collections.abc import Collection, Sequence, Set
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from engines.backends.base import Backend, BackendError, BackendUnavailable, Instance, Ref, Spec, State
+from engines.backends.memory import wire
+from engines.backends.memory.behaviour import Behaviour
+
+
+class MemoryBackend(Backend):
+    """Instances in the server at the Unix socket `path`; every process that names the same socket sees the same.
+
+    `timeout_s`: seconds for one verb, beyond the grace of a stop. `bind`: address on which instances listen.
+
+    Beyond the contract a test may make trouble, and every process then has it:
+    `behave()` makes instances hang, die, answer wrongly, or boot and stop slowly; `exit()` ends one; `fail_next()` fails a verb.
+    `unavailable = True`: every verb raises BackendUnavailable and `observe` says UNKNOWN, until it is False again.
+    `missing_images`: names that `create` refuses with ImageMissing; every other image is there.
+    `volumes`: ids of the engines that have a volume now.
+    `boot`: what `identity` says; give it another text to say that the host came back. Each server has one of its own.
+    `reset()`: no instance, no volume and no trouble is left.
+    """
+
+    name = "memory"
+
+    def __init__(self, path: Path, timeout_s: float = 30, *, bind: str = "127.0.0.1") -> None:
+        self.path = path
+        self.timeout_s = timeout_s
+        self.bind = bind
+
+    # -- the contract --------------------------------------------------------------------------------------------------
+
+    def resolve(self, image: str, kept: str = "") -> str:
+        return str(self._call("resolve", image, kept))
+
+    def create(self, spec: Spec) -> str:
+        return str(self._call("create", spec))
+
+    def start(self, ref: Ref) -> None:
+        self._call("start", ref, self.bind)
+
+    def stop(self, ref: Ref, *, grace_s: float) -> None:
+        self._call("stop", ref, grace_s, timeout_s=self.timeout_s + grace_s)
+
+    def destroy(self, ref: Ref) -> None:
+        self._call("destroy", ref)
+
+    def remove(self, engine_id: UUID) -> None:
+        self._call("remove", engine_id)
+
+    def observe(self, ref: Ref) -> State:
+        try:
+            return State(self._call("observe", ref))
+        except BackendError:
+            return State.UNKNOWN
+
+    def list(self) -> Sequence[Instance]:
+        found: Sequence[Instance] = self._call("list")
+        return found
+
+    def list_volumes(self) -> set[UUID]:
+        return set(self._call("list_volumes"))
+
+    def identity(self) -> str:
+        return str(self._call("identity"))
+
+    def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
+        found: Sequence[str] = self._call("logs", ref, tail)
+        return found
+
+    # -- trouble -------------------------------------------------------------------------------------------------------
+
+    def behave(self, who: Collection[Ref | UUID] | None, behaviour: Behaviour) -> None:
+        """Let instances behave so from now on, those of `who` that are made later included; the last word counts.
+
+        `who`: instances, or engines with all their incarnations; None for every instance, whatever was said of single ones.
+        """
+        self._call("behave", None if who is None else frozenset(who), behaviour)
+
+    def fail_next(self, verb: str, error: BackendError) -> None:
+        """Let the next call of `verb` ("start", say) raise `error` and change nothing; several are used up in order."""
+        self._call("fail_next", verb, error)
+
+    def exit(self, ref: Ref) -> None:
+        """Let a running instance end by itself, as after a crash."""
+        self._call("exit", ref)
+
+    def reset(self) -> None:
+        """Leave nothing of any test."""
+        self._call("reset")
+
+    @property
+    def unavailable(self) -> bool:
+        return bool(self._call("get", "unavailable"))
+
+    @unavailable.setter
+    def unavailable(self, value: bool) -> None:
+        self._call("set", "unavailable", value)
+
+    @property
+    def missing_images(self) -> frozenset[str]:
+        return frozenset(self._call("get", "missing_images"))
+
+    @missing_images.setter
+    def missing_images(self, names: Set[str]) -> None:
+        self._call("set", "missing_images", frozenset(names))
+
+    @property
+    def volumes(self) -> frozenset[UUID]:
+        return frozenset(self._call("get", "volumes"))
+
+    @volumes.setter
+    def volumes(self, engine_ids: Set[UUID]) -> None:
+        self._call("set", "volumes", frozenset(engine_ids))
+
+    @property
+    def boot(self) -> str:
+        return str(self._call("get", "boot"))
+
+    @boot.setter
+    def boot(self, text: str) -> None:
+        self._call("set", "boot", text)
+
+    def _call(self, name: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        """Let the server call `name`; raises what it raises there, and BackendUnavailable where no server answers."""
+        try:
+            is_done, found = wire.ask(self.path, (name, arguments), self.timeout_s if timeout_s is None else timeout_s)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            command = shlex.join([sys.executable, "-m", "engines.backends.memory", str(self.path)])
+            raise BackendUnavailable(f"nobody holds the memory backend's instances; `{command}` does") from error
+        except (OSError, EOFError) as error:
+            raise BackendUnavailable(f"{name}: {error}") from error
+        if not is_done:
+            raise found
+        return found

@@ -1,0 +1,115 @@
+"""The port of one running instance: a listening socket on the server's event loop, and the little HTTP that a probe needs."""
+
+import asyncio
+import errno
+import json
+import socket
+from collections.abc import Callable
+from http.client import responses
+
+from engines.backends.base import BackendError, PortTaken
+from engines.backends.memory.behaviour import Behaviour
+
+LONGEST_HEAD = 65_536  # bytes of a request
+LINGER_S = 5.0  # for the client to close the connection, once it is answered
+
+
+class Door:
+    """Listens from the moment it is made until `close`; asks `behaviour` anew for every request."""
+
+    def __init__(self, address: str, port: int, behaviour: Callable[[], Behaviour]) -> None:
+        """Raises PortTaken, BackendError."""
+        self.behaviour = behaviour
+        self.connections: set[asyncio.Transport] = set()
+        self.is_open = True
+        self._loop = asyncio.get_running_loop()
+        self._arriving: set[asyncio.Task[object]] = set()
+        self._socket = _listen(address, port)
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionError):  # the caller has gone again
+            return
+        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: _Connection(self), connection))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    def close(self) -> None:
+        """Listen no more, and break every connection, as the end of a process does."""
+        self.is_open = False
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        for connection in list(self.connections):
+            connection.abort()
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        listener = socket.create_server((address, port), family=family, backlog=128)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(f"port {port} is taken") from error
+        raise BackendError(f"cannot listen on port {port} of {address}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+class _Connection(asyncio.Protocol):
+    """One request, one answer."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._received = b""
+        self._is_answering = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._door.connections.add(transport)
+        if not self._door.is_open:  # closed since this connection was accepted
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._door.connections.discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_answering:  # a body, or a second request
+            return
+        self._received += data
+        if b"\r\n\r\n" in self._received:
+            self._answer(self._received.partition(b"\r\n")[0])
+        elif len(self._received) > LONGEST_HEAD:
+            self._transport.abort()
+
+    def _answer(self, request_line: bytes) -> None:
+        self._is_answering = True
+        behaviour = self._door.behaviour()
+        if behaviour.hangs:
+            return
+        method, _, rest = request_line.decode("latin-1").partition(" ")
+        path = rest.partition(" ")[0].partition("?")[0]
+        if (method, path) == ("GET", "/health"):
+            self._send_later(behaviour.delay_s, behaviour.status, behaviour.body)
+        else:
+            error = {"code": "NOT_FOUND", "message": f"There is no {method} {path}."}
+            self._send_later(behaviour.delay_s, 404, json.dumps({"error": error}).encode())
+
+    def _send_later(self, delay_s: float, status: int, body: bytes) -> None:
+        asyncio.get_running_loop().call_later(delay_s, self._send, status, body)
+
+    def _send(self, status: int, body: bytes) -> None:
+        """The client closes the connection: if we did, a body that it still sends would cost it our answer."""
+        if self._transport.is_closing():
+            return
+        head = (
+            f"HTTP/1.1 {status} {responses.get(status, '')}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        )
+        self._transport.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+        self._transport.write_eof()
+        asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)

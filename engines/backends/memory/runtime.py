@@ -1,0 +1,217 @@
+"""What the server keeps, and what it does with it. Everything runs on one event loop, so nothing needs a lock.
+
+The verbs are those of `engines.backends.base.Backend`. By `behave`, `exit`, `fail_next` and four attributes a test makes trouble;
+`backend` says what they mean.
+"""
+
+import asyncio
+import builtins
+import hashlib
+from collections import defaultdict, deque
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from uuid import UUID, uuid4
+
+from engines.backends.base import (
+    BackendError,
+    BackendUnavailable,
+    ImageMissing,
+    Instance,
+    InstanceMissing,
+    PortTaken,
+    Ref,
+    Spec,
+    State,
+)
+from engines.backends.memory.behaviour import Behaviour
+from engines.backends.memory.door import Door
+
+
+class Run:
+    """One run of an instance, from its start to its end."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.began = asyncio.get_running_loop().time()
+        self.is_draining = False
+        self.death: asyncio.TimerHandle | None = None
+        self.over = asyncio.Event()
+
+    def end(self) -> None:
+        if self.death:
+            self.death.cancel()
+        self.door.close()
+        self.over.set()
+
+
+@dataclass
+class Kept:
+    """An instance."""
+
+    port: int
+    digest: str
+    run: Run | None = None
+    boots: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        if self.run:
+            return State.RUNNING
+        return State.EXITED if self.boots else State.CREATED
+
+    def end(self, line: str) -> None:
+        """End its run, if it has one."""
+        if self.run:
+            self.run.end()
+            self.run = None
+            self.lines.append(line)
+
+
+class Runtime:
+    """Instances, volumes, and the trouble that tests have asked for. To be made on a running event loop."""
+
+    def __init__(self) -> None:
+        self._own_boot = uuid4().hex
+        self._instances: dict[Ref, Kept] = {}
+        self._forget_everything()
+
+    def _forget_everything(self) -> None:
+        self.unavailable = False
+        self.missing_images: frozenset[str] = frozenset()
+        self.volumes: frozenset[UUID] = frozenset()
+        self.boot = self._own_boot
+        self._failures: defaultdict[str, deque[BackendError]] = defaultdict(deque)
+        self._orders: list[tuple[frozenset[Ref | UUID] | None, Behaviour]] = []
+
+    # -- verbs ---------------------------------------------------------------------------------------------------------
+
+    def check(self, verb: str) -> None:
+        """Raise what a test has asked for in place of the next `verb`."""
+        if self.unavailable:
+            raise BackendUnavailable("the memory backend is set unavailable")
+        if self._failures[verb]:
+            raise self._failures[verb].popleft()
+
+    def resolve(self, image: str, kept: str) -> str:
+        if kept and kept not in self.missing_images:
+            return kept
+        if image in self.missing_images:
+            raise ImageMissing(f"no image {image}")
+        return image if image.startswith("sha256:") else f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+
+    def create(self, spec: Spec) -> str:
+        kept = self._instances.get(spec.ref)
+        if kept is None:
+            kept = self._instances[spec.ref] = Kept(spec.port, self.resolve(spec.image, spec.digest))
+        self.volumes |= {spec.ref.engine_id}
+        if kept.run is None:
+            kept.port = spec.port
+        return kept.digest
+
+    def start(self, ref: Ref, address: str) -> None:
+        kept = self._instances.get(ref)
+        if kept is None:
+            raise InstanceMissing(f"engine {ref.engine_id} has no incarnation {ref.incarnation}")
+        if kept.run:
+            return
+        for other, found in self._instances.items():
+            if found.run and other.engine_id == ref.engine_id:
+                raise BackendError(f"incarnation {other.incarnation} of engine {ref.engine_id} is running")
+            if found.run and found.port == kept.port:
+                raise PortTaken(f"port {kept.port} is taken")
+        run = kept.run = Run(Door(address, kept.port, lambda: self._behaviour_now(ref, run)))
+        kept.boots += 1
+        kept.lines.append(f"started, boot {kept.boots}")
+        self._let_die(ref, kept)
+
+    async def stop(self, ref: Ref, grace_s: float) -> None:
+        """Other calls go on while it ends."""
+        kept = self._instances.get(ref)
+        if kept is None or kept.run is None:
+            return
+        run = kept.run
+        run.is_draining = True
+        seconds = min(self._behaviour(ref).stop_s, grace_s)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(run.over.wait(), seconds)
+        if kept.run is run:
+            kept.end("stopped")
+
+    def destroy(self, ref: Ref) -> None:
+        if kept := self._instances.pop(ref, None):
+            kept.end("destroyed")
+
+    def remove(self, engine_id: UUID) -> None:
+        self.volumes -= {engine_id}
+        for ref in [ref for ref in self._instances if ref.engine_id == engine_id]:
+            self.destroy(ref)
+
+    def observe(self, ref: Ref) -> State:
+        kept = self._instances.get(ref)
+        return kept.state if kept else State.ABSENT
+
+    def list(self) -> builtins.list[Instance]:
+        return [Instance(ref, kept.state, kept.port) for ref, kept in self._instances.items()]
+
+    def list_volumes(self) -> set[UUID]:
+        return set(self.volumes)
+
+    def identity(self) -> str:
+        return self.boot
+
+    def logs(self, ref: Ref, tail: int) -> builtins.list[str]:
+        kept = self._instances.get(ref)
+        return kept.lines[-tail:] if kept and tail > 0 else []
+
+    # -- trouble -------------------------------------------------------------------------------------------------------
+
+    def fail_next(self, verb: str, error: BackendError) -> None:
+        self._failures[verb].append(error)
+
+    def exit(self, ref: Ref) -> None:
+        if kept := self._instances.get(ref):
+            kept.end("exited")
+
+    def behave(self, who: frozenset[Ref | UUID] | None, behaviour: Behaviour) -> None:
+        if who is None:
+            self._orders.clear()
+        self._orders.append((who, behaviour))
+        for ref, kept in self._instances.items():
+            if _is_among(ref, who):
+                self._let_die(ref, kept)
+
+    def reset(self) -> None:
+        for ref in [*self._instances]:
+            self.destroy(ref)
+        self._forget_everything()
+
+    def _behaviour(self, ref: Ref) -> Behaviour:
+        """The last word that was said of the instance."""
+        return next((behaviour for who, behaviour in reversed(self._orders) if _is_among(ref, who)), Behaviour())
+
+    def _behaviour_now(self, ref: Ref, run: Run) -> Behaviour:
+        behaviour = self._behaviour(ref)
+        if run.is_draining:
+            return replace(behaviour, status=503, body=b'{"status": "draining"}')
+        if asyncio.get_running_loop().time() < run.began + behaviour.boot_s:
+            return replace(behaviour, status=503, body=b'{"status": "starting"}')
+        return behaviour
+
+    def _let_die(self, ref: Ref, kept: Kept) -> None:
+        """Let its run end when its behaviour says so; a run that was to end under an earlier one goes on."""
+        if kept.run is None:
+            return
+        if kept.run.death:
+            kept.run.death.cancel()
+        after_s = self._behaviour(ref).dies_after_s
+        if after_s is None:
+            return
+        if after_s <= 0:
+            kept.end("exited")
+        else:
+            kept.run.death = asyncio.get_running_loop().call_later(after_s, kept.end, "exited")
+
+
+def _is_among(ref: Ref, who: frozenset[Ref | UUID] | None) -> bool:
+    return who is None or ref in who or ref.engine_id in who

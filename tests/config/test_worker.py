@@ -1,0 +1,64 @@
+"""Celery's processes as they are started: what each takes, with how many threads, and how it ends."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from config.celery import app
+from config.home import BASE_DIR
+from tests import waiting
+from tests.stack import Stack
+
+SHARES = {"ORCH_WAKE_CONCURRENCY": "2", "ORCH_OPS_CONCURRENCY": "3", "ORCH_BACKGROUND_CONCURRENCY": "1"}
+TAKES = {"ops": (["lifecycle"], 3), "worker": (["background", "health", "lifecycle", "wake"], 2 + 3 + 1 + 4)}
+
+
+@pytest.fixture
+def stack(db):
+    with contextlib.closing(Stack(**SHARES, ORCH_LOG_LEVEL="INFO")) as processes:
+        yield processes
+
+
+def taken():
+    """By worker: its queues, and its threads."""
+    ask = app.control.inspect(timeout=1)
+    queues, stats = ask.active_queues() or {}, ask.stats() or {}
+    return {
+        name.partition("@")[0]: (sorted(queue["name"] for queue in queues[name]), stats[name]["pool"]["max-concurrency"])
+        for name in queues.keys() & stats.keys()
+    }
+
+
+def test_workers_take_their_queues_with_their_threads_and_end_when_they_are_told(stack):
+    stack.start(*TAKES)
+    waiting.until(lambda: taken() == TAKES, 30, "both take what is theirs")
+    waiting.until(lambda: "Scheduler: Sending due task" in stack.log("worker"), 10, "beat is in the worker")
+    assert "Scheduler" not in stack.log("ops")
+    for name in TAKES:
+        process = stack.forget(name)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(15)
+        assert process.exitcode == 0
+    assert "beat_ended" not in stack.log("worker")
+
+
+@pytest.mark.parametrize(("name", "tasks"), [("worker", 14), ("ops", 14), ("keeper", 2), ("beat", 0)])
+def test_process_of_celery_loads_its_tasks_and_no_page(name, tasks):
+    code = """
+import json, os, sys
+from config.worker import app
+os.environ["CELERY_SKIP_CHECKS"] = "1"  # as `main` does
+app.loader.init_worker()
+print(json.dumps([[task for task in app.tasks if not task.startswith("celery.")], list(sys.modules)]))
+"""
+    environ = {**os.environ, "ORCH_PROCESS": name}
+    done = subprocess.run([sys.executable, "-c", code], cwd=BASE_DIR, env=environ, capture_output=True, text=True, check=True)
+    own, modules = json.loads(done.stdout)
+    assert len(own) == tasks
+    pages = {"unfold", "django.contrib.admin", "rest_framework", "drf_spectacular", "django_filters", "celery.bin", "fleet"}
+    assert pages.isdisjoint(modules)

@@ -1,0 +1,58 @@
+"""`make check` runs every check, also when one fails, and names the ones that failed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = (
+    '#!/bin/sh\nwords=$(echo "$(basename "$0")" "$@")\necho "ran $words" >>ran\ncase "$words" in *"$FAILS"*) exit 1 ;; esac\n'
+)
+CHECKS = {
+    "check-format": "ruff format --check",
+    "check-lint": "ruff check",
+    "check-types": "mypy .",
+    "check-imports": "lint-imports",
+    "check-processes": "python -m config.processes procfile --check",
+    "check-migrations": "python manage.py makemigrations --check --dry-run",
+    "check-documents": "python manage.py generate_docs --check",
+    "check-deployment": "python manage.py check --deploy --fail-level WARNING",
+}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with our Makefile, and an environment of programs that only say what they were asked."""
+    for name in ("Makefile", "requirements.txt", "requirements-local.txt", "requirements-dev.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "ruff", "mypy", "lint-imports"):
+        (programs / name).write_text(SCRIPT)
+        (programs / name).chmod(0o755)
+    for stamp in (".made", ".local", ".dev"):
+        (tmp_path / ".venv" / stamp).touch()
+    return tmp_path
+
+
+def check(checkout, fails):
+    command = ["make", "check"]
+    environment = {"PATH": "/usr/bin:/bin", "FAILS": fails}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60)
+    return done, set((checkout / "ran").read_text().splitlines())
+
+
+def test_check_runs_every_check(checkout):
+    done, ran = check(checkout, "nothing")
+    assert done.returncode == 0, done.stderr
+    assert {f"ran {words}" for words in CHECKS.values()} <= ran
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_check_names_what_failed_and_runs_the_rest(checkout, name):
+    done, ran = check(checkout, CHECKS[name])
+    assert done.returncode != 0
+    assert [other for other in CHECKS if f"{other}] Error" in done.stderr] == [name]
+    assert {f"ran {words}" for words in CHECKS.values()} <= ran
