@@ -16,6 +16,7 @@ import requests
 
 from config import forks
 from config.processes import BY_NAME, Edition, of_kind
+from config.supervision import FORKED
 from tests import kinds, servers, waiting
 
 WORKERS = ("wake", "ops", "background")  # they carry operations out, in `full`
@@ -54,7 +55,7 @@ class Stack:
         self.port = servers.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         ours = {"ORCH_PROCESSES": edition, "ORCH_PORT": str(self.port), "ORCH_WEB_WORKERS": "1", "CI": ""}
-        self.environment = {**os.environ, **ours, **environment}
+        self.environment = {**os.environ, **FORKED, **ours, **environment}
         self._processes: dict[str, ForkServerProcess] = {}
         self._began: dict[str, int] = {}  # where in a log, which another stack may have begun, this one's lines begin
         self._closing = threading.Event()

@@ -150,23 +150,23 @@ def test_first_refusal_that_could_not_be_written_leaves_that_to_the_next(db, sup
 
 
 def test_flood_of_each_rule_from_many_threads_is_two_rows_that_add_up(product, settings):
-    """1,000 refusals of the rate, and of quota, image and room as many as they come to in the meantime."""
+    """5,000 refusals of the rate, and of quota, image and room as many as they come to in the meantime."""
     product.policy = {"rate_limit_rpm": 1, "max_engines": 0}
     product.save()
     roomy = make_product("roomy")
     settings.ENV = settings.ENV.model_copy(update={"host_memory_mb": 1})
     admission.count(product, "alice")
     kinds = {
-        RateLimited: (lambda user: admission.count(product, user), 1000),
-        QuotaExceeded: (lambda user: lifecycle.provision(product, user, by=Actor("acme")), 80),
-        ImageDenied: (lambda user: lifecycle.provision(product, user, by=Actor("acme"), engine_version="x"), 80),
-        CapacityExhausted: (lambda user: lifecycle.provision(roomy, user, by=Actor("roomy")), 80),
+        RateLimited: (lambda user: admission.count(product, user), 5000),
+        QuotaExceeded: (lambda user: lifecycle.provision(product, user, by=Actor("acme")), 200),
+        ImageDenied: (lambda user: lifecycle.provision(product, user, by=Actor("acme"), engine_version="x"), 200),
+        CapacityExhausted: (lambda user: lifecycle.provision(roomy, user, by=Actor("roomy")), 200),
     }
     for kind, (call, times) in kinds.items():
         refused = in_parallel(lambda number, call=call: call(f"user-{number}"), range(times), threads=8)
         assert {type(refusal) for refusal in refused} == {kind}
     floods.written()
-    rules = {"rate_limit_rpm": 1000, "max_engines": 80, "images": 80, "host_memory_mb": 80}
+    rules = {"rate_limit_rpm": 5000, "max_engines": 200, "images": 200, "host_memory_mb": 200}
     for rule, times in rules.items():
         assert counts(metadata__rule=rule) == [None, times - 1]
     verb = AuditRow.objects.get(action="capacity_exhausted", metadata__has_key="count").metadata["verb"]
