@@ -11,6 +11,7 @@
 CHECKS := check-types check-migrations check-documents check-deployment check-imports check-processes check-lint check-format
 .PHONY: run engine-image image test test-quick test-postgres bench-venv check $(CHECKS) format clean
 SHELL := /bin/sh
+unexport PYTHONDONTWRITEBYTECODE  # to compile our modules at each start would be a third of the time that a start takes
 
 # The first interpreter that is new enough; `make run PYTHON=/path/to/python` chooses another one.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))

@@ -9,7 +9,7 @@ from config.processes import EDITIONS, PROCESSES, of_kind
 SERVICES = yaml.safe_load((BASE_DIR / "compose.yaml").read_text())["services"]
 OURS = {name: service for name, service in SERVICES.items() if name not in ("postgres", "redis")}
 ON_ENGINES = {"worker", "wake", "ops", "background", "health"}
-APPS = [process for process in PROCESSES if process.kind != "server"]
+APPS = [process for process in PROCESSES if process.kind in ("app", "once")]
 
 
 def test_services_are_the_processes_of_the_list():
