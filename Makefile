@@ -34,16 +34,31 @@ engine-image:
 image:
 	@scripts/image
 
-test: .venv/.dev
-	@.venv/bin/python -m pytest $(ARGS)
+PYTEST := .venv/bin/python -m pytest
+# Kinds of tests are marks, found by what a test uses (docs/testing.md). Quick tests run in two processes, each of which has servers and
+# a home of its own; the others, which start many processes, one after the other.
+SLOW := docker or browser or deployment or embedded
+SIDE_BY_SIDE := $(PYTEST) -n 2 --dist loadfile
 
-# Kinds of tests are marks, found by what a test uses (docs/testing.md).
+ifeq ($(strip $(ARGS)),)
+test: .venv/.dev
+	@rm -f .test-times-quick.txt
+	@quick=0; slow=0; \
+	TEST_TIMES=.test-times-quick.txt $(SIDE_BY_SIDE) -m 'not ($(SLOW))' || quick=$$?; \
+	TEST_TIMES_AFTER=.test-times-quick.txt $(PYTEST) -m '$(SLOW)' || slow=$$?; \
+	[ $$quick = 0 ] || echo 'Quick tests have failed, too: see above, or run make test-quick.' >&2; \
+	[ $$quick = 0 ] && [ $$slow = 0 ]
+else
+test: .venv/.dev
+	@$(PYTEST) $(ARGS)
+endif
+
 test-quick: .venv/.dev
-	@.venv/bin/python -m pytest -m 'not (docker or browser or deployment or embedded)' $(ARGS)
+	@$(SIDE_BY_SIDE) -m 'not ($(SLOW))' $(ARGS)
 
 # What sends SQL, on another PostgreSQL: ORCH_PG_BIN=/usr/lib/postgresql/15/bin.
 test-postgres: .venv/.dev
-	@.venv/bin/python -m pytest -m '(sql or embedded) and not (docker or browser or deployment)' $(ARGS)
+	@$(SIDE_BY_SIDE) -m '(sql or embedded) and not (docker or browser or deployment)' $(ARGS)
 
 bench-venv: .venv-bench/.made
 

@@ -101,6 +101,7 @@ def db(database: None, django_db_blocker: Any) -> Iterator[None]:
     empty()
     with django_db_blocker.unblock():
         yield
+        empty()  # first: a stack that several tests share would make again what it misses
         _remove_engines()
         from django.db import connections
 

@@ -1,6 +1,7 @@
 """Where the time of a run goes: set-up, call and tear-down of each test, when the run ends and in a file (`-p tests.durations`).
 
 The file that TEST_TIMES names (by default `.test-times.txt`) has the slowest tests, the folders, the kinds, and then every test.
+A run that goes on from another one, whose file TEST_TIMES_AFTER names, ends with the times of both.
 """
 
 import os
@@ -15,6 +16,7 @@ from tests import kinds
 PHASES = ("setup", "call", "teardown")
 SLOWEST = 25
 HEAD = f"{'total':>8} {'set-up':>8} {'call':>8} {'tear-down':>9}  "
+EVERY = "Every test:\n"
 
 Seconds = dict[str, float]  # by phase
 
@@ -22,15 +24,32 @@ _tests: dict[str, Seconds] = defaultdict(lambda: dict.fromkeys(PHASES, 0.0))
 _kinds: dict[str, str] = {}
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Remember the kind of each test: a report does not tell marks from folders of the same name."""
-    _kinds.update((item.nodeid, kinds.kind_of(item)) for item in session.items)
+def pytest_configure() -> None:
+    """Begin with the times of the run before, if there was one."""
+    before = os.environ.get("TEST_TIMES_AFTER")
+    if before and Path(before).exists():
+        _take_in(Path(before).read_text().partition(EVERY)[2])
+
+
+def _take_in(table: str) -> None:
+    """What `_every` has written."""
+    for line in table.splitlines()[1:]:
+        _, *seconds, kind, name = line.split(maxsplit=5)
+        _tests[name] = dict(zip(PHASES, map(float, seconds), strict=True))
+        _kinds[name] = kind
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put a test's kind on its reports: these may come from another process, and do not tell marks from folders."""
+    for item in items:
+        item.user_properties.append(("kind", kinds.kind_of(item)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count the phase. A subtest has a report of another class: its time is part of its test's call, and counted there."""
     if type(report) is pytest.TestReport:
         _tests[report.nodeid][report.when or "call"] += report.duration
+        _kinds[report.nodeid] = str(dict(report.user_properties).get("kind", kinds.QUICK))
 
 
 @pytest.hookimpl(trylast=True)  # below the failures
@@ -39,18 +58,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _tests:
         return
     file = Path(os.environ.get("TEST_TIMES") or ".test-times.txt")
-    short = [*_slowest(SLOWEST), "", *_by("folder", _folder), "", *_by("kind", _kind), _line(_tests.values(), "all")]
+    short = [*_slowest(SLOWEST), "", *_by("folder", _folder), "", *_by("kind", _kinds.__getitem__), _line(_tests.values(), "all")]
     terminalreporter.section("where the time goes (seconds)")
     terminalreporter.write_line("\n".join(short))
-    file.write_text("\n".join([*short, "", "Every test:", *_slowest(len(_tests))]) + "\n")
+    file.write_text("\n".join([*short, "", EVERY.strip(), *_every()]) + "\n")
     terminalreporter.write_line(f"\nEvery test: {file}")
+
+
+def _sorted() -> list[tuple[str, Seconds]]:
+    return sorted(_tests.items(), key=lambda entry: -sum(entry[1].values()))
 
 
 def _slowest(most: int) -> Iterator[str]:
     """A line for each of the slowest tests, the slowest first."""
     yield f"{HEAD}test"
-    for name, seconds in sorted(_tests.items(), key=lambda entry: -sum(entry[1].values()))[:most]:
+    for name, seconds in _sorted()[:most]:
         yield f"{_columns(seconds)}  {name}"
+
+
+def _every() -> Iterator[str]:
+    """A line for each test, the slowest first, to the millisecond: many are so quick that tenths of a second would lose them."""
+    yield f"{HEAD}kind        test"
+    for name, seconds in _sorted():
+        yield f"{_columns(seconds, 3)}  {_kinds[name]:<10}  {name}"
 
 
 def _by(title: str, group_of: Callable[[str], str]) -> Iterator[str]:
@@ -67,15 +97,14 @@ def _folder(test: str) -> str:
     return str(Path(test.partition("::")[0]).parent)
 
 
-def _kind(test: str) -> str:
-    return _kinds.get(test, kinds.QUICK)
-
-
 def _line(members: Iterable[Seconds], group: str) -> str:
     """The sums of a group, and the number of its tests."""
     listed = list(members)
     return f"{_columns({phase: sum(seconds[phase] for seconds in listed) for phase in PHASES})}  {group} ({len(listed)} tests)"
 
 
-def _columns(seconds: Seconds) -> str:
-    return f"{sum(seconds.values()):8.1f} {seconds['setup']:8.1f} {seconds['call']:8.1f} {seconds['teardown']:9.1f}"
+def _columns(seconds: Seconds, digits: int = 1) -> str:
+    total, setup, call, teardown = (
+        f"{value:.{digits}f}" for value in (sum(seconds.values()), *(seconds[phase] for phase in PHASES))
+    )
+    return f"{total:>8} {setup:>8} {call:>8} {teardown:>9}"

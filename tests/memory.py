@@ -1,9 +1,12 @@
 """The server that holds the memory backend's instances, as tests start, kill and end it."""
 
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+from config.processes import die_with_parent
 from engines.backends.base import BackendUnavailable
 from engines.backends.memory import MemoryBackend
 from tests import waiting
@@ -22,7 +25,9 @@ class Server:
     def start(self) -> None:
         """Until it answers; nothing when it was started already."""
         if self._process is None:
-            self._process = subprocess.Popen([sys.executable, "-m", "engines.backends.memory", str(self.path)], cwd=ROOT)
+            command = [sys.executable, "-m", "engines.backends.memory", str(self.path)]
+            ends_with_us = partial(die_with_parent, signal.SIGTERM)
+            self._process = subprocess.Popen(command, cwd=ROOT, preexec_fn=ends_with_us)
             waiting.until(self._answers, 30, "the memory backend's server answers")
 
     def kill(self) -> None:

@@ -28,11 +28,13 @@ def free_port() -> int:
 
 for _name in [name for name in os.environ if name.startswith("ORCH_") and name not in ("ORCH_PG_BIN", "ORCH_REQUIRE_DOCKER")]:
     del os.environ[_name]
+PORTS = 3000  # for engines of one run; `make test-quick` is two runs side by side: gw0 and gw1
+FIRST_PORT = 20_001 + PORTS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 os.environ |= {
     "ORCH_HOME": str(HOME),
     "ORCH_PORT": str(free_port()),
-    "ORCH_PORT_MIN": "20001",
-    "ORCH_PORT_MAX": "26000",
+    "ORCH_PORT_MIN": str(FIRST_PORT),
+    "ORCH_PORT_MAX": str(FIRST_PORT + PORTS - 1),
     "ORCH_ENGINE_BACKEND": "subprocess",  # of processes that tests start; this one has `memory`, see conftest
     "ORCH_BOOT_TIMEOUT_S": "20",
     "ORCH_STOP_GRACE_S": "5",

@@ -57,4 +57,20 @@ def test_file_has_every_test(tmp_path):
     printed = rows(nested.run(tmp_path, code, "-p", "tests.durations"))
     short, _, every = (tmp_path / "times.txt").read_text().partition("Every test:\n")
     assert sum("::" in name for name in printed) == sum("::" in name for name in rows(short)) == 25
-    assert len(rows(every)) == 30
+    assert [line.split()[4] for line in every.splitlines()[1:]] == ["quick"] * 30
+
+
+def test_run_that_goes_on_from_another_ends_with_the_times_of_both(tmp_path):
+    """As `make test` does, whose quick tests run in two processes."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    before = str(first / "times.txt")
+    nested.run(first, CODE, "-p", "tests.durations", "-p", "xdist.plugin", "-n", "2")
+    after = (
+        CODE.replace("test_phases", "test_later").replace("test_subtests", "test_more").replace("test_fails", "test_fails_too")
+    )
+    found = rows(nested.run(second, after, "-p", "tests.durations", TEST_TIMES_AFTER=before))
+    assert about(found["test_it.py::test_phases"], (1.0, 0.3, 0.2, 0.5))
+    assert about(found["test_it.py::test_later"], (1.0, 0.3, 0.2, 0.5))
+    assert {name for name in found if "::" not in name} == {". (6 tests)", "quick (4 tests)", "docker (2 tests)", "all (6 tests)"}

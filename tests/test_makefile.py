@@ -1,4 +1,4 @@
-"""`make check` runs every check, also when one fails, and names the ones that failed."""
+"""`make check` runs every check and `make test` every test, also when one fails, and both say what failed."""
 
 import shutil
 import subprocess
@@ -37,22 +37,39 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def check(checkout, fails):
-    command = ["make", "check"]
+def make(checkout, fails, *arguments):
+    command = ["make", *arguments]
     environment = {"PATH": "/usr/bin:/bin", "FAILS": fails}
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60)
-    return done, set((checkout / "ran").read_text().splitlines())
+    return done, (checkout / "ran").read_text().splitlines()
 
 
 def test_check_runs_every_check(checkout):
-    done, ran = check(checkout, "nothing")
+    done, ran = make(checkout, "nothing", "check")
     assert done.returncode == 0, done.stderr
-    assert {f"ran {words}" for words in CHECKS.values()} <= ran
+    assert {f"ran {words}" for words in CHECKS.values()} <= set(ran)
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_check_names_what_failed_and_runs_the_rest(checkout, name):
-    done, ran = check(checkout, CHECKS[name])
+    done, ran = make(checkout, CHECKS[name], "check")
     assert done.returncode != 0
     assert [other for other in CHECKS if f"{other}] Error" in done.stderr] == [name]
-    assert {f"ran {words}" for words in CHECKS.values()} <= ran
+    assert {f"ran {words}" for words in CHECKS.values()} <= set(ran)
+
+
+QUICK = "python -m pytest -n 2 --dist loadfile -m not (docker or browser or deployment or embedded)"
+REST = "python -m pytest -m docker or browser or deployment or embedded"
+
+
+@pytest.mark.parametrize("fails", ["nothing", "-n 2", "-m docker", "pytest"])
+def test_test_runs_the_quick_tests_and_then_the_rest(checkout, fails):
+    done, ran = make(checkout, fails, "test")
+    assert ran == [f"ran {QUICK}", f"ran {REST}"]
+    assert (done.returncode == 0) == (fails == "nothing")
+    assert ("Quick tests have failed" in done.stderr) == (fails in ("-n 2", "pytest"))
+
+
+def test_test_runs_a_part_of_the_tests_in_one_process(checkout):
+    _, ran = make(checkout, "nothing", "test", "ARGS=tests/engines -k rotate")
+    assert ran == ["ran python -m pytest tests/engines -k rotate"]

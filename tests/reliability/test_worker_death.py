@@ -102,10 +102,10 @@ def test_frozen_worker_undoes_nothing_when_it_goes_on(stack, second_worker, prod
 
 def test_worker_that_takes_nothing_any_more_ends_and_is_started_again(stack, product):
     """Alive and deaf, as after a reconnect that went wrong: it no longer listens to its queue."""
-    waiting.until(lambda: heard_by("lifecycle") == ["lifecycle"], 30, "it listens")
+    waiting.until(lambda: heard_by("ops") == ["lifecycle"], 30, "it listens")
     deaf = stack.pid("ops")
     app.control.cancel_consumer("lifecycle")
-    waiting.until(lambda: heard_by("lifecycle") == [], 10, "it does not, and is alive")
+    waiting.until(lambda: heard_by("ops") == [], 10, "it does not, and is alive")
     answer = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, Prefer="respond-async")
     assert answer.status_code == 202
     waiting.until(lambda: stack.pid("ops") != deaf, STALLED_S + 20, "it has ended, and there is another one")
