@@ -34,27 +34,19 @@ engine-image:
 image:
 	@scripts/image
 
-PYTEST := .venv/bin/python -m pytest
-# Kinds of tests are marks, found by what a test uses (docs/testing.md). Quick tests run in two processes, each of which has servers and
-# a home of its own; the others, which start many processes, one after the other.
-SLOW := docker or browser or deployment or embedded
-SIDE_BY_SIDE := $(PYTEST) -n 2 --dist loadfile
-
+# A part of the tests runs in one process.
+test: .venv/.dev
 ifeq ($(strip $(ARGS)),)
-test: .venv/.dev
-	@rm -f .test-times-quick.txt
-	@quick=0; slow=0; \
-	TEST_TIMES=.test-times-quick.txt $(SIDE_BY_SIDE) -m 'not ($(SLOW))' || quick=$$?; \
-	TEST_TIMES_AFTER=.test-times-quick.txt $(PYTEST) -m '$(SLOW)' || slow=$$?; \
-	[ $$quick = 0 ] || echo 'Quick tests have failed, too: see above, or run make test-quick.' >&2; \
-	[ $$quick = 0 ] && [ $$slow = 0 ]
+	@scripts/test
 else
-test: .venv/.dev
-	@$(PYTEST) $(ARGS)
+	@.venv/bin/python -m pytest $(ARGS)
 endif
 
+# Kinds of tests are marks, found by what a test uses (docs/testing.md).
+SIDE_BY_SIDE := .venv/bin/python -m pytest -n 2 --dist loadfile
+
 test-quick: .venv/.dev
-	@$(SIDE_BY_SIDE) -m 'not ($(SLOW))' $(ARGS)
+	@$(SIDE_BY_SIDE) -m 'not (docker or browser or deployment or embedded)' $(ARGS)
 
 # What sends SQL, on another PostgreSQL: ORCH_PG_BIN=/usr/lib/postgresql/15/bin.
 test-postgres: .venv/.dev

@@ -1,10 +1,12 @@
 """Where the time of a run goes: set-up, call and tear-down of each test, when the run ends and in a file (`-p tests.durations`).
 
 The file that TEST_TIMES names (by default `.test-times.txt`) has the slowest tests, the folders, the kinds, and then every test.
-A run that goes on from another one, whose file TEST_TIMES_AFTER names, ends with the times of both.
+
+python -m tests.durations FILE ...     the same of several runs, from the files that they have written
 """
 
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,26 +19,12 @@ PHASES = ("setup", "call", "teardown")
 SLOWEST = 25
 HEAD = f"{'total':>8} {'set-up':>8} {'call':>8} {'tear-down':>9}  "
 EVERY = "Every test:\n"
+TITLE = "where the time goes (seconds)"
 
 Seconds = dict[str, float]  # by phase
 
 _tests: dict[str, Seconds] = defaultdict(lambda: dict.fromkeys(PHASES, 0.0))
 _kinds: dict[str, str] = {}
-
-
-def pytest_configure() -> None:
-    """Begin with the times of the run before, if there was one."""
-    before = os.environ.get("TEST_TIMES_AFTER")
-    if before and Path(before).exists():
-        _take_in(Path(before).read_text().partition(EVERY)[2])
-
-
-def _take_in(table: str) -> None:
-    """What `_every` has written."""
-    for line in table.splitlines()[1:]:
-        _, *seconds, kind, name = line.split(maxsplit=5)
-        _tests[name] = dict(zip(PHASES, map(float, seconds), strict=True))
-        _kinds[name] = kind
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,14 +43,25 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(trylast=True)  # below the failures
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the short tables, and write them to the file with every test below them."""
-    if not _tests:
-        return
+    if _tests:
+        terminalreporter.section(TITLE)
+        terminalreporter.write_line(_write())
+
+
+def _write() -> str:
+    """Write the file; what of it is printed."""
     file = Path(os.environ.get("TEST_TIMES") or ".test-times.txt")
     short = [*_slowest(SLOWEST), "", *_by("folder", _folder), "", *_by("kind", _kinds.__getitem__), _line(_tests.values(), "all")]
-    terminalreporter.section("where the time goes (seconds)")
-    terminalreporter.write_line("\n".join(short))
     file.write_text("\n".join([*short, "", EVERY.strip(), *_every()]) + "\n")
-    terminalreporter.write_line(f"\nEvery test: {file}")
+    return "\n".join([*short, "", f"Every test: {file}"])
+
+
+def _take_in(table: str) -> None:
+    """What `_every` has written."""
+    for line in table.splitlines()[1:]:
+        _, *seconds, kind, name = line.split(maxsplit=5)
+        _tests[name] = dict(zip(PHASES, map(float, seconds), strict=True))
+        _kinds[name] = kind
 
 
 def _sorted() -> list[tuple[str, Seconds]]:
@@ -108,3 +107,9 @@ def _columns(seconds: Seconds, digits: int = 1) -> str:
         f"{value:.{digits}f}" for value in (sum(seconds.values()), *(seconds[phase] for phase in PHASES))
     )
     return f"{total:>8} {setup:>8} {call:>8} {teardown:>9}"
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        _take_in(Path(argument).read_text().partition(EVERY)[2])
+    print(f"\n{TITLE}\n{_write()}")

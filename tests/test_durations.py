@@ -1,6 +1,9 @@
 """A run ends with where its time went; the sleeps here are what is measured."""
 
+import os
 import re
+import subprocess
+import sys
 
 from tests import nested
 
@@ -60,17 +63,17 @@ def test_file_has_every_test(tmp_path):
     assert [line.split()[4] for line in every.splitlines()[1:]] == ["quick"] * 30
 
 
-def test_run_that_goes_on_from_another_ends_with_the_times_of_both(tmp_path):
-    """As `make test` does, whose quick tests run in two processes."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    for folder in (first, second):
-        folder.mkdir()
-    before = str(first / "times.txt")
-    nested.run(first, CODE, "-p", "tests.durations", "-p", "xdist.plugin", "-n", "2")
-    after = (
-        CODE.replace("test_phases", "test_later").replace("test_subtests", "test_more").replace("test_fails", "test_fails_too")
-    )
-    found = rows(nested.run(second, after, "-p", "tests.durations", TEST_TIMES_AFTER=before))
-    assert about(found["test_it.py::test_phases"], (1.0, 0.3, 0.2, 0.5))
-    assert about(found["test_it.py::test_later"], (1.0, 0.3, 0.2, 0.5))
+def test_times_of_several_runs_become_one_table(tmp_path):
+    """As at the end of `make test`. The first run is of two processes."""
+    files = []
+    for folder, more in (("first", ("-p", "xdist.plugin", "-n", "2")), ("second", ())):
+        (tmp_path / folder).mkdir()
+        nested.run(tmp_path / folder, CODE.replace("def test_", f"def test_{folder}_"), "-p", "tests.durations", *more)
+        files.append(str(tmp_path / folder / "times.txt"))
+    environment = {**os.environ, "TEST_TIMES": str(tmp_path / "all.txt")}
+    command = [sys.executable, "-m", "tests.durations", *files]
+    found = rows(subprocess.run(command, cwd=nested.ROOT, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert about(found["test_it.py::test_first_phases"], (1.0, 0.3, 0.2, 0.5))
+    assert about(found["test_it.py::test_second_phases"], (1.0, 0.3, 0.2, 0.5))
     assert {name for name in found if "::" not in name} == {". (6 tests)", "quick (4 tests)", "docker (2 tests)", "all (6 tests)"}
+    assert "test_second_fails" in (tmp_path / "all.txt").read_text().partition("Every test:\n")[2]

@@ -58,16 +58,25 @@ def test_check_names_what_failed_and_runs_the_rest(checkout, name):
     assert {f"ran {words}" for words in CHECKS.values()} <= set(ran)
 
 
-QUICK = "python -m pytest -n 2 --dist loadfile -m not (docker or browser or deployment or embedded)"
-REST = "python -m pytest -m docker or browser or deployment or embedded"
+RUNS = {
+    "quick": "python -m pytest -n 2 --dist loadfile -m not (docker or browser or deployment or embedded)",
+    "docker": "python -m pytest -m docker or browser",
+    "deployment": "python -m pytest -m (deployment or embedded) and not (docker or browser)",
+}
 
 
-@pytest.mark.parametrize("fails", ["nothing", "-n 2", "-m docker", "pytest"])
-def test_test_runs_the_quick_tests_and_then_the_rest(checkout, fails):
-    done, ran = make(checkout, fails, "test")
-    assert ran == [f"ran {QUICK}", f"ran {REST}"]
-    assert (done.returncode == 0) == (fails == "nothing")
-    assert ("Quick tests have failed" in done.stderr) == (fails in ("-n 2", "pytest"))
+@pytest.mark.parametrize("fails", ["", *RUNS])
+def test_test_runs_every_kind_and_says_which_has_failed(checkout, fails):
+    (checkout / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "test", checkout / "scripts")
+    done, ran = make(checkout, RUNS.get(fails, "nothing"), "test")
+    assert ran[0] == f"ran {RUNS['quick']}"
+    assert sorted(ran[:3]) == sorted(f"ran {words}" for words in RUNS.values())
+    assert ran[3].startswith("ran python -m tests.durations")
+    assert (done.returncode == 0) == (not fails)
+    assert [line for line in done.stderr.splitlines() if "have failed" in line] == (
+        [f"Tests have failed, see above: {fails}"] if fails else []
+    )
 
 
 def test_test_runs_a_part_of_the_tests_in_one_process(checkout):

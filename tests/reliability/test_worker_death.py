@@ -104,7 +104,8 @@ def test_worker_that_takes_nothing_any_more_ends_and_is_started_again(stack, pro
     """Alive and deaf, as after a reconnect that went wrong: it no longer listens to its queue."""
     waiting.until(lambda: heard_by("ops") == ["lifecycle"], 30, "it listens")
     deaf = stack.pid("ops")
-    app.control.cancel_consumer("lifecycle")
+    with app.connection_for_write() as connection:
+        app.control.cancel_consumer("lifecycle", connection=connection)
     waiting.until(lambda: heard_by("ops") == [], 10, "it does not, and is alive")
     answer = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, Prefer="respond-async")
     assert answer.status_code == 202
@@ -117,7 +118,8 @@ def test_worker_that_takes_nothing_any_more_ends_and_is_started_again(stack, pro
 
 def heard_by(worker):
     """Queues that the worker of that name takes messages from; None when it does not answer."""
-    found = app.control.inspect(timeout=1).active_queues() or {}
+    with app.connection_for_write() as connection:  # of its own: a kept one may be of a Valkey that a test before has ended
+        found = app.control.inspect(timeout=1, connection=connection).active_queues() or {}
     return next(([queue["name"] for queue in queues] for name, queues in found.items() if name.startswith(f"{worker}@")), None)
 
 
