@@ -60,6 +60,7 @@ def kind_of(item: pytest.Item) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     for kind, what in KINDS.items():
         config.addinivalue_line("markers", f"{kind}: needs {what}")
+    config.addinivalue_line("markers", "alone: holds processes of a deployment to a time, and so needs the machine for itself")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

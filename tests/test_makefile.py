@@ -60,8 +60,9 @@ def test_check_names_what_failed_and_runs_the_rest(checkout, name):
 
 RUNS = {
     "quick": "python -m pytest -n 2 --dist loadfile -m not (docker or browser or deployment or embedded)",
-    "docker": "python -m pytest -m docker or browser",
-    "deployment": "python -m pytest -m (deployment or embedded) and not (docker or browser)",
+    "docker": "python -m pytest -m (docker or browser) and not alone",
+    "deployment": "python -m pytest -m (deployment or embedded) and not (docker or browser or alone)",
+    "alone": "python -m pytest -m alone",
 }
 
 
@@ -71,8 +72,9 @@ def test_test_runs_every_kind_and_says_which_has_failed(checkout, fails):
     shutil.copy(ROOT / "scripts" / "test", checkout / "scripts")
     done, ran = make(checkout, RUNS.get(fails, "nothing"), "test")
     assert ran[0] == f"ran {RUNS['quick']}"
-    assert sorted(ran[:3]) == sorted(f"ran {words}" for words in RUNS.values())
-    assert ran[3].startswith("ran python -m tests.durations")
+    assert sorted(ran[1:3]) == sorted(f"ran {RUNS[part]}" for part in ("docker", "deployment"))
+    assert ran[3] == f"ran {RUNS['alone']}"
+    assert ran[4].startswith("ran python -m tests.durations")
     assert (done.returncode == 0) == (not fails)
     assert [line for line in done.stderr.splitlines() if "have failed" in line] == (
         [f"Tests have failed, see above: {fails}"] if fails else []

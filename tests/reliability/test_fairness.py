@@ -14,6 +14,7 @@ from tests.conftest import make_product, running_stack
 from tests.reliability import matrix
 from tests.stack import Stack
 
+pytestmark = pytest.mark.alone
 FLOOD = 500
 GRACE_S = 6
 ENVIRONMENT = {

@@ -148,7 +148,7 @@ def test_stand_down_leaves_no_guard_and_no_rules_and_the_next_start_brings_both_
         assert sorted(tables()) == ["bridge", "inet"]
         backend.stand_down()
         assert tables() == []
-        assert backend._guard.name not in [container.name for container in client.containers.list(all=True)]
+        assert backend._guard.name not in [container.name for container in client.containers.list(all=True, ignore_removed=True)]
         started(backend)
         assert sorted(tables()) == ["bridge", "inet"]
 
