@@ -1,7 +1,7 @@
 """A fresh fork of a process that has imported our libraries (`config.preload`), turned into one of the list.
 
-It has what a new interpreter would have: environment, signals, arguments, title, exit code. Only /proc/PID/environ stays as its
-parent's.
+The fork has what a new interpreter would have: environment, signals, arguments, title, exit code. Only /proc/PID/environ stays as
+the parent's.
 """
 
 import os

@@ -54,7 +54,7 @@ def _work(name: str) -> int:
 def join(**_: Any) -> None:
     """Who probes or boots engines has to reach them from the first message on, or would take them for dead.
 
-    Who judges them resumes those first that died while nobody was there: they have not failed.
+    A worker that probes engines first resumes those that died while no worker was there: such an engine has not failed.
     """
     queues, _threads = settings.CONSUMERS[settings.PROCESS]
     if queues == ["keeper"]:
