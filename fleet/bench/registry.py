@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from django.db import transaction
+from django.core.management.base import CommandError
+from django.db import connection, transaction
 
 from audit import actors
 from engines import hosts
@@ -19,8 +20,10 @@ def product(policy: dict[str, Any], engines: int) -> Iterator[tuple[Product, str
     """A product with a platform key and `engines` running engines, of the users `user-0`, `user-1` and so on.
 
     No process belongs to the engines and none is probed; they and the product's keys are gone afterwards. The product stays:
-    rows of the audit log speak of it.
+    rows of the audit log speak of it. Raises CommandError where the database has no tables.
     """
+    if Product._meta.db_table not in connection.introspection.table_names():
+        raise CommandError("The database has no tables yet: run manage.py migrate first.")
     made, key = products.register(f"bench-{uuid4().hex[:12]}", "Benchmark", policy, by=actors.ADMIN)
     try:
         _insert(made, engines)

@@ -4,6 +4,8 @@ import os
 import subprocess
 
 import pytest
+from django.core.management.base import CommandError
+from django.db import connection
 
 from audit.models import AuditRow
 from engines.models import Engine
@@ -43,6 +45,14 @@ def test_report_fails_below_a_limit():
     assert provision.report(took(provision=0.35, wake=0.31))[1] is False
     assert provision.report_bulk(7.0, 10.0, "bulk")[1] is True
     assert provision.report_bulk(6.9, 10.0, "bulk")[1] is False
+
+
+def test_benchmark_on_a_database_without_tables_names_the_command_that_makes_them(db):
+    with connection.cursor() as cursor:
+        cursor.execute("SET search_path TO pg_temp")
+    with pytest.raises(CommandError, match=r"run manage\.py migrate first"), registry.product({}, 1):
+        pass
+    connection.close()  # the next one has the tables in sight
 
 
 def took(**seconds: float) -> provision.Samples:
