@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from django.core.management.base import CommandError
-from django.db import connection
+from django.db import connection, transaction
 
 from audit.models import AuditRow
 from engines.models import Engine
@@ -48,11 +48,10 @@ def test_report_fails_below_a_limit():
 
 
 def test_benchmark_on_a_database_without_tables_names_the_command_that_makes_them(db):
-    with connection.cursor() as cursor:
-        cursor.execute("SET search_path TO pg_temp")
-    with pytest.raises(CommandError, match=r"run manage\.py migrate first"), registry.product({}, 1):
-        pass
-    connection.close()  # the next one has the tables in sight
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL search_path TO pg_temp")  # for this transaction: the pool gives the connection to other tests
+        with pytest.raises(CommandError, match=r"run manage\.py migrate first"), registry.product({}, 1):
+            pass
 
 
 def took(**seconds: float) -> provision.Samples:
