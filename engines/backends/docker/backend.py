@@ -2,6 +2,7 @@
 
 import math
 import re
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -46,6 +47,7 @@ class DockerBackend(Backend):
         self._guard = Guard(self._daemon, options)
         self._evicted = threading.local()
         self._named = threading.local()
+        self._lost: set[str] = set()  # names that the daemon keeps for containers that it does not have any more
 
     def resolve(self, image: str, kept: str = "") -> str:
         """The image's id: what a registry calls its digest names nothing on a host without the repository."""
@@ -211,6 +213,11 @@ class DockerBackend(Backend):
         """The name of the engine's running instance, whichever that is."""
         return instance_name(self.options.deployment, ref.engine_id)
 
+    def _spare_name_of(self, ref: Ref) -> str:
+        """The name of the instance until it starts."""
+        name = containers.spare_name(self.options.deployment, ref)
+        return f"{name}-{secrets.token_hex(3)}" if name in self._lost else name
+
     def _recall(self, ref: Ref) -> tuple[Found, Sequence[Found]] | None:
         """The instance as this thread's `create` saw it just now, when it had its engine's name and did not run.
 
@@ -222,7 +229,7 @@ class DockerBackend(Backend):
 
     def _make(self, spec: Spec, image_labels: Iterable[str] = ()) -> bool:
         """False when something of that name, or the lack of its network, was in the way and is not any more."""
-        name = containers.spare_name(self.options.deployment, spec.ref)
+        name = self._spare_name_of(spec.ref)
         try:
             network = self._networks.place(spec.product)
         except NotFound:  # another worker is making it just now, or has just removed it
@@ -328,11 +335,13 @@ class DockerBackend(Backend):
     def _clear_name(self, name: str, engine_id: UUID) -> None:
         """Remove a container that has a name of the engine without its labels, or whose removal ended half-way.
 
-        Another one of ours is left to whoever looks next.
+        Another one of ours is left to whoever looks next. A name whose container is gone may stay taken until the daemon's next
+        start: Docker 20.10 takes the old name again when a rename fails because somebody has just removed the container.
         """
         try:
             holder = self._daemon.ask(lambda api: api.inspect_container(name))
         except NotFound:
+            self._lost.add(name)
             return
         labels = holder["Config"]["Labels"] or {}
         if (labels.get(containers.DEPLOYMENT), labels.get(containers.ENGINE)) != (self.options.deployment, str(engine_id)):
