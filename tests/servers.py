@@ -28,8 +28,9 @@ def free_port() -> int:
 
 for _name in [name for name in os.environ if name.startswith("ORCH_") and name not in ("ORCH_PG_BIN", "ORCH_REQUIRE_DOCKER")]:
     del os.environ[_name]
-PORTS = 3000  # for engines of one process; `make test-quick` has two side by side, gw0 and gw1
-FIRST_PORT = 20_001 + PORTS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# Of several runs side by side each has engines on ports of its own: TEST_RUN is its number, or pytest-xdist's name of it.
+PORTS = 3000
+FIRST_PORT = 20_001 + PORTS * int(os.environ.get("TEST_RUN") or os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 os.environ |= {
     "ORCH_HOME": str(HOME),
     "ORCH_PORT": str(free_port()),
