@@ -31,6 +31,7 @@ def web(db):
         yield stack
 
 
+@pytest.mark.alone
 def test_admit_and_health_answer_while_all_other_threads_wait(web, product):
     put_engine(product)
     asked = [
@@ -53,6 +54,7 @@ def test_admit_and_health_answer_while_all_other_threads_wait(web, product):
     assert web.call("GET", "/engines", product.key).json()["total"] == 3
 
 
+@pytest.mark.alone
 def test_admits_behind_a_products_lock_hold_up_no_other_product(db, superuser):
     """On the shipped sizes: forty of one product want an engine, while somebody holds the product's lock."""
     stuck, other = make_product("stuck"), make_product("other")
@@ -85,6 +87,7 @@ def timed_admit(stack, product):
     return time.monotonic() - began
 
 
+@pytest.mark.alone
 def test_silent_connections_hold_up_nobody(web, product):
     with contextlib.ExitStack() as stack:
         for _ in range(10):

@@ -60,6 +60,7 @@ def test_health_is_told_until_every_migration_is_applied(web, superuser):
     assert health(web).json()["status"] == "ok"
 
 
+@pytest.mark.alone
 def test_database_that_is_away_is_told_and_its_return_noticed(web, superuser):
     product = make_product()
     web.start("web")

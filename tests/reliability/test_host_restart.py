@@ -58,7 +58,7 @@ def test_engines_that_died_while_nothing_ran_are_resumed_by_the_processes_start(
         stack.stop(name)
     for engine in engines[:2]:
         kill(runtime, engine)
-    waiting.until(lambda: runtime.running() == [], 5, "those that were killed are gone")
+    waiting.until(lambda: runtime.running() == [], 30, "those that were killed are gone")
     stack.start(*PROCESSES, "health.2")
     try:
         check_resumed(engines, runtime)

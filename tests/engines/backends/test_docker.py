@@ -16,7 +16,6 @@ from engines.backends.base import (
     InstanceMissing,
     Limits,
     PortTaken,
-    Ref,
     State,
     instance_name,
 )
@@ -335,46 +334,6 @@ def test_verb_ends_cleanly_while_somebody_keeps_removing_the_container(client, d
         assert said is State.RUNNING
     if verb == "logs":
         until(lambda: docked.logs(wanted.ref, tail=3))
-
-
-def test_create_takes_another_name_where_the_daemon_keeps_that_of_a_container_that_is_gone(client, docked):
-    """Docker 20.10 does when a container is removed while it is renamed: here in about every fourth round."""
-    for _ in range(60):
-        engine = uuid.uuid4()
-        taken = _names_left_by_renames_while_removed(client, docked, [Ref(engine, number) for number in range(8)])
-        if taken:
-            break
-    else:
-        pytest.fail("this daemon lets go of the names of removed containers")
-    wanted = spec(engine, taken[0].incarnation)
-    docked.create(wanted)
-    docked.start(wanted.ref)
-    assert docked.observe(wanted.ref) is State.RUNNING
-    docked.destroy(wanted.ref)
-    assert docked.list() == []
-
-
-def _names_left_by_renames_while_removed(client, backend, refs):
-    """The instances whose spare name is taken although there is no container any more."""
-    names = {ref: containers.spare_name(backend.options.deployment, ref) for ref in refs}
-    first = client.containers.create(IMAGE, name=names[refs[0]])
-    with ThreadPoolExecutor(len(refs)) as pool:
-        removed = pool.submit(_try, lambda: first.remove(force=True))
-        list(pool.map(lambda name: _try(lambda: docker.APIClient(dock.URL).rename(first.id, name)), list(names.values())[1:]))
-    while not removed.result() and not _try(lambda: first.remove(force=True)):
-        pass
-    return [ref for ref, name in names.items() if not _try(lambda name=name: client.containers.create(IMAGE, name=name).remove())]
-
-
-def _try(question):
-    """Whether the daemon did not refuse it; that there is no such container is no refusal."""
-    try:
-        question()
-    except docker.errors.NotFound:
-        return True
-    except docker.errors.APIError:
-        return False
-    return True
 
 
 AFTER = {"stop": State.EXITED, "destroy": State.ABSENT, "remove": State.ABSENT}

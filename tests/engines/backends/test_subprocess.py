@@ -218,7 +218,7 @@ def test_remove_leaves_no_process_while_others_start_and_remove(local, workers):
         assert said[1] == said[3] == "done\n"
         assert {said[0], said[2]} <= {"done\n", "instance_missing\n"}
         assert not folder_of(local, wanted).exists()
-        until(lambda wanted=wanted: processes_of(wanted.ref.engine_id) == [], 2)
+        until(lambda wanted=wanted: processes_of(wanted.ref.engine_id) == [])
 
 
 # -- What a death in the middle leaves ---------------------------------------------------------------------------------
