@@ -14,6 +14,8 @@ from pathlib import Path
 
 # A shell that runs us in the background has us ignore it, and so would whatever we start: some tests interrupt that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# SIGTERM ends a run in good order, as Ctrl-C does: its servers, containers and network namespaces are taken away.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 HOME = Path(tempfile.mkdtemp(prefix="roundhouse-test-"))
 HOME.chmod(0o711)
