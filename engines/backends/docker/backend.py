@@ -32,6 +32,8 @@ from engines.backends.docker.guard import Guard
 from engines.backends.docker.networks import Networks
 from engines.backends.docker.options import Options
 
+LOST_AFTER_S = 2.0  # longer than a daemon takes to make a container whose name it has already taken
+
 log = structlog.get_logger(__name__)
 
 
@@ -335,13 +337,15 @@ class DockerBackend(Backend):
     def _clear_name(self, name: str, engine_id: UUID) -> None:
         """Remove a container that has a name of the engine without its labels, or whose removal ended half-way.
 
-        Another one of ours is left to whoever looks next. A name whose container is gone may stay taken until the daemon's next
-        start: Docker 20.10 takes the old name again when a rename fails because somebody has just removed the container.
+        Another one of ours is left to whoever looks next. A name without a container is one that another worker is just making,
+        or is lost until the daemon's next start: Docker 20.10 takes the old name again when a rename fails because somebody has
+        just removed the container.
         """
         try:
             holder = self._daemon.ask(lambda api: api.inspect_container(name))
         except NotFound:
-            self._lost.add(name)
+            if self._daemon.spent() > LOST_AFTER_S:
+                self._lost.add(name)
             return
         labels = holder["Config"]["Labels"] or {}
         if (labels.get(containers.DEPLOYMENT), labels.get(containers.ENGINE)) != (self.options.deployment, str(engine_id)):

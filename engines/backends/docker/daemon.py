@@ -105,6 +105,10 @@ class Daemon:
                 raise BackendUnavailable(f"others keep it from being done; the daemon's last refusal: {self._local.refusal}")
             time.sleep(POLL_S)
 
+    def spent(self) -> float:
+        """Seconds since the verb began."""
+        return self.timeout_s - self._left()
+
     def _client(self) -> APIClient:
         """This thread's client, its time-out set to what is left for the verb."""
         client: APIClient | None = getattr(self._local, "client", None)
