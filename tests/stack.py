@@ -6,37 +6,21 @@ They are forks of a server that has imported their libraries, as those of `make 
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from typing import Any
 
 import requests
 
-from config import forks
-from config.processes import BY_NAME, Edition, of_kind
+from config.processes import Edition, of_kind
 from config.supervision import FORKED
 from tests import kinds, servers, waiting
+from tests.become import become
 
 WORKERS = ("wake", "ops", "background")  # they carry operations out, in `full`
-ROOT = Path(__file__).resolve().parent.parent
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["tests.preloaded"])
-
-
-def _become(name: str, environment: dict[str, str], log: Path, *, execute: bool) -> None:
-    """Turn this fresh fork into the process of that name, in a session of its own; `execute` starts an interpreter for that."""
-    os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.chdir(ROOT)
-    if execute:
-        forks.reset_signals()
-        os.execve(sys.executable, [sys.executable, "-m", "config.processes", "exec", name], environment)
-    forks.turn_into(BY_NAME[name], environment)
 
 
 @kinds.needs("deployment")
@@ -73,7 +57,7 @@ class Stack:
         log.parent.mkdir(exist_ok=True)
         self._began.setdefault(name, log.stat().st_size if log.exists() else 0)
         environment = {**self.environment, "ORCH_PROCESS": kind}
-        process = _forks.Process(target=_become, args=(kind, environment, log), kwargs={"execute": self.execute})
+        process = _forks.Process(target=become, args=(kind, environment, log), kwargs={"execute": self.execute})
         process.start()
         waiting.until(lambda: _leads_a_session(process), 10, f"{name} has a session of its own")
         return process

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.stack import ROOT
+from tests.become import ROOT
 
 ASK_AT_ONCE = """
 import sys, threading
