@@ -32,7 +32,9 @@ from engines.backends.docker.guard import Guard
 from engines.backends.docker.networks import Networks
 from engines.backends.docker.options import Options
 
-LOST_AFTER_S = 2.0  # longer than a daemon takes to make a container whose name it has already taken
+# A daemon seldom takes longer to make a container after it has taken the name. Where it does, there are two containers:
+# `start` uses one of them.
+LOST_AFTER_S = 2.0
 
 log = structlog.get_logger(__name__)
 
