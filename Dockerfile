@@ -26,6 +26,7 @@ COPY fleet/ fleet/
 COPY engines/ engines/
 COPY policy/ policy/
 COPY audit/ audit/
+COPY common/ common/
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     ORCH_ENVIRONMENT=production ORCH_BIND=0.0.0.0 ORCH_PORT=8000 ORCH_HOME=/home/roundhouse-state
 # Collecting static files reads the settings, which want every secret to be set; none of these is used or kept.

@@ -10,10 +10,11 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from audit import actors, search, wording
+from audit import actors, badges, search
 from audit.actions import CATALOGUE, Action, Retention
 from audit.models import AuditRow
-from audit.readonly import KeysetAdmin, StaticFilter, labelled
+from common import wording
+from common.admin import KeysetAdmin, StaticFilter, labelled
 
 
 class ActionFilter(StaticFilter):
@@ -59,7 +60,7 @@ class SinceFilter(StaticFilter):
 
 @admin.register(AuditRow)
 class AuditRowAdmin(KeysetAdmin):
-    keyset_field = "timestamp"
+    sort_key = ("timestamp", "id")
     page_template = "admin/audit/auditrow/page.html"
     list_display = ("when", "what", "whose", "product", "move", "actor", "took", "details")
     list_filter = (SinceFilter, ActorFilter, RetentionFilter, ActionFilter)
@@ -77,7 +78,7 @@ class AuditRowAdmin(KeysetAdmin):
         entry = CATALOGUE.get(found.action) if found.action in CATALOGUE else None  # type: ignore[call-overload]
         return {
             "entry": entry,
-            "badge": wording.badge(found.action),
+            "badge": badges.of(found.action),
             "facts": wording.facts(found.metadata),
             "started": wording.moment(found.timestamp),
             "took": wording.duration(found.duration_ms),
@@ -87,7 +88,7 @@ class AuditRowAdmin(KeysetAdmin):
     def when(self, row: AuditRow) -> str:
         return wording.moment(row.timestamp)
 
-    @labelled("Action", {action.value: wording.badge(action) for action in Action})
+    @labelled("Action", {action.value: badges.of(action) for action in Action})
     def what(self, row: AuditRow) -> str:
         return row.action
 

@@ -14,10 +14,13 @@ from rest_framework.decorators import api_view
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
-from audit import pages
 from audit.models import AuditRow
+from common import keyset
+from common.keyset import Page
+from common.parameters import read_whole
 
 CURSOR, LIMIT = "cursor", "limit"
+OLDER, NEWER = "older", "newer"  # what a cursor begins with
 PAGE, MAX_LIMIT = 100, 1000
 FIELDS = (
     "id", "timestamp", "product_id", "user_id", "engine_id", "action", "actor", "metadata", "duration_ms", "product_slug",
@@ -65,14 +68,6 @@ class AuditFilter(django_filters.FilterSet):
 KNOWN = (*AuditFilter.base_filters, LIMIT, CURSOR)
 
 
-def read_limit(request: Request, *, default: int, most: int) -> int:
-    """The `limit` parameter. Raises ValidationError unless it is a whole number from 1 to `most`."""
-    text = request.query_params.get(LIMIT, str(default))
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
-        raise ValidationError({LIMIT: [f"Must be a whole number from 1 to {most}."]})
-    return int(text)
-
-
 @api_view(["GET"])
 def rows(request: Request, user_id: str | None = None) -> HttpResponse:
     """GET /audit and GET /engines/{user_id}/audit: the product's own rows, filtered, newest first."""
@@ -80,13 +75,21 @@ def rows(request: Request, user_id: str | None = None) -> HttpResponse:
     own = AuditRow.objects.filter(product_id=request.auth.pk)
     if user_id is not None:
         own = own.filter(user_id=user_id)
-    size, cursor = read_limit(request, default=PAGE, most=MAX_LIMIT), request.query_params.get(CURSOR, "")
+    size = read_whole(request, LIMIT, default=PAGE, least=1, most=MAX_LIMIT)
+    page = _read_page(request, _filter(request, own), size)
+    links = json.dumps({"next": _link(request, OLDER, page.older), "previous": _link(request, NEWER, page.newer)})
+    return HttpResponse(f'{{"results":[{",".join(page.rows)}],{links[1:]}', content_type="application/json")
+
+
+def _read_page(request: Request, found: "QuerySet[AuditRow]", size: int) -> Page:
+    """The page that the parameter `cursor` names: `older.` or `newer.` and a position. Raises ValidationError."""
+    side, _, position = request.query_params.get(CURSOR, "").partition(".")
     try:
-        page = pages.read(_filter(request, own), _ROW, size, cursor)
+        if side not in ("", OLDER, NEWER) or bool(side) != bool(position):
+            raise ValueError("a cursor begins with `older.` or `newer.`")
+        return keyset.read(found, ("timestamp", "id"), size, shown=_ROW, **({side: position} if side else {}))
     except ValueError as error:
         raise ValidationError({CURSOR: ["Must be taken from a link of an earlier answer."]}) from error
-    links = json.dumps({"next": _link(request, page.older), "previous": _link(request, page.newer)})
-    return HttpResponse(f'{{"results":[{",".join(page.rows)}],{links[1:]}', content_type="application/json")
 
 
 def _filter(request: Request, own: "QuerySet[AuditRow]") -> "QuerySet[AuditRow]":
@@ -111,9 +114,10 @@ def _check_parameters(request: Request, user_id: str | None) -> None:
         raise ValidationError(wrong)
 
 
-def _link(request: Request, cursor: str) -> str | None:
-    """The request's own address with another cursor; its path as it was sent, since a user's name may hold an encoded slash."""
-    if not cursor:
+def _link(request: Request, side: str, position: str) -> str | None:
+    """The request's own address with another cursor. Its path stays as it was sent: a user's name may hold an encoded slash."""
+    if not position:
         return None
     query = [(name, value) for name, values in request.query_params.lists() for value in values if name != CURSOR]
-    return str(request.build_absolute_uri(f"{request.path_info}?{urlencode([*query, (CURSOR, cursor)])}"))
+    query.append((CURSOR, f"{side}.{position}"))
+    return str(request.build_absolute_uri(f"{request.path_info}?{urlencode(query)}"))

@@ -13,13 +13,13 @@ from typing import Any
 
 import psycopg
 import structlog
-from django.conf import settings
 from django.db import OperationalError, connections, transaction
 
 from audit import trail
 from audit.actions import Action, Retention
 from audit.actors import SYSTEM
 from audit.partitions import OWNER, alone
+from common.settings import settings
 
 log = structlog.get_logger(__name__)
 

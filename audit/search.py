@@ -1,10 +1,9 @@
 """What a term typed into the audit list means: exact matches only."""
 
-from uuid import UUID
-
 from django.db.models import Q
 
 from audit.models import AuditRow
+from common import uuids
 
 HELP = "User, engine, product, operation, request or actor; or typed, as in user:alice"
 
@@ -20,7 +19,7 @@ def read(term: str) -> Q:
     product's slug, an actor or a request's id.
     """
     kind, _, value = term.partition(":")
-    uuid = parse_uuid(value)
+    uuid = uuids.parse(value)
     if kind in _UUIDS and uuid is not None:
         return Q(**{_UUIDS[kind]: uuid})
     if kind in _TEXTS:
@@ -30,16 +29,8 @@ def read(term: str) -> Q:
     return _guess(term)
 
 
-def parse_uuid(text: str) -> UUID | None:
-    """The id that the text is, or None."""
-    try:
-        return UUID(text)
-    except ValueError:
-        return None
-
-
 def _guess(term: str) -> Q:
-    uuid = parse_uuid(term)
+    uuid = uuids.parse(term)
     if uuid is None:
         return _first_known(Q(user_id=term)) or Q(product_slug=term) | Q(actor=term) | Q(request_id=term)
     indexed = _first_known(Q(engine_id=uuid), Q(product_id=uuid), Q(user_id=term))

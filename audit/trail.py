@@ -14,12 +14,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import structlog
 from psycopg.types.json import Jsonb
 
-from audit import statements
 from audit.actions import CATALOGUE, CLAMPED, Action, check_metadata
 from audit.actors import Actor
+from common import context, statements
 
 SUBJECT = ("product_id", "product_slug", "user_id", "engine_id", "from_status", "to_status", "engine_seq")
 """Columns that say what a row is about: given to `record`, or returned by the UPDATE that `record_move` is given."""
@@ -119,7 +118,7 @@ def _common(
         "actor": by,
         "metadata": Jsonb(dict(metadata or {})),
         "operation_id": operation_id,
-        "request_id": structlog.contextvars.get_contextvars().get("request_id"),
+        "request_id": context.request_id.get(),
         "retention": CATALOGUE[action].retention.value,
         "started": started,
         "timed": started is not None,

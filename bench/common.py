@@ -22,7 +22,7 @@ REASONS = {
 }
 FERNET = MultiFernet([Fernet(key.strip()) for key in os.environ["BENCH_MASTER_KEYS"].split(",")])
 
-# One round trip: the library's two scripts for a sliding window, counted and then read. As in policy/limits.py.
+# One round trip: the library's two scripts for a sliding window, counted and then read. As in policy/rate_limit.py.
 SCRIPT = f"""
 local function acquire(ARGV)
 {RedisStorage.SCRIPT_ACQUIRE_SLIDING_WINDOW.decode()}

@@ -8,6 +8,8 @@ from celery import Celery
 from celery.signals import before_task_publish, setup_logging, task_postrun, task_prerun
 from django.conf import settings
 
+from common import context
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 app = Celery("roundhouse")
@@ -23,16 +25,16 @@ def keep_our_logging(**_: Any) -> None:
 @before_task_publish.connect
 def send_request_id(headers: dict[str, Any], **_: Any) -> None:
     """What a request has done travels with its id, and every line of it in a worker's log carries that, Celery's included."""
-    headers["request_id"] = structlog.contextvars.get_contextvars().get("request_id")
+    headers["request_id"] = context.request_id.get()
 
 
 @task_prerun.connect
 def bind_request_id(task: Any, **_: Any) -> None:
     structlog.contextvars.clear_contextvars()
-    if request_id := task.request.get("request_id"):
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+    context.request_id.set(task.request.get("request_id"))
 
 
 @task_postrun.connect
 def unbind_request_id(**_: Any) -> None:
     structlog.contextvars.clear_contextvars()
+    context.request_id.set(None)

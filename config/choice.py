@@ -75,7 +75,7 @@ def _may_have_engines(home: Path) -> bool:
 
 def _setting(name: str) -> str:
     """Value of `ORCH_<NAME>`; whether the whole environment is right is told by whatever starts next."""
-    from config.env import Env
+    from common.env import Env
 
     return os.environ.get(f"ORCH_{name.upper()}") or str(Env.model_fields[name].default)
 

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from config import addresses, banner, choice, embedded, supervision
+from common import socket_addresses
+from config import banner, choice, embedded, supervision
 from config.aside import aside
 from config.embedded import Refused, Servers, locked
 from config.processes import Process, edition, of_kind
@@ -90,7 +91,7 @@ def _run(cleanup: ExitStack) -> None:
             _say(line)
     cleanup.callback(_stand_down, home)
     cleanup.callback(supervision.stop_group, home, "app")
-    api = f"http://{addresses.host(_bind())}:{port}"
+    api = f"http://{socket_addresses.host(_bind())}:{port}"
     supervision.start_process(home, "app", "web")  # the others have nothing to do before it answers, and only slow it down
     _wait_until_healthy(home, api, {"web"})
     supervision.start_group(home, "app")
@@ -168,14 +169,16 @@ def _bind() -> str:
 
 def _try_port(port: int) -> str:
     """Why nobody can listen on `port` just now, or an empty string. Raises Refused where nobody ever could."""
-    address = addresses.bare(_bind())
+    address = socket_addresses.bare(_bind())
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise Refused(f"cannot listen on {addresses.listen(address, port)}: {error.strerror}; see ORCH_BIND") from error
+                raise Refused(
+                    f"cannot listen on {socket_addresses.listen(address, port)}: {error.strerror}; see ORCH_BIND"
+                ) from error
             return error.strerror or str(error)
     return ""
 

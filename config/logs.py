@@ -5,11 +5,14 @@ import logging.config
 
 import structlog
 
+from common import context
+
 
 def configure(level: str) -> None:
     """Send structlog's and the standard library's records through the same processors."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_context,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -42,3 +45,10 @@ def configure(level: str) -> None:
             },
         }
     )
+
+
+def _add_context(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Add the id of the request at hand, and the name of the admin key that it came with."""
+    named = {"request_id": context.request_id.get(), "admin_key": context.credential.get()}
+    line.update({name: value for name, value in named.items() if value is not None})
+    return line

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 FIRST = (
     "celery.app.amqp",
     "celery.fixups.django",
-    "config.env",  # the class of the settings, and with it pydantic; it reads the environment when it is called
+    "common.env",  # the class of the settings, and with it pydantic; it reads the environment when it is called
     "csp.middleware",
     "cryptography.fernet",
     "dj_database_url",

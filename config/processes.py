@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from config import addresses, postgres, valkey
+from common import socket_addresses
+from common.editions import EDITIONS, USUAL, Edition
+from config import postgres, valkey
 from config.embedded import Refused, home
-
-Edition = Literal["small", "full"]
-EDITIONS: tuple[Edition, ...] = ("small", "full")
-USUAL: Edition = "small"  # where ORCH_PROCESSES is not set
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def _setting(name: str) -> str:
 
 def settings_defaults() -> dict[str, str]:
     """Defaults of the settings that command lines are made of."""
-    from config.env import Env
+    from common.env import Env  # here: only `web` needs the settings' defaults, and pydantic takes long to import
 
     names = ("bind", "port", "web_threads", "engine_backend")
     defaults = {f"ORCH_{name.upper()}": str(Env.model_fields[name].default) for name in names}
@@ -72,7 +70,9 @@ def _module(name: str, *arguments: str) -> list[str]:
 def _web() -> list[str]:
     size = ["--workers", _setting("web_workers"), "--threads", _setting("web_threads"), "--worker-class", "config.server.Worker"]
     limits = ["--timeout", "60", "--graceful-timeout", "30", "--keep-alive", "5", "--no-control-socket", "--preload"]
-    return _module("gunicorn", "config.wsgi", *size, *limits, "--bind", addresses.listen(_setting("bind"), _setting("port")))
+    return _module(
+        "gunicorn", "config.wsgi", *size, *limits, "--bind", socket_addresses.listen(_setting("bind"), _setting("port"))
+    )
 
 
 def _celery(name: str) -> Callable[[], list[str]]:

@@ -20,7 +20,7 @@ from gunicorn import util
 from gunicorn.http import errors as http
 from gunicorn.workers.gthread import ThreadWorker
 
-from engines import turns
+from common import compute_permit, context
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Pools(Executor):
 
 
 def _in_turn(handle: Callable[..., Any], conn: Any) -> Any:
-    with turns.turn():
+    with compute_permit.held():
         return handle(conn)
 
 
@@ -92,7 +92,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Answer in the error envelope and log which error it was, without what was sent: a header may be a key."""
         message = "" if isinstance(exc, _OURS) else next((text for kind, text in _MESSAGES if isinstance(exc, kind)), "")
-        with structlog.contextvars.bound_contextvars(request_id=str(uuid4())):
+        with context.of_request(str(uuid4())):
             if message:
                 log.info("request_unreadable", error=type(exc).__name__)
             else:
@@ -107,7 +107,7 @@ def _answer(message: str) -> bytes:
     """The bytes of a 400 that says this, or of a 500 when it is empty."""
     from fleet import errors  # here: the class is loaded before Django is
 
-    request_id = structlog.contextvars.get_contextvars()["request_id"]
+    request_id = context.request_id.get()
     status, code = ("400 Bad Request", "INVALID_REQUEST") if message else ("500 Internal Server Error", "INTERNAL_ERROR")
     body = json.dumps(errors.envelope(code, message or errors.OUR_OWN_WORDS[code])).encode()
     head = (

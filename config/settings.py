@@ -1,4 +1,4 @@
-"""Django's settings, all of them derived from `config.env.Env`; a wrong environment ends the process here."""
+"""Django's settings, all of them derived from `common.env.Env`; a wrong environment ends the process here."""
 
 import os
 import sys
@@ -10,8 +10,9 @@ from django.templatetags.static import static
 from django.urls import reverse_lazy
 from pydantic import ValidationError
 
-from config import addresses, embedded, logs
-from config.env import Env
+from common import socket_addresses
+from common.env import Env
+from config import embedded, logs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -34,7 +35,7 @@ DEBUG = False
 SECRET_KEY = ENV.secret_key
 ALLOWED_HOSTS = [host for host in ENV.allowed_hosts.split(",") if host]
 if not PRODUCTION:
-    ALLOWED_HOSTS.append(addresses.host(ENV.bind))  # `make run` calls it by that, and so do the lines that it prints
+    ALLOWED_HOSTS.append(socket_addresses.host(ENV.bind))  # `make run` calls it by that, and so do the lines that it prints
 CSRF_TRUSTED_ORIGINS = [origin for origin in ENV.trusted_origins.split(",") if origin]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
@@ -160,11 +161,11 @@ def _pool_size() -> int:
 
 def _database(url: str) -> dict[str, Any]:
     """Django's entry for `url`, with a small pool of checked connections in each process."""
-    entry: dict[str, Any] = dict(dj_database_url.parse(url or "postgresql://unset/unset", engine="config.pooled"))
+    entry: dict[str, Any] = dict(dj_database_url.parse(url or "postgresql://unset/unset", engine="common.pooled"))
     entry["OPTIONS"] = {
         **entry.get("OPTIONS", {}),
         "connect_timeout": 5,
-        "prepare_threshold": 0,  # for `audit.statements`: prepared at once; Django's own cursors never prepare
+        "prepare_threshold": 0,  # for `common.statements`: prepared at once; Django's own cursors never prepare
         "application_name": PROCESS or "roundhouse",
         "pool": {
             "min_size": 1,
@@ -190,8 +191,8 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["policy.auth.PlatformKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["policy.auth.IsProduct"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["policy.requests.Json"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "policy.requests.OnlyJson",
+    "DEFAULT_PARSER_CLASSES": ["common.bodies.Json"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "common.bodies.OnlyJson",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "URL_FORMAT_OVERRIDE": None,
     "EXCEPTION_HANDLER": "fleet.errors.handle",

@@ -10,7 +10,7 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django = get_wsgi_application()
 
-from policy.requests import MAX_BODY  # noqa: E402 (its imports need Django to be set up)
+from common.bodies import MAX_BODY  # noqa: E402 (its imports need Django to be set up)
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

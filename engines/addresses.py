@@ -6,8 +6,7 @@ engine has its container's name and listens on INNER_PORT.
 
 from uuid import UUID
 
-from django.conf import settings
-
+from common.settings import settings
 from engines.backends.base import INNER_PORT, instance_name
 from engines.models import Engine
 

@@ -17,9 +17,8 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
-from audit import wording
-from audit.readonly import KeysetAdmin, StaticFilter, labelled
-from audit.search import parse_uuid
+from common import uuids, wording
+from common.admin import KeysetAdmin, StaticFilter, labelled
 from engines import lifecycle, operations, queues, staff, timeline
 from engines.addresses import url
 from engines.errors import EngineError, EngineNotFound
@@ -98,7 +97,7 @@ class EngineAdmin(KeysetAdmin):
         term = search_term.strip()
         if not term:
             return queryset, False
-        uuid = parse_uuid(term)
+        uuid = uuids.parse(term)
         named = Q(user_id=term) | Q(product__slug=term)
         return queryset.filter(named if uuid is None else named | Q(pk=uuid) | Q(product_id=uuid)), False
 
@@ -214,7 +213,7 @@ class EngineAdmin(KeysetAdmin):
         if request.method == "POST":
             verb = staff.VERBS.get(request.POST.get("action", ""))
             self.check_permission(request, verb is not None and request.user.has_perm(verb.permission))
-            if not all(parse_uuid(key) for key in request.POST.getlist(helpers.ACTION_CHECKBOX_NAME)):
+            if not all(uuids.parse(key) for key in request.POST.getlist(helpers.ACTION_CHECKBOX_NAME)):
                 raise BadRequest("a selected engine is none")
         response: HttpResponse = super().changelist_view(request, extra_context)
         return response
@@ -266,7 +265,7 @@ class OperationAdmin(KeysetAdmin):
         term = search_term.strip()
         if not term:
             return queryset, False
-        uuid = parse_uuid(term)
+        uuid = uuids.parse(term)
         named = Q(engine__user_id=term)
         return queryset.filter(named if uuid is None else named | Q(pk=uuid) | Q(engine_id=uuid)), False
 

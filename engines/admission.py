@@ -8,13 +8,15 @@ from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from django.conf import settings
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from audit import actors, trail
 from audit.actions import Action
 from audit.actors import Actor
+from common import statements
+from common.settings import settings
+from common.statements import Columns
 from engines import lifecycle, names, operations
 from engines.errors import (
     EngineAlreadyExists,
@@ -26,10 +28,10 @@ from engines.errors import (
 )
 from engines.gate import Gate
 from engines.models import Engine, Kind, Operation, OperationState, Status
-from policy import decisions, limits, overrides, refusals, statements
+from policy import decisions, overrides, rate_limit, refusals
 from policy.errors import Denied
 from policy.models import Product
-from policy.statements import Columns
+from policy.sliding_window import Window
 
 ACTIVE_EVERY = timedelta(seconds=30)
 LOOKS = 4  # at an engine that moves while we decide
@@ -157,7 +159,7 @@ def _conclude(seen: Seen | None) -> Admission:
     return Admission(seen.engine)
 
 
-def count(product: Product, user_id: str) -> limits.Window | None:
+def count(product: Product, user_id: str) -> Window | None:
     """Count an admit against the product's rate limit; returns what is left of that, None where nothing limits.
 
     Raises InvalidUserId, and with an `admit_denied` row ProductSuspended, RateLimited.
@@ -165,7 +167,7 @@ def count(product: Product, user_id: str) -> limits.Window | None:
     user_id = names.check_user_id(user_id)
     with _recorded(product, user_id):
         decisions.check([decisions.suspended(product.suspension_reason)])
-        return limits.hit(str(product.pk), overrides.in_force(product))
+        return rate_limit.hit(str(product.pk), overrides.in_force(product))
 
 
 @contextmanager

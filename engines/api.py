@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
@@ -18,20 +17,21 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from audit import actors
-from audit.api import read_limit
-from audit.times import iso
+from common.bodies import Body, Flag, Text, read
+from common.parameters import read_whole
+from common.settings import settings
+from common.times import iso
 from engines import admission, lifecycle, operations, queues, tenants
 from engines.addresses import url
 from engines.admission import Admission
 from engines.errors import EngineError, EngineNotFound, Unfinished
 from engines.models import Engine, Kind, Operation, Status
-from policy import idempotency, products, secrets
+from policy import crypto, idempotency, products
 from policy.api import operator_view
 from policy.auth import HasAnyScope, MayAdmit, MayHoldEngineKey, recognise
 from policy.errors import PolicyError
 from policy.idempotency import Kept
 from policy.models import Product, Scope
-from policy.requests import Body, Flag, Text, read
 
 PLAIN = 1024  # bytes of a body that may still be plain
 Flags = dict[str, Any]  # `admission.admit` takes them by name
@@ -98,7 +98,7 @@ def render_with_key(engine: Engine) -> dict[str, Any]:
     """The engine with its key in plaintext: only for the product that owns it. Raises EngineNotFound once it is destroyed."""
     if not engine.key_ciphertext:
         raise EngineNotFound("The engine is destroyed.")
-    return {**render(engine), "api_key": secrets.decrypt(engine.key_ciphertext)}
+    return {**render(engine), "api_key": crypto.decrypt(engine.key_ciphertext)}
 
 
 def render_operation(operation: Operation) -> dict[str, Any]:
@@ -194,15 +194,9 @@ def engines(request: Request) -> Response:
         raise ValidationError({"status": [f"Must be one of {', '.join(living)}."]})
     found = Engine.objects.filter(product=_product(request), destroyed_at=None)
     found = found.filter(status=status) if status else found
-    offset, limit = _read_offset(request), read_limit(request, default=100, most=1000)
+    offset = read_whole(request, "offset", default=0, least=0, most=999_999_999)
+    limit = read_whole(request, "limit", default=100, least=1, most=1000)
     return Response({"engines": [render(engine) for engine in found[offset : offset + limit]], "total": found.count()})
-
-
-def _read_offset(request: Request) -> int:
-    text = request.query_params.get("offset", "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise ValidationError({"offset": ["Must be a whole number from 0 to 999999999."]})
-    return int(text)
 
 
 @api_view(["GET", "DELETE"])

@@ -6,14 +6,14 @@ foreseen: that no port is free, that the backend fails, or that somebody else is
 
 from dataclasses import dataclass
 
-from django.conf import settings
 from django.db import connection, transaction
 
+from common.settings import settings
 from engines import admission, hosts, lifecycle, names, operations
 from engines.admission import Step
 from engines.errors import EngineError
 from engines.models import Engine, Kind, Operation, OperationState
-from policy import decisions, limits, overrides
+from policy import decisions, overrides, rate_limit
 from policy.decisions import Decision
 from policy.models import Product
 
@@ -78,7 +78,7 @@ def _conclude(decided: list[Decision], would: str, refusal: Exception | str = ""
 
 def _admit(product: Product, question: Question) -> Explanation:
     policy = overrides.in_force(product)
-    decided = decisions.on_admit(policy, product.suspension_reason, limits.look(str(product.pk), policy))
+    decided = decisions.on_admit(policy, product.suspension_reason, rate_limit.look(str(product.pk), policy))
     seen = admission.look(product, question.user_id)
     step = admission.plan(seen, auto_provision=question.auto_provision, auto_wake=question.auto_wake)
     if step == Step.CANCEL_SLEEP and _is_claimed(seen):  # too late for that: the admit waits until it sleeps

@@ -14,13 +14,13 @@ from uuid import UUID
 
 import aiohttp
 import structlog
-from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
+from common.settings import settings
 from engines import addresses, automatic, lifecycle, moves, reconcile
 from engines.models import Engine
 

@@ -2,11 +2,11 @@
 
 from uuid import UUID
 
-from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from common.settings import settings
 from engines import operations
 from engines.errors import CapacityExhausted, PortExhaustion
 from engines.models import Engine, Host

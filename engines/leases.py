@@ -12,9 +12,9 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
-from django.conf import settings
 from django.db import DatabaseError, connection
 
+from common.settings import settings
 from engines import operations
 from engines.operations import Lease
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.conf import settings
 from django.db import transaction
 
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM, Actor
+from common.settings import settings
 from engines import hosts, moves, names, operations
 from engines.errors import (
     CapacityExhausted,
@@ -28,7 +28,7 @@ from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.operations import Lease
 from engines.outcomes import NO_PENDING, NO_RESTART, NOW, After, Outcome
 from engines.transitions import TRANSITIONS
-from policy import decisions, environments, overrides, products, refusals, rules, secrets
+from policy import crypto, decisions, environments, overrides, products, refusals, rules
 from policy.decisions import Decision
 from policy.errors import Denied
 from policy.models import Product
@@ -134,7 +134,7 @@ def join_provision(engine: Engine, image: str) -> Operation:
 def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, by: Actor, auto: bool) -> Engine:
     """Insert the engine, with its key and port, and its `provision_requested` row."""
     host = hosts.local()
-    key = secrets.make_key(secrets.ENGINE_PREFIX)
+    key = crypto.make_key(crypto.ENGINE_PREFIX)
     engine_id = uuid4()
     params: dict[str, Any] = {
         "e_id": engine_id,
@@ -143,8 +143,8 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
         "e_user": user_id,
         "e_image": image,
         "e_port": hosts.pick_port(host),
-        "e_hash": secrets.hash_key(key),
-        "e_cipher": secrets.encrypt(key),
+        "e_hash": crypto.hash_key(key),
+        "e_cipher": crypto.encrypt(key),
         "e_memory": memory_mb(product),
         "e_disk": settings.ENV.engine_disk_mb,
         "e_env": environments.newest_version(product.pk),
@@ -211,9 +211,9 @@ def rotate_key(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     env_version = environments.newest_version(engine.product_id)
     params = {**params_of("requested", reason), "env_version": env_version, "memory_mb": memory}
     operation = operations.open(engine, Kind.ROTATE_KEY, by=by, incarnation=engine.incarnations + 1, params=params)
-    key = secrets.make_key(secrets.ENGINE_PREFIX)
+    key = crypto.make_key(crypto.ENGINE_PREFIX)
     Engine.objects.filter(pk=engine.pk).update(
-        pending_key_hash=secrets.hash_key(key), pending_key_ciphertext=secrets.encrypt(key), incarnations=operation.incarnation
+        pending_key_hash=crypto.hash_key(key), pending_key_ciphertext=crypto.encrypt(key), incarnations=operation.incarnation
     )
     return operation
 
@@ -260,7 +260,7 @@ def reveal_key(engine: Engine, *, by: Actor) -> str:
     """The engine's key in plaintext, once the row that says who looked is written. Raises EngineNotFound, InvalidToken."""
     engine = lock(engine.pk)
     trail.record(Action.KEY_REVEAL, moves.subject(engine), by=by)
-    return secrets.decrypt(engine.key_ciphertext)
+    return crypto.decrypt(engine.key_ciphertext)
 
 
 def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str) -> Operation:

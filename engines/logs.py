@@ -14,11 +14,11 @@ import structlog
 from django.db import connection
 from kombu.exceptions import OperationalError
 
+from common import valkey
 from engines import backends
 from engines.backends.base import BackendError, Ref
 from engines.errors import LogsUnavailable
 from engines.models import Engine
-from policy import valkey
 
 WAIT_S = 5.0
 KEPT_S = 10

@@ -14,15 +14,15 @@ from uuid import UUID, uuid4
 
 import redis
 import structlog
-from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from audit.actors import Actor
-from engines import queues, turns
+from common import compute_permit, context, valkey
+from common.settings import settings
+from engines import queues
 from engines.errors import OperationInProgress, OperationNotFound, Unfinished, Unsuccessful
 from engines.models import OPEN, Engine, Kind, Operation, OperationState
-from policy import valkey
 from policy.models import Product
 
 log = structlog.get_logger(__name__)
@@ -82,7 +82,7 @@ def open(  # noqa: A001 (operations.open reads as what it is)
         params=same,
         actor=by,
         incarnation=incarnation or engine.incarnation,
-        request_id=structlog.contextvars.get_contextvars().get("request_id"),
+        request_id=context.request_id.get(),
         sent_at=Now(),
     )
     transaction.on_commit(lambda: queues.send(operation.pk, queue), robust=True)
@@ -247,7 +247,7 @@ def wait(operation_id: UUID, timeout_s: float) -> Operation:
     if places is None:
         return operation
     try:
-        turns.give_up()
+        compute_permit.release()
         return _wait(operation, deadline)
     finally:
         places.release()
@@ -263,7 +263,7 @@ def _take_place(operation: Operation) -> threading.BoundedSemaphore | None:
         return _waiters if _waiters.acquire(blocking=False) else None
     if _destroyers.acquire(blocking=False):
         return _destroyers
-    turns.give_up()
+    compute_permit.release()
     connection.close()
     return _waiters if _waiters.acquire(timeout=FREED_S if settings.ENV.waiters else 0) else None
 

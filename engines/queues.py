@@ -16,11 +16,12 @@ from uuid import UUID
 
 import redis
 import structlog
-from django.conf import settings
 from django.db import connection
 from kombu.exceptions import OperationalError
 
 from audit.actors import SYSTEM, Actor
+from common import context
+from common.settings import settings
 from engines.models import Kind, Operation, Queue, Status
 from engines.transitions import TRANSITIONS
 
@@ -133,7 +134,7 @@ def dispatch() -> int:
         cursor.nextset()  # past the lock's
         due = cursor.fetchall()
     for operation_id, queue, request_id in due:
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with context.of_request(request_id):
             send(operation_id, queue)
     return len(due)
 

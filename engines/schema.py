@@ -7,10 +7,10 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 
 from audit.schema import PAGE_LIMIT, PATH_USER_ID, USER_ID, Endpoint, Json, describe
+from common.bodies import Text
 from engines import api, logs, logs_api
 from engines.admission import REASONS
 from engines.models import Kind, OperationState, Queue, Status
-from policy.requests import Text
 from policy.schema import PRODUCT_ID
 
 LIVING = [status.value for status in Status if status != Status.DESTROYED]

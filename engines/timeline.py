@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 
-from audit import wording
+from audit import badges
 from audit.models import AuditRow
+from common import keyset, wording
 from engines.models import Engine, Operation
 
 SIZE = 1000
@@ -31,7 +32,7 @@ class Entry:
 
     @property
     def badge(self) -> str:
-        return wording.badge(self.row.action)
+        return badges.of(self.row.action)
 
     @property
     def started(self) -> str:
@@ -83,16 +84,10 @@ class Timeline:
 
 
 def read(engine: Engine, before: str = "") -> Timeline:
-    """The newest rows of the engine, or those before a cursor. Raises ValueError for a cursor that is none of ours."""
-    found = AuditRow.objects.filter(engine_id=engine.pk)
-    if before:
-        seq, key = (int(part) for part in before.split("."))
-        found = found.filter(Q(engine_seq__lt=seq) | Q(engine_seq=seq, id__lt=key))
-    newest = list(found.order_by("-engine_seq", "-id")[: SIZE + 1])
-    rows = newest[:SIZE][::-1]
-    earlier = f"{rows[0].engine_seq}.{rows[0].pk}" if len(newest) > SIZE else ""
-    entries, since = _tell(rows)
-    return Timeline(entries, earlier, since)
+    """The newest rows of the engine, or the rows before a position. Raises ValueError for a position that cannot be one."""
+    page = keyset.read(AuditRow.objects.filter(engine_id=engine.pk), ("engine_seq", "id"), SIZE, older=before)
+    entries, since = _tell(page.rows[::-1])
+    return Timeline(entries, page.older, since)
 
 
 def of_operation(engine_id: UUID, operation_id: UUID) -> list[Entry]:

@@ -11,12 +11,13 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import structlog
-from django.conf import settings
 from django.db import connection
 
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
+from common import context
+from common.settings import settings
 from engines import backends, health, hosts, leases, lifecycle, moves, operations, outcomes, reconcile
 from engines.backends.base import Backend, BackendError, BackendUnavailable, InstanceMissing, Limits, PortTaken, Ref, Spec, State
 from engines.errors import PortExhaustion
@@ -98,8 +99,8 @@ def run(operation_id: UUID) -> None:
         return
     operation = Operation.objects.select_related("engine__product").get(pk=operation_id)
     attempt = Attempt(lease, operation, backends.get())
-    about = structlog.contextvars.bound_contextvars(request_id=operation.request_id, operation_id=str(operation_id))
-    with about, leases.held(lease):
+    about = structlog.contextvars.bound_contextvars(operation_id=str(operation_id))
+    with context.of_request(operation.request_id), about, leases.held(lease):
         try:
             _attempt(attempt)
         except LeaseLost:

@@ -8,6 +8,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from common.bodies import Body, Flag, Text, read
 from engines import explain as engines
 from engines.explain import Explanation, Question
 from fleet import metrics as figures
@@ -17,7 +18,6 @@ from policy import products
 from policy.auth import AnyKeyAuthentication, MayExplain
 from policy.errors import ProductNotFound
 from policy.models import Product
-from policy.requests import Body, Flag, Text, read
 
 _ONLY_OF = {"engine_version": "provision", "auto_provision": "admit", "auto_wake": "admit"}
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Tags, register
+
+from common.settings import settings
 
 
 @register(Tags.security, deploy=True)
@@ -19,7 +20,7 @@ def check_roles(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.security)
 def check_master_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Engine keys can be encrypted; whether what is set is a Fernet key, `config.env` has seen to."""
+    """Engine keys can be encrypted; whether what is set is a Fernet key, `common.env` has seen to."""
     if settings.ENV.master_keys:
         return []
     hint = 'Make one: python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
-from django.conf import settings
-
 from audit.actions import CATALOGUE, CLAMPED, Action, Retention
+from common.settings import settings
 from engines.models import Status
 from engines.transitions import TRANSITIONS
 from fleet import openapi

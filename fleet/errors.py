@@ -16,6 +16,7 @@ from psycopg_pool import PoolTimeout
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
+from common import context
 from engines import errors as engines
 from engines.backends.base import BackendError
 from engines.models import Kind
@@ -130,7 +131,7 @@ def envelope(code: str, message: str, details: Any = None) -> dict[str, Any]:
     error: dict[str, Any] = {"code": code, "message": message}
     if details:
         error["details"] = details
-    if request_id := structlog.contextvars.get_contextvars().get("request_id"):
+    if request_id := context.request_id.get():
         error["request_id"] = request_id
     return {"error": error}
 

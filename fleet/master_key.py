@@ -12,7 +12,7 @@ from cryptography.fernet import InvalidToken
 from django.apps import apps
 from django.db import connection, models
 
-from policy import secrets
+from policy import crypto
 
 BATCH = 500  # tokens per statement
 
@@ -80,10 +80,10 @@ def _renew(batch: list[tuple[Any, str]], found: Found) -> list[tuple[Any, str, s
     renewed = []
     for pk, token in batch:
         found.tokens += 1
-        if secrets.is_current(token):
+        if crypto.is_current(token):
             continue
         try:
-            renewed.append((pk, token, secrets.reencrypt(token)))
+            renewed.append((pk, token, crypto.reencrypt(token)))
             found.outdated += 1
         except InvalidToken:
             found.unreadable += 1

@@ -14,6 +14,8 @@ from django.http.response import HttpResponseBase
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.log import log_response
 
+from common import context
+
 Next = Callable[[HttpRequest], HttpResponse]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -26,7 +28,7 @@ def request_id(get_response: Next) -> Next:
         given = request.headers.get("X-Request-ID", "")
         identifier = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         structlog.contextvars.clear_contextvars()
-        with structlog.contextvars.bound_contextvars(request_id=identifier):
+        with context.of_request(identifier):
             response = get_response(request)
             if response.status_code >= 400:  # Django does it further out, where the id is not bound any more; never twice
                 log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)

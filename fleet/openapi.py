@@ -16,12 +16,12 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiReque
 
 from audit import schema as audit
 from audit.schema import Endpoint, Json, describe
+from common.bodies import Body
 from engines import schema as engines
 from fleet import openapi_errors
 from fleet import schema as fleet
 from policy import schema as policy
 from policy.auth import AdminKeyAuthentication, AnyKeyAuthentication, PlatformKeyAuthentication
-from policy.requests import Body
 
 ENDPOINTS: tuple[Endpoint, ...] = (*engines.ENDPOINTS, *audit.ENDPOINTS, *fleet.ENDPOINTS, *policy.ENDPOINTS)
 UNDESCRIBED = frozenset({"/admin/", "/schema/", "/docs/"})

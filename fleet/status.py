@@ -7,7 +7,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Count
 
 from audit import partitions
-from audit.times import iso
+from common.times import iso
 from engines import hosts
 from engines.models import Engine, Status
 from policy.models import Product

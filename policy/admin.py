@@ -10,9 +10,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpR
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
 
-from audit import actors, wording
-from audit.readonly import ReadOnlyAdmin, labelled
-from audit.search import parse_uuid
+from audit import actors
+from common import uuids, wording
+from common.admin import ReadOnlyAdmin, labelled
 from policy import admin_keys, environments, overrides, products
 from policy.errors import (
     AdminKeyExists,
@@ -62,7 +62,7 @@ class ProductAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, queryset: "QuerySet[Product]", search_term: str
     ) -> tuple["QuerySet[Product]", bool]:
         term = search_term.strip()
-        uuid = parse_uuid(term)
+        uuid = uuids.parse(term)
         living = queryset.filter(deleted_at=None)  # a tombstone's page is only linked to, by what outlived the product
         return (living.filter(Q(slug=term) if uuid is None else Q(pk=uuid)) if term else living), False
 

@@ -7,8 +7,8 @@ from django.db.models.functions import Now
 
 from audit.actions import Action
 from audit.actors import Actor
-from audit.times import iso
-from policy import keys, rows, secrets
+from common.times import iso
+from policy import audit_rows, crypto, keys
 from policy.errors import AdminKeyExists, AdminKeyNotFound, InvalidAdminKeyName
 from policy.models import AdminKey
 
@@ -21,9 +21,9 @@ def issue(name: str, *, by: Actor, expires_in_s: int | None = None) -> tuple[Adm
         raise InvalidAdminKeyName(f"name: must be 1 to {MAX_NAME} printable characters.")
     try:
         with transaction.atomic():
-            key, plaintext = keys.make(AdminKey.objects.all(), secrets.ADMIN_PREFIX, expires_in_s, name=name)
+            key, plaintext = keys.make(AdminKey.objects.all(), crypto.ADMIN_PREFIX, expires_in_s, name=name)
             expiry = {} if key.expires_at is None else {"expires_at": iso(key.expires_at)}
-            rows.record(Action.ADMIN_KEY_ISSUE, by=by, metadata={**_told(key), **expiry})
+            audit_rows.record(Action.ADMIN_KEY_ISSUE, by=by, metadata={**_told(key), **expiry})
     except IntegrityError as error:
         raise AdminKeyExists(f"An admin key with the name {name!r} exists; revoke it, or choose another name.") from error
     return key, plaintext
@@ -36,7 +36,7 @@ def revoke(key_id: UUID, *, by: Actor) -> AdminKey:
     if key is None:
         raise AdminKeyNotFound("No such admin key, or it is revoked already.")
     AdminKey.objects.filter(pk=key_id).update(revoked_at=Now())
-    rows.record(Action.ADMIN_KEY_REVOKE, by=by, metadata=_told(key))
+    audit_rows.record(Action.ADMIN_KEY_REVOKE, by=by, metadata=_told(key))
     key.refresh_from_db(fields=["revoked_at"])
     return key
 

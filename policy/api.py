@@ -12,13 +12,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from audit import actors
-from audit.times import iso
+from common.bodies import Body, Text, Whole, read
+from common.times import iso
 from policy import admin_keys, environments, idempotency, keys, overrides, products, rules
 from policy.auth import AdminKeyAuthentication, IsAdmin
 from policy.errors import AdminKeyNotFound, PlatformKeyNotFound
 from policy.idempotency import Kept
 from policy.models import AdminKey, EngineEnv, PlatformKey, PolicyOverride, Scope
-from policy.requests import Body, Text, Whole, read
 
 
 class Registration(Body):

@@ -6,13 +6,14 @@ permission of this module.
 
 from typing import TYPE_CHECKING, cast
 
-from django.conf import settings
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from policy import admin_keys, products, rows, secrets
+from common import context
+from common.settings import settings
+from policy import admin_keys, crypto, products
 from policy.models import AdminKey, PlatformKey, Product, Scope
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ class AdminKeyAuthentication(BaseAuthentication):
         if not given:
             raise InvalidAdminKey
         key = None
-        if not secrets.matches(given, settings.ENV.admin_key):  # that one needs no database
+        if not crypto.matches(given, settings.ENV.admin_key):  # that one needs no database
             key = admin_keys.authenticate(given)
             if key is None:
                 raise InvalidAdminKey
-        rows.sign(None if key is None else key.name)
+        context.credential.set(None if key is None else key.name)  # names the key in audit rows and log lines
         return key, "admin"
 
     def authenticate_header(self, request: Request) -> str:

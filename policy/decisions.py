@@ -7,10 +7,10 @@ it does not matter. A real call raises the first refusal (`check`), explain show
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from policy import limits, rules
-from policy.errors import ImageDenied, ProductSuspended, QuotaExceeded
-from policy.limits import Window
+from policy import rules
+from policy.errors import ImageDenied, ProductSuspended, QuotaExceeded, RateLimited
 from policy.rules import Policy
+from policy.sliding_window import Window
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def rate_limit(policy: Policy, window: Window | None) -> Decision:
     """One more admit, after those that the window counts."""
     if window is None:
         return Decision("rate_limit_rpm", policy.get("rate_limit_rpm"), None)
-    refusal = None if window.remaining else limits.refusal(window)
+    refusal = None if window.remaining else RateLimited.by(window)
     return Decision("rate_limit_rpm", window.limit, window.limit - window.remaining, window.remaining, refusal)
 
 

@@ -14,7 +14,7 @@ from django.db import transaction
 
 from audit.actions import Action
 from audit.actors import Actor
-from policy import products, rows, secrets
+from policy import audit_rows, crypto, products
 from policy.errors import EngineEnvUnreadable, InvalidEngineEnv
 from policy.models import EngineEnv
 
@@ -56,9 +56,9 @@ def replace(product_id: UUID, env: object, *, by: Actor) -> EngineEnv | None:
         return newest
     version = newest.version + 1 if newest else 1
     made = EngineEnv.objects.create(
-        product=product, version=version, names=sorted(checked), ciphertext=secrets.encrypt(json.dumps(checked))
+        product=product, version=version, names=sorted(checked), ciphertext=crypto.encrypt(json.dumps(checked))
     )
-    rows.record(Action.ENGINE_ENV_UPDATE, product, by=by, metadata={"version": version, "names": made.names})
+    audit_rows.record(Action.ENGINE_ENV_UPDATE, product, by=by, metadata={"version": version, "names": made.names})
     made.refresh_from_db(fields=["created_at"])
     return made
 
@@ -91,6 +91,6 @@ def _values(found: EngineEnv | None) -> dict[str, str] | None:
     if found is None:
         return {}
     try:
-        return dict(json.loads(secrets.decrypt(found.ciphertext)))
+        return dict(json.loads(crypto.decrypt(found.ciphertext)))
     except InvalidToken:
         return None

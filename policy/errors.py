@@ -1,10 +1,10 @@
 """Refusals of this floor. `fleet.errors` maps each to a status and a code; the message is a sentence for the caller."""
 
+import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Self
 
-if TYPE_CHECKING:
-    from policy.limits import Window  # at run time it imports this module
+from policy.sliding_window import Window
 
 
 class PolicyError(Exception):
@@ -107,7 +107,13 @@ class RateLimited(Denied):
     """The product used up its admits of this minute."""
 
     retry_after_s: int = 1
-    window: "Window | None" = None
+    window: Window | None = None
+
+    @classmethod
+    def by(cls, window: Window) -> Self:
+        """The refusal by a window that is full. Callers are told to come back at different times."""
+        jitter_s = random.uniform(0, max(1, window.reset_s / 10))  # noqa: S311 (not for secrets)
+        return cls("rate_limit_rpm", window.limit, window.limit, retry_after_s=window.reset_s + round(jitter_s), window=window)
 
     def __str__(self) -> str:
         return f"Rate limit exceeded. Retry in {self.retry_after_s} seconds."

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from policy import secrets
+from policy import crypto
 from policy.errors import IdempotencyMismatch, InvalidIdempotencyKey
 
 if TYPE_CHECKING:
@@ -138,11 +138,11 @@ def _read(scope: tuple[str, ...], fingerprint: str) -> Kept | None:
     theirs, operation_id, ciphertext = row
     if theirs != fingerprint:
         raise IdempotencyMismatch(f"This {HEADER} was used for another request; use a new key for a new request.")
-    return Kept(operation_id, json.loads(secrets.decrypt(ciphertext)) if ciphertext else None)
+    return Kept(operation_id, json.loads(crypto.decrypt(ciphertext)) if ciphertext else None)
 
 
 def _keep(scope: tuple[str, ...], kept: Kept) -> None:
-    ciphertext = secrets.encrypt(json.dumps(kept.answer)) if kept.answer is not None else ""
+    ciphertext = crypto.encrypt(json.dumps(kept.answer)) if kept.answer is not None else ""
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE policy_idempotencykey SET operation_id = %s, answer_ciphertext = %s WHERE {_SCOPE}",

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from policy import secrets
+from policy import crypto
 from policy.models import Key
 
 K = TypeVar("K", bound=Key)
@@ -19,10 +19,10 @@ MAX_S = 10 * 365 * 24 * 3600  # the longest life of a key with an end
 
 def make(keys: "QuerySet[K]", prefix: str, expires_in_s: int | None, **columns: Any) -> tuple[K, str]:
     """Insert a key; returns it with its plaintext, which is kept nowhere. `expires_in_s` None: it lives until it is revoked."""
-    plaintext = secrets.make_key(prefix)
+    plaintext = crypto.make_key(prefix)
     key = keys.create(
-        prefix=plaintext.removeprefix(prefix)[: secrets.SHOWN],
-        key_hash=secrets.hash_key(plaintext),
+        prefix=plaintext.removeprefix(prefix)[: crypto.SHOWN],
+        key_hash=crypto.hash_key(plaintext),
         expires_at=None if expires_in_s is None else Now() + timedelta(seconds=expires_in_s),
         **columns,
     )
@@ -32,9 +32,9 @@ def make(keys: "QuerySet[K]", prefix: str, expires_in_s: int | None, **columns: 
 
 def find(keys: "QuerySet[K]", plaintext: str) -> K | None:
     """The living one of `keys` with this plaintext, in one read by index. Marks its last use, at most once a minute."""
-    digest = secrets.hash_key(plaintext)
+    digest = crypto.hash_key(plaintext)
     key = keys.filter(LIVING, key_hash=digest).annotate(unmarked=_UNMARKED).first()
-    if key is None or not secrets.matches(digest, key.key_hash):
+    if key is None or not crypto.matches(digest, key.key_hash):
         return None
     if vars(key)["unmarked"]:
         mark_used(key)

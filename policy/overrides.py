@@ -18,8 +18,8 @@ from django.db.models.functions import Now
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM, Actor
-from audit.times import iso
-from policy import products, rows, rules
+from common import times
+from policy import audit_rows, products, rules
 from policy.errors import OverrideNotFound, ProductNotFound
 from policy.models import PolicyOverride, Product
 
@@ -32,7 +32,7 @@ def in_force(product: Product) -> dict[str, Any]:
     """The product's policy with the overrides that lived when it was read: what decides. Nobody decides by `Product.policy`."""
     if not product.overridden:
         return dict(product.policy)
-    now = product.read_at or _database_now()
+    now = product.read_at or times.database_now()
     living = {rule: other["value"] for rule, other in product.overridden.items() if datetime.fromisoformat(other["until"]) > now}
     return {**product.policy, **living}
 
@@ -64,7 +64,7 @@ def grant(product_id: UUID, rule: str, value: object, *, reason: str, expires_in
     made.refresh_from_db()
     _copy(product.pk)
     metadata = {**_told(made), "value": checked, "reason": made.reason}
-    rows.record(Action.POLICY_OVERRIDE_GRANT, product, by=by, metadata=metadata)
+    audit_rows.record(Action.POLICY_OVERRIDE_GRANT, product, by=by, metadata=metadata)
     return made
 
 
@@ -118,7 +118,7 @@ def _end(override: PolicyOverride, cause: str, *, by: Actor) -> bool:
         " RETURNING p.id AS product_id, p.slug AS product_slug, NULL::text AS user_id, NULL::uuid AS engine_id,"
         " NULL::text AS from_status, NULL::text AS to_status, NULL::bigint AS engine_seq"
     )
-    metadata = rows.signed({**_told(override), "cause": cause}, by=by)
+    metadata = audit_rows.signed({**_told(override), "cause": cause}, by=by)
     return trail.record_move(update, {"o_id": override.pk}, Action.POLICY_OVERRIDE_END, by=by, metadata=metadata) is not None
 
 
@@ -135,11 +135,4 @@ def _copy(product_id: UUID) -> None:
 
 def _told(override: PolicyOverride) -> Mapping[str, Any]:
     """An override as its rows name it."""
-    return {"override_id": str(override.pk), "rule": override.rule, "expires_at": iso(override.expires_at)}
-
-
-def _database_now() -> datetime:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT statement_timestamp()")
-        now: datetime = cursor.fetchone()[0]
-        return now
+    return {"override_id": str(override.pk), "rule": override.rule, "expires_at": times.iso(override.expires_at)}

@@ -11,11 +11,12 @@ from django.db.models.functions import Coalesce, Least, Now
 
 from audit.actions import Action
 from audit.actors import RESERVED, Actor
-from audit.times import iso
-from policy import keys, rows, rules, secrets, statements
+from common import statements
+from common.statements import Columns
+from common.times import iso
+from policy import audit_rows, crypto, keys, rules
 from policy.errors import InvalidProduct, PlatformKeyNotFound, ProductNotFound, ProductSlugExists
 from policy.models import SLUG_PATTERN, EngineEnv, PlatformKey, Product, Scope
-from policy.statements import Columns
 
 OVERLAP_S = 24 * 3600
 MAX_REASON = 200
@@ -40,7 +41,7 @@ def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tupl
     try:
         with transaction.atomic():
             product = Product.objects.create(slug=slug, display_name=display_name, policy=checked)
-            rows.record(Action.POLICY_REGISTER, product, by=by, metadata=checked)
+            audit_rows.record(Action.POLICY_REGISTER, product, by=by, metadata=checked)
             _, plaintext = issue_key(product, by=by)
     except IntegrityError as error:
         raise ProductSlugExists(f"A product with the slug {slug!r} exists or existed; choose another slug.") from error
@@ -71,7 +72,7 @@ def update_policy(product_id: UUID, policy: object, *, by: Actor) -> Product:
     product = lock(product_id)
     product.policy = checked
     product.save(update_fields=["policy"])
-    rows.record(Action.POLICY_UPDATE, product, by=by, metadata=checked)
+    audit_rows.record(Action.POLICY_UPDATE, product, by=by, metadata=checked)
     return product
 
 
@@ -94,7 +95,7 @@ def suspend(product_id: UUID, reason: str, *, by: Actor, stop_engines: bool = Fa
         suspended_at=Coalesce("suspended_at", Now()), suspension_reason=product.suspension_reason, stops_engines=stop_engines
     )
     metadata = {"reason": product.suspension_reason, **({"stop_engines": True} if stop_engines else {})}
-    rows.record(Action.PRODUCT_SUSPEND, product, by=by, metadata=metadata)
+    audit_rows.record(Action.PRODUCT_SUSPEND, product, by=by, metadata=metadata)
     product.refresh_from_db(fields=["suspended_at", "stops_engines"])
     return product
 
@@ -107,7 +108,7 @@ def resume(product_id: UUID, reason: str, *, by: Actor) -> Product:
         return product
     product.suspended_at, product.suspension_reason, product.stops_engines = None, "", False
     product.save(update_fields=["suspended_at", "suspension_reason", "stops_engines"])
-    rows.record(Action.PRODUCT_RESUME, product, by=by, metadata={"reason": reason[:MAX_REASON]})
+    audit_rows.record(Action.PRODUCT_RESUME, product, by=by, metadata={"reason": reason[:MAX_REASON]})
     return product
 
 
@@ -125,7 +126,7 @@ def delete(product: Product, *, by: Actor) -> None:
     """End a locked product that has no living engine: its keys are dead, its environments gone. A tombstone keeps its slug."""
     Product.objects.filter(pk=product.pk).update(deleted_at=Now())
     EngineEnv.objects.filter(product=product).delete()
-    rows.record(Action.PRODUCT_DELETE, product, by=by, metadata={})
+    audit_rows.record(Action.PRODUCT_DELETE, product, by=by, metadata={})
 
 
 # -- platform keys -----------------------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ def issue_key(
 ) -> tuple[PlatformKey, str]:
     """One more platform key for the product, beside those it has; returns it with its plaintext, shown this once."""
     key, plaintext = _make_key(product, scopes, expires_in_s)
-    rows.record(Action.PLATFORM_KEY_ISSUE, product, by=by, metadata=_told(key))
+    audit_rows.record(Action.PLATFORM_KEY_ISSUE, product, by=by, metadata=_told(key))
     return key, plaintext
 
 
@@ -167,7 +168,7 @@ def rotate_key(
     replaced.update(expires_at=Least("expires_at", Now() + timedelta(seconds=overlap_s)))
     key, plaintext = _make_key(product, scopes, expires_in_s)
     metadata = {**_told(key), "replaced": [str(pk) for pk in old_ids], "overlap_s": overlap_s}
-    rows.record(Action.PLATFORM_KEY_ROTATE, product, by=by, metadata=metadata)
+    audit_rows.record(Action.PLATFORM_KEY_ROTATE, product, by=by, metadata=metadata)
     return key, plaintext, list(replaced.all())  # as they are now
 
 
@@ -187,19 +188,19 @@ def revoke_key(key_id: UUID, *, by: Actor) -> PlatformKey:
     if key is None:
         raise PlatformKeyNotFound("No such platform key, or it is revoked already.")
     PlatformKey.objects.filter(pk=key_id).update(revoked_at=Now())
-    rows.record(Action.PLATFORM_KEY_REVOKE, key.product, by=by, metadata={"key_id": str(key.pk), "prefix": key.prefix})
+    audit_rows.record(Action.PLATFORM_KEY_REVOKE, key.product, by=by, metadata={"key_id": str(key.pk), "prefix": key.prefix})
     key.refresh_from_db(fields=["revoked_at"])
     return key
 
 
 def authenticate(plaintext: str) -> PlatformKey | None:
     """The living key with this plaintext, and with it its product; or None. Marks the key's last use, at most once a minute."""
-    digest = secrets.hash_key(plaintext)
+    digest = crypto.hash_key(plaintext)
     row = statements.first(_FIND_KEY, [digest])
     if row is None:
         return None
     key, product = _KEY.build(row[: _KEY.count]), _PRODUCT.build(row[_KEY.count : -2])
-    if not secrets.matches(digest, key.key_hash):
+    if not crypto.matches(digest, key.key_hash):
         return None
     product.read_at = row[-1]
     key.product = product
@@ -210,7 +211,7 @@ def authenticate(plaintext: str) -> PlatformKey | None:
 
 def _make_key(product: Product, scopes: Iterable[str], expires_in_s: int | None) -> tuple[PlatformKey, str]:
     ordered = [scope for scope in Scope.values if scope in set(scopes)]
-    return keys.make(PlatformKey.objects.all(), secrets.PLATFORM_PREFIX, expires_in_s, product=product, scopes=ordered)
+    return keys.make(PlatformKey.objects.all(), crypto.PLATFORM_PREFIX, expires_in_s, product=product, scopes=ordered)
 
 
 def _told(key: PlatformKey) -> dict[str, Any]:

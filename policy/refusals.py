@@ -24,8 +24,7 @@ from audit import trail
 from audit.actions import Action
 from audit.actors import Actor
 from audit.models import AuditRow
-from audit.times import iso
-from policy import valkey
+from common import times, valkey
 
 MINUTE_S = 60
 RETRY_S = 10.0
@@ -150,7 +149,7 @@ def _note_here(group: str, metadata: Mapping[str, Any]) -> bool:
         if (tally := _here.get(group)) is not None:
             tally.count, tally.last = tally.count + 1, metadata
             return False
-        _here[group] = tally = _Tally(group, _database_now(), 0, {})
+        _here[group] = tally = _Tally(group, times.database_now(), 0, {})
     _after(MINUTE_S, tally)
     return True
 
@@ -183,13 +182,6 @@ def _end_all_here() -> None:
         _end_here(tally)
 
 
-def _database_now() -> datetime:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT now()")
-        now: datetime = cursor.fetchone()[0]
-        return now
-
-
 # -- the row -----------------------------------------------------------------------------------------------------------
 
 
@@ -200,7 +192,7 @@ def _write_once(tally: _Tally) -> bool:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('refusals'), hashtext(%s))", [tally.name])
     action, product_id, _, actor, rule = json.loads(tally.group)
     rows = AuditRow.objects.filter(product_id=product_id, action=action, actor=actor, timestamp__gte=tally.since - _SKEW)
-    if rows.filter(metadata__since=iso(tally.since), metadata__rule=rule).exists():
+    if rows.filter(metadata__since=times.iso(tally.since), metadata__rule=rule).exists():
         return False
     _write(tally)
     return True
@@ -209,5 +201,5 @@ def _write_once(tally: _Tally) -> bool:
 def _write(tally: _Tally) -> None:
     action, product_id, slug, actor, _ = json.loads(tally.group)
     subject = trail.Subject(product_id=UUID(product_id) if product_id else None, product_slug=slug)
-    metadata = {**tally.last, "count": tally.count, "since": iso(tally.since)}
+    metadata = {**tally.last, "count": tally.count, "since": times.iso(tally.since)}
     trail.record(Action(action), subject, by=Actor(actor), metadata=metadata)

@@ -7,9 +7,9 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema_field
 from rest_framework import serializers
 
 from audit.schema import Endpoint, Json, describe
+from common.bodies import Text
 from policy import api, rules
 from policy.models import SLUG_PATTERN, Scope
-from policy.requests import Text
 
 _IMAGE: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^\S+$"}
 _FORMS: dict[Any, Json] = {

@@ -84,7 +84,7 @@ def _kept_connection() -> psycopg.Connection[Any]:
 
 def empty() -> None:
     """Remove every row of ours, past the guards, and every message of Valkey."""
-    from policy import valkey
+    from common import valkey
 
     try:
         _kept_connection().execute(_EMPTY)

@@ -1,6 +1,7 @@
 """The minutes of refusals that are counted instead of written one by one."""
 
-from policy import refusals, valkey
+from common import valkey
+from policy import refusals
 
 
 def end_minutes():

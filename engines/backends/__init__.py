@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 @cache
 def get() -> "Backend":
     """The deployment's backend (`ORCH_ENGINE_BACKEND`), one per process. Raises ImproperlyConfigured."""
-    from django.conf import settings
     from django.core.exceptions import ImproperlyConfigured
+
+    from common.settings import settings
 
     env = settings.ENV
     match env.engine_backend:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import requests
-from django.conf import settings
 from django.core.management.base import CommandError
 
+from common.settings import settings
 from fleet.bench import registry, servers
 from fleet.bench.figures import percentile
 from fleet.bench.servers import Server

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO
 
 import requests
-from django.conf import settings
 from django.core.management.base import CommandError
 
+from common.settings import settings
 from engines.models import Operation
 from fleet.bench import admit, registry, servers
 from fleet.bench.figures import percentile

@@ -3,8 +3,8 @@
 from typing import Any, cast
 
 import docker
-from django.conf import settings
 
+from common.settings import settings
 from engines.backends.docker.containers import DEPLOYMENT, ENGINE
 from engines.backends.docker.guard import END
 

@@ -16,9 +16,9 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 import requests
-from django.conf import settings
 from django.core.management.base import CommandError
 
+from common.settings import settings
 from fleet.bench.figures import percentile
 from fleet.bench.own import Own
 

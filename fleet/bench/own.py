@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import requests
-from django.conf import settings
 from django.core.management.base import CommandError
 
+from common.settings import settings
 from fleet.bench import servers
 
 KEPT = ("ORCH_PG_BIN",)

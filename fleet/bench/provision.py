@@ -10,10 +10,10 @@ from uuid import uuid4
 
 import docker
 import requests
-from django.conf import settings
 from docker.errors import NotFound
 from docker.models.containers import Container
 
+from common.settings import settings
 from engines.backends.docker.options import Options
 from fleet.bench.figures import percentile, table
 from fleet.bench.sut import Deployment

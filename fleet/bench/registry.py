@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from audit import actors
 from engines import hosts
 from engines.models import Engine, Host, Status
-from policy import products, secrets
+from policy import crypto, products
 from policy.models import Product
 
 
@@ -41,13 +41,13 @@ def _insert(owner: Product, engines: int) -> None:
 
 
 def _engine(owner: Product, host: Host, number: int) -> Engine:
-    key = secrets.make_key(secrets.ENGINE_PREFIX)
+    key = crypto.make_key(crypto.ENGINE_PREFIX)
     return Engine(
         product=owner,
         host=host,
         user_id=f"user-{number}",
         status=Status.RUNNING,
         engine_version="bench",
-        key_hash=secrets.hash_key(key),
-        key_ciphertext=secrets.encrypt(key),
+        key_hash=crypto.hash_key(key),
+        key_ciphertext=crypto.encrypt(key),
     )

@@ -6,8 +6,8 @@ from typing import Any
 
 import psycopg
 import pytest
-import structlog
 
+from common import context
 from tests import servers
 
 LEAVES = r"^audit_log_(standard|probe)_\d{4}_\d{2}$"
@@ -64,7 +64,7 @@ class Months:
 @pytest.fixture(autouse=True)
 def _no_request() -> None:
     """No request id from an earlier test's request in the rows of this one."""
-    structlog.contextvars.clear_contextvars()
+    context.request_id.set(None)
 
 
 @pytest.fixture

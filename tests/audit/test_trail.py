@@ -2,13 +2,13 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-import structlog
 from django.db import connection, transaction
 from django.db.utils import DataError, ProgrammingError
 
 from audit import actors, trail
 from audit.actions import Action
 from audit.models import AuditRow
+from common import context
 from policy.models import Product
 
 BY = actors.staff("ada")
@@ -85,7 +85,7 @@ def test_record_keeps_when_the_action_started_and_how_long_it_took(db):
 
 
 def test_record_takes_the_request_id_of_the_context(db):
-    with structlog.contextvars.bound_contextvars(request_id="req-7"):
+    with context.of_request("req-7"):
         inside = trail.record(Action.START, by=BY)
     outside = trail.record(Action.START, by=BY)
     assert (row(inside).request_id, row(outside).request_id) == ("req-7", None)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from common.env import Env
 from config import processes, supervision
 from config.embedded import Refused, Servers
-from config.env import Env
 from config.home import BASE_DIR
 from config.processes import EDITIONS, PROCESSES, Edition, of_kind
 from tests.config.support import environment
@@ -119,7 +119,7 @@ def test_steps_run_once_and_are_stopped_before_what_they_use(home: Path) -> None
 
 def test_dockerfile_copies_every_floor_and_runs_the_list() -> None:
     dockerfile = (BASE_DIR / "Dockerfile").read_text()
-    for floor in ("config", "fleet", "engines", "policy", "audit"):
+    for floor in ("config", "fleet", "engines", "policy", "audit", "common"):
         assert f"COPY {floor}/ {floor}/" in dockerfile
         assert f"!{floor}/" in (BASE_DIR / ".dockerignore").read_text()
     assert 'ENTRYPOINT ["python", "-m", "config.processes", "exec"]' in dockerfile

@@ -5,7 +5,7 @@ import itertools
 from django.db.models.functions import Now
 
 from engines.models import Engine, Host, Kind, Operation, OperationState, Status
-from policy import secrets
+from policy import crypto
 
 _ports = itertools.count(30001)
 
@@ -13,12 +13,12 @@ _ports = itertools.count(30001)
 def put_engine(product, user_id="alice", status=Status.RUNNING, **columns):
     """An engine of the product in that state, with a key; no process belongs to it, and no audit row."""
     host, _ = Host.objects.get_or_create(name="local")
-    key = secrets.make_key(secrets.ENGINE_PREFIX)
+    key = crypto.make_key(crypto.ENGINE_PREFIX)
     given = {
         "engine_version": "image:1",
         "port": next(_ports),
-        "key_hash": secrets.hash_key(key),
-        "key_ciphertext": secrets.encrypt(key),
+        "key_hash": crypto.hash_key(key),
+        "key_ciphertext": crypto.encrypt(key),
     }
     engine = Engine.objects.create(product=product, host=host, user_id=user_id, status=status, **{**given, **columns})
     engine.refresh_from_db()

@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 from pydantic import ValidationError
 
-from config.env import Env
+from common.env import Env
 from engines import addresses, health
 from tests import servers
 from tests.engines.strangers import OK, listening, saying

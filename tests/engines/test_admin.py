@@ -15,7 +15,7 @@ from audit.actions import Action
 from audit.models import AuditRow
 from engines import lifecycle, moves, staff, timeline
 from engines.models import Engine, Kind, Operation, OperationState, Status
-from policy import products, secrets
+from policy import crypto, products
 from tests.engines.registry import put_engine, put_operation
 from tests.staff import hire, log_in
 
@@ -60,7 +60,7 @@ def test_page_shows_a_whole_lifetime_in_order(product, running_engine, carry_out
 
 
 def test_page_never_shows_a_key(product):
-    engine = put_engine(product, pending_key_hash="ab" * 32, pending_key_ciphertext=secrets.encrypt("sk-sept-pending"))
+    engine = put_engine(product, pending_key_hash="ab" * 32, pending_key_ciphertext=crypto.encrypt("sk-sept-pending"))
     client = log_in("rita", *ALL)
     for address in (LIST, page(engine), f"{LIST}{engine.pk}/destroy/", "/admin/"):
         text = client.get(address).text
@@ -307,7 +307,7 @@ def test_reveal_shows_the_key_in_this_response_only(product):
     engine = put_engine(product)
     client = log_in("rita", REVEAL)
     response = client.post(f"{LIST}{engine.pk}/reveal_key/")
-    assert secrets.decrypt(engine.key_ciphertext) in response.text
+    assert crypto.decrypt(engine.key_ciphertext) in response.text
     assert "no-store" in response["Cache-Control"]
     assert "sk-sept-" not in f"{response.cookies} {dict(client.session)}"
     (row,) = rows(engine)

@@ -10,9 +10,9 @@ from django.test.utils import CaptureQueriesContext
 
 from audit import actors
 from audit.models import AuditRow
+from common import valkey
 from engines import admission, lifecycle, operations, outcomes
 from engines.models import Engine, Kind, Operation, Status
-from policy import valkey
 from tests import waiting
 from tests.conftest import make_product
 from tests.engines import crew

@@ -6,7 +6,7 @@ import pytest
 
 from audit.models import AuditRow
 from engines.models import Engine, Kind, Operation, Status
-from policy import secrets
+from policy import crypto
 from tests.conftest import make_product
 from tests.engines import crew
 from tests.engines.registry import put_engine, put_operation
@@ -77,7 +77,7 @@ def test_get_gives_times_with_milliseconds_and_null_before_the_first_probe(api, 
     engine = put_engine(product)
     shown = answer(api.call("GET", "/engines/alice"), SHOWN)
     assert shown["last_health_at"] is None
-    assert shown["api_key"] == secrets.decrypt(engine.key_ciphertext)
+    assert shown["api_key"] == crypto.decrypt(engine.key_ciphertext)
     Engine.objects.filter(pk=engine.pk).update(last_health_at="2026-11-24T12:00:00.5Z")
     assert api.call("GET", "/engines/alice").json()["last_health_at"] == "2026-11-24T12:00:00.500Z"
 

@@ -12,8 +12,9 @@ import pytest
 import requests
 
 from audit.models import AuditRow
+from common import valkey
 from engines.models import Engine, Operation
-from policy import limits, secrets, valkey
+from policy import crypto, rate_limit
 from policy.errors import RateLimited
 from policy.models import IdempotencyKey
 from tests import floods, waiting
@@ -180,7 +181,7 @@ def test_admits_at_once_share_one_limit_in_all_processes(server, acme):
     answers = at_once(40, lambda _: server.call("POST", "/engines/alice/admit", acme.key))
     assert sorted(answer.status_code for answer in answers) == [200] * 20 + [429] * 20
     with pytest.raises(RateLimited):  # a third process, this one
-        limits.hit(str(acme.pk), acme.policy)
+        rate_limit.hit(str(acme.pk), acme.policy)
 
 
 def test_mixed_verbs_at_once_leave_one_story(server, acme):
@@ -248,5 +249,5 @@ def test_call_whose_web_process_is_killed_between_effect_and_answer_is_answered_
     assert again.status_code == 200
     engine = Engine.objects.get(product=acme)
     shown = again.json()["engine"] if call == "admit" else again.json()
-    assert (shown["engine_id"], shown["api_key"]) == (str(engine.pk), secrets.decrypt(engine.key_ciphertext))
+    assert (shown["engine_id"], shown["api_key"]) == (str(engine.pk), crypto.decrypt(engine.key_ciphertext))
     assert rows_of(acme) == ["provision_requested", "provision"]

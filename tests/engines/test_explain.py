@@ -10,13 +10,14 @@ from hypothesis import settings as examples
 
 from audit import actors
 from audit.models import AuditRow
+from common import valkey
 from engines import admission, explain, hosts, lifecycle
 from engines.admission import Step
 from engines.errors import CapacityExhausted, EngineError, ImageUnknown, InvalidUserId, Unfinished
 from engines.explain import Question
 from engines.models import Kind, Operation, OperationState, Status
 from fleet.errors import classify
-from policy import limits, overrides, products, valkey
+from policy import overrides, products, rate_limit
 from policy.errors import Denied
 from tests.conftest import Api, empty, make_product
 from tests.engines.registry import put_engine, put_operation
@@ -93,7 +94,7 @@ def put(policy, overridden, suspension, status, kind, others, admits):
         if kind := OPEN_KINDS.get(status, kind):
             put_operation(engine, kind, params={"cause": "requested"} if kind in (Kind.START, Kind.STOP) else {})
     for _ in range(admits):
-        limits.hit(str(product.pk), {"rate_limit_rpm": 1000})
+        rate_limit.hit(str(product.pk), {"rate_limit_rpm": 1000})
     if suspension:
         products.suspend(product.pk, suspension, by=ADMIN)
     return product
@@ -192,7 +193,7 @@ def test_explain_names_every_rule_with_its_headroom(product, settings):
     product.policy = {"max_engines": 3, "rate_limit_rpm": 10}
     product.save()
     put_engine(product, "bob")
-    limits.hit(str(product.pk), product.policy)
+    rate_limit.hit(str(product.pk), product.policy)
     told = ask(product, "admit", auto_provision=True)
     assert [(each.rule, each.limit, each.value, each.headroom) for each in told.decisions] == [
         ("suspended", "active", "active", None),
@@ -248,7 +249,7 @@ def test_explain_writes_nothing_and_counts_nothing(api, product, settings, verb,
     product.save()
     if status is not None:
         put_engine(product, status=status)
-    limits.hit(str(product.pk), product.policy)
+    rate_limit.hit(str(product.pk), product.policy)
     before = kept()
     flags = {"auto_provision": True, "auto_wake": True} if verb == "admit" else {}
     for _ in range(3):

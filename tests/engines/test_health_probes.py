@@ -9,7 +9,7 @@ import requests
 
 from engines import health
 from engines.addresses import url
-from policy import secrets
+from policy import crypto
 from tests import servers
 from tests.engines.crew import probe_once
 from tests.engines.registry import put_engines
@@ -117,7 +117,7 @@ def running_faulty(settings, engine_processes, request):
 
 
 def order(engine, mode, **fault):
-    key = secrets.decrypt(engine.key_ciphertext)
+    key = crypto.decrypt(engine.key_ciphertext)
     requests.post(
         url(engine) + "/faults", json={"mode": mode, **fault}, headers={"X-Engine-Key": key}, timeout=5
     ).raise_for_status()

@@ -7,7 +7,7 @@ from audit.models import AuditRow
 from engines import lifecycle, operations
 from engines.backends.memory import Behaviour
 from engines.models import Engine, Operation
-from policy import idempotency, products, secrets
+from policy import crypto, idempotency, products
 from policy.models import IdempotencyKey
 from tests.conftest import Api, make_product
 from tests.engines.crew import at_work, in_parallel
@@ -98,7 +98,7 @@ def test_a_call_that_did_not_wait_is_answered_when_it_is_sent_again(api, product
     answer = provision(api)
     assert answer.status_code == 200
     engine = Engine.objects.get()
-    assert answer.json()["api_key"] == secrets.decrypt(engine.key_ciphertext)
+    assert answer.json()["api_key"] == crypto.decrypt(engine.key_ciphertext)
 
 
 def test_a_failed_operation_fails_again_on_replay(api, product, memory_backend, carry_out, settings):

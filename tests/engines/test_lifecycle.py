@@ -19,7 +19,7 @@ from engines.errors import (
 )
 from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.transitions import TRANSITIONS
-from policy import secrets
+from policy import crypto
 from tests.conftest import make_product
 from tests.engines.registry import put_engine, put_operation
 
@@ -105,7 +105,7 @@ def test_provision_promises_an_engine_with_key_and_port(product):
     operation = lifecycle.provision(product, "alice", by=ACME)
     engine = Engine.objects.get()
     assert (engine.status, engine.seq, engine.user_id, engine.incarnation) == ("provisioning", 1, "alice", 1)
-    assert secrets.hash_key(secrets.decrypt(engine.key_ciphertext)) == engine.key_hash
+    assert crypto.hash_key(crypto.decrypt(engine.key_ciphertext)) == engine.key_hash
     row = AuditRow.objects.get(action="provision_requested")
     assert (row.engine_id, row.engine_seq, row.operation_id) == (engine.pk, 1, operation.pk)
     assert (row.from_status, row.to_status, row.metadata["port"]) == (None, "provisioning", engine.port)
@@ -182,7 +182,7 @@ def test_rotate_key_keeps_the_new_key_as_pending(product):
     now = Engine.objects.get()
     assert (now.key_hash, now.incarnation) == (engine.key_hash, 1)
     assert (now.incarnations, operation.incarnation) == (2, 2)
-    assert secrets.hash_key(secrets.decrypt(now.pending_key_ciphertext)) == now.pending_key_hash != now.key_hash
+    assert crypto.hash_key(crypto.decrypt(now.pending_key_ciphertext)) == now.pending_key_hash != now.key_hash
     assert lifecycle.rotate_key(engine, by=ACME) == operation
     assert Engine.objects.get().pending_key_hash == now.pending_key_hash
 

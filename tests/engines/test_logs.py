@@ -4,8 +4,8 @@ from uuid import uuid4
 
 import pytest
 
+from common import valkey
 from engines import logs
-from policy import valkey
 from tests import waiting
 from tests.conftest import Api
 from tests.envelopes import assert_error

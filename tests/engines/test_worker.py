@@ -17,7 +17,7 @@ from engines.addresses import url
 from engines.backends.base import BackendError, Ref, State
 from engines.backends.memory import Behaviour
 from engines.models import Engine, Kind, Operation, Status
-from policy import products, secrets
+from policy import crypto, products
 from tests import waiting
 from tests.engines.registry import put_engine
 from tests.staff import log_in
@@ -32,7 +32,7 @@ def rows(engine, **conditions):
 
 def ask(engine, method, path, body=None, key=None):
     """Call the engine itself, with its key."""
-    key = key or secrets.decrypt(Engine.objects.get(pk=engine.pk).key_ciphertext)
+    key = key or crypto.decrypt(Engine.objects.get(pk=engine.pk).key_ciphertext)
     return requests.request(method, url(engine) + path, json=body, headers={"X-Engine-Key": key}, timeout=5)
 
 
@@ -81,7 +81,7 @@ def test_restart_boots_the_same_incarnation_again(running_engine, carry_out):
 
 @pytest.mark.usefixtures("engine_processes")
 def test_rotate_key_replaces_incarnation_and_key(running_engine, carry_out):
-    old_key = secrets.decrypt(running_engine.key_ciphertext)
+    old_key = crypto.decrypt(running_engine.key_ciphertext)
     ask(running_engine, "POST", "/execute", {"input": "one"}).raise_for_status()
     assert carry_out(lifecycle.rotate_key(running_engine, by=ACME)).state == "succeeded"
     assert ask(running_engine, "GET", "/counter", key=old_key).status_code == 401
@@ -93,7 +93,7 @@ def test_rotate_key_replaces_incarnation_and_key(running_engine, carry_out):
 
 def test_rotate_key_returns_to_the_old_key_when_the_new_incarnation_fails(faults, product, carry_out, make_engine):
     engine = make_engine("alice")
-    old_key = secrets.decrypt(engine.key_ciphertext)
+    old_key = crypto.decrypt(engine.key_ciphertext)
     ask(engine, "POST", "/faults", {"mode": "exit", "boots": 1}).raise_for_status()
     operation = carry_out(lifecycle.rotate_key(engine, by=ACME))
     assert (operation.state, operation.error_code) == ("failed", "engine_exited")

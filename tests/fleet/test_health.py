@@ -7,8 +7,8 @@ import pytest
 import requests
 from django.db import connection
 
+from common import valkey
 from engines.models import Operation
-from policy import valkey
 from tests import waiting
 from tests.conftest import make_product
 from tests.engines import crew

@@ -13,8 +13,8 @@ from django.test import Client
 from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.validation import validate_schema
 
+from common.bodies import Body
 from fleet import errors, openapi, openapi_errors
-from policy.requests import Body
 
 DOCUMENT = openapi.make()
 OPERATIONS = [(method, path, operation) for path, item in DOCUMENT["paths"].items() for method, operation in item.items()]

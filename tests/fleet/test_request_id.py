@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-import structlog
 
 from audit.models import AuditRow
+from common import context
 from engines.models import Operation
 from engines.tasks import read_logs
 from tests import waiting
@@ -65,7 +65,7 @@ def test_log_tail_is_read_with_its_requests_id(stack, product):
 
 
 def test_traceback_of_a_task_has_its_requests_id(stack, product):
-    with structlog.contextvars.bound_contextvars(request_id="r-4"):
+    with context.of_request("r-4"):
         read_logs.apply_async(("not an id", 1, "token"), retry=False)
     (line,) = waiting.until(
         lambda: [line for line in lines(stack, "health") if "Traceback" in line.get("exception", "")], 10, "it failed"

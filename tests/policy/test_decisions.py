@@ -4,7 +4,7 @@ import pytest
 
 from policy import decisions, rules
 from policy.errors import ImageDenied, ProductSuspended, QuotaExceeded
-from policy.limits import Window
+from policy.rate_limit import Window
 
 DEFAULT = "roundhouse-demo-engine:latest"
 DIGEST = "sha256:" + "a" * 64

@@ -15,7 +15,7 @@ from engines import environments as old_environments
 from engines.backends import store
 from engines.backends.base import BackendError, Ref, State
 from engines.models import Engine
-from policy import environments, secrets
+from policy import crypto, environments
 from policy.models import EngineEnv
 from tests.conftest import Api
 from tests.engines.crew import in_parallel
@@ -230,4 +230,4 @@ def test_prune_removes_what_nobody_needs_any_more(product, other_product):
 
 def test_environment_is_encrypted_under_the_master_key(product):
     replace(product, A="1")
-    assert secrets.decrypt(EngineEnv.objects.get().ciphertext) == '{"A": "1"}'
+    assert crypto.decrypt(EngineEnv.objects.get().ciphertext) == '{"A": "1"}'

@@ -12,7 +12,8 @@ from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from audit.models import AuditRow
-from policy import limits, valkey
+from common import valkey
+from policy import rate_limit
 from policy.errors import RateLimited
 from tests import waiting
 from tests.conftest import Api, make_product
@@ -23,10 +24,10 @@ from tests.freezing import frozen_valkey
 
 USE_UP_TEN = """
 import django; django.setup()
-from policy import errors, limits
+from policy import errors, rate_limit
 for fitted in range(100):
     try:
-        limits.hit("p", {"rate_limit_rpm": 10})
+        rate_limit.hit("p", {"rate_limit_rpm": 10})
     except errors.RateLimited:
         print(fitted)
         break
@@ -36,7 +37,7 @@ for fitted in range(100):
 def hit(limit, product_id="p"):
     """Whether an admit fits; in seconds, when one fits again when not (then the answer is not True)."""
     try:
-        limits.hit(product_id, {"rate_limit_rpm": limit})
+        rate_limit.hit(product_id, {"rate_limit_rpm": limit})
     except RateLimited as refused:
         return refused.window.reset_s
     return True
@@ -65,7 +66,7 @@ def test_hit_refuses_above_the_limit(db):
 
 def test_hit_without_a_limit_counts_nothing(db):
     for _ in range(3):
-        limits.hit("p", {})
+        rate_limit.hit("p", {})
     assert valkey.client().keys("*") == []
 
 
@@ -115,12 +116,12 @@ def test_reset_of_a_refusal_is_when_one_more_fits(db, used, aged_s, limit):
 @pytest.mark.parametrize(("used", "aged_s"), [(1, 0), (10, 0), (10, 70), (10, 119), (200, 90), (599, 61)])
 def test_reset_is_when_more_remain(db, used, aged_s):
     for _ in range(used):
-        limits.hit("p", {"rate_limit_rpm": 600})
+        rate_limit.hit("p", {"rate_limit_rpm": 600})
     let_pass(aged_s)
-    now = limits.look("p", {"rate_limit_rpm": 600})
+    now = rate_limit.look("p", {"rate_limit_rpm": 600})
     if now.reset_s:
         let_pass(now.reset_s + 0.01)  # at the very moment the count is still the same
-        assert limits.look("p", {"rate_limit_rpm": 600}).remaining > now.remaining
+        assert rate_limit.look("p", {"rate_limit_rpm": 600}).remaining > now.remaining
     else:
         assert now.remaining == 600
 
@@ -139,16 +140,16 @@ def test_window_is_what_the_library_says(db):
         for _ in range(7):
             fits = strategy.test(item, "p")
             assert (hit(10) is True) == fits
-            assert strategy.get_window_stats(item, "p").remaining == limits.look("p", {"rate_limit_rpm": 10}).remaining
+            assert strategy.get_window_stats(item, "p").remaining == rate_limit.look("p", {"rate_limit_rpm": 10}).remaining
 
 
 def test_look_counts_nothing(db):
     policy = {"rate_limit_rpm": 3}
-    assert limits.look("p", policy) == limits.Window(3, 3, 0)
+    assert rate_limit.look("p", policy) == rate_limit.Window(3, 3, 0)
     assert valkey.client().keys("*") == []
-    assert limits.hit("p", policy) == limits.look("p", policy) == limits.Window(3, 2, 60)
-    assert limits.look("p", {}) is None
-    assert limits.look("p", {"rate_limit_rpm": 0}) == limits.Window(0, 0, 60)
+    assert rate_limit.hit("p", policy) == rate_limit.look("p", policy) == rate_limit.Window(3, 2, 60)
+    assert rate_limit.look("p", {}) is None
+    assert rate_limit.look("p", {"rate_limit_rpm": 0}) == rate_limit.Window(0, 0, 60)
 
 
 def test_retry_after_is_spread_from_the_reset_on(db):
@@ -156,7 +157,7 @@ def test_retry_after_is_spread_from_the_reset_on(db):
     refused = []
     for _ in range(200):
         with pytest.raises(RateLimited) as info:
-            limits.hit("p", {"rate_limit_rpm": 5})
+            rate_limit.hit("p", {"rate_limit_rpm": 5})
         refused.append(info.value)
     assert {0, 3, 6} <= {error.retry_after_s - error.window.reset_s for error in refused} <= set(range(7))
 
@@ -297,10 +298,10 @@ def test_admits_go_on_while_valkey_is_frozen_and_the_limit_returns_after(db):
 @pytest.fixture
 def told(db, caplog):
     """Calls up the lines so far that tell of admits that no limit counted; before the test, all was quiet for a minute."""
-    limits._log_after, limits._uncounted = 0.0, 0
+    rate_limit._log_after, rate_limit._uncounted = 0.0, 0
 
     def lines():
-        said = [record.msg for record in caplog.records if record.name == limits.__name__]
+        said = [record.msg for record in caplog.records if record.name == rate_limit.__name__]
         return [(line["event"], line["uncounted_admits"]) for line in said]
 
     return lines
@@ -326,6 +327,6 @@ def test_admits_that_no_limit_counted_are_a_line_again_a_minute_later(told):
     with frozen_valkey():
         for _ in range(3):
             admit(api)
-        limits._log_after -= limits.LOG_EVERY_S  # a minute passes
+        rate_limit._log_after -= rate_limit.LOG_EVERY_S  # a minute passes
         admit(api)
     assert told() == [("rate_limiter_unavailable", 1), ("rate_limiter_unavailable", 3)]

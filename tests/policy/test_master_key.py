@@ -19,10 +19,10 @@ from pydantic import ValidationError
 
 from audit import actors
 from audit.models import AuditRow
-from config.env import Env
+from common.env import Env
 from engines.models import Engine, Host, Status
 from fleet import master_key
-from policy import environments, secrets
+from policy import crypto, environments
 from tests import waiting
 from tests.engines.registry import put_engine
 from tests.stack import Stack
@@ -53,7 +53,7 @@ def rotate(*arguments):
 
 def put_many(product, count):
     host, _ = Host.objects.get_or_create(name="local")
-    token = secrets.encrypt("sk-sept-many")
+    token = crypto.encrypt("sk-sept-many")
     Engine.objects.bulk_create(
         Engine(
             product=product, host=host, user_id=f"user-{n}", status=Status.STOPPED, engine_version="image:1", port=n,
@@ -86,15 +86,15 @@ def test_setting_refuses_what_is_none_without_repeating_it(given, words):
 
 
 def test_first_key_encrypts_and_all_decrypt(use, old):
-    token = secrets.encrypt("sk-sept-x")
+    token = crypto.encrypt("sk-sept-x")
     use(NEW, old)
-    assert secrets.decrypt(token) == "sk-sept-x"
-    assert not secrets.is_current(token)
-    fresh = secrets.encrypt("sk-sept-y")
+    assert crypto.decrypt(token) == "sk-sept-x"
+    assert not crypto.is_current(token)
+    fresh = crypto.encrypt("sk-sept-y")
     use(NEW)
-    assert secrets.decrypt(fresh) == "sk-sept-y"
+    assert crypto.decrypt(fresh) == "sk-sept-y"
     with pytest.raises(InvalidToken):
-        secrets.decrypt(token)
+        crypto.decrypt(token)
 
 
 # -- the command ---------------------------------------------------------------------------------------------------------
@@ -108,8 +108,8 @@ def test_every_column_of_tokens_is_found():
 
 
 def test_rotate_brings_everything_under_the_first_key(product, use, old, client):
-    engine = put_engine(product, pending_key_hash="0" * 64, pending_key_ciphertext=secrets.encrypt("sk-sept-pending"))
-    plain = secrets.decrypt(engine.key_ciphertext)
+    engine = put_engine(product, pending_key_hash="0" * 64, pending_key_ciphertext=crypto.encrypt("sk-sept-pending"))
+    plain = crypto.decrypt(engine.key_ciphertext)
     environments.replace(product.pk, {"A": "1"}, by=actors.ADMIN)
     headers = {"X-Admin-Key": current.ENV.admin_key, "Idempotency-Key": "one"}
     answer = client.post("/products/register", {"slug": "b-1", "display_name": "B"}, "application/json", headers=headers).json()
@@ -122,8 +122,8 @@ def test_rotate_brings_everything_under_the_first_key(product, use, old, client)
     assert rotate("--check")[-1] == "Everything is under the first master key; the others can go."
     use(NEW)
     engine.refresh_from_db()
-    assert secrets.decrypt(engine.key_ciphertext) == plain
-    assert secrets.decrypt(engine.pending_key_ciphertext) == "sk-sept-pending"
+    assert crypto.decrypt(engine.key_ciphertext) == plain
+    assert crypto.decrypt(engine.pending_key_ciphertext) == "sk-sept-pending"
     assert environments.read(product.pk, 1) == {"A": "1"}
     again = client.post("/products/register", {"slug": "b-1", "display_name": "B"}, "application/json", headers=headers)
     assert again.json() == answer
@@ -167,23 +167,23 @@ def test_rotate_that_was_killed_is_run_again(product, use, old):
     assert not AuditRow.objects.filter(action="master_key_rotate").exists()
     assert rotate()[-1].startswith(f"{left} re-encrypted")
     assert under_old_key() == 0
-    assert {secrets.decrypt(token) for token in Engine.objects.values_list("key_ciphertext", flat=True)} == {"sk-sept-many"}
+    assert {crypto.decrypt(token) for token in Engine.objects.values_list("key_ciphertext", flat=True)} == {"sk-sept-many"}
 
 
 def test_rotate_never_undoes_what_somebody_writes_meanwhile(product, use, old, superuser):
     busy, free = put_engine(product, "busy"), put_engine(product, "free")
-    rotated = secrets.encrypt("sk-sept-rotated")  # by a process that does not know the new key yet
+    rotated = crypto.encrypt("sk-sept-rotated")  # by a process that does not know the new key yet
     use(NEW, old)
     with superuser.transaction():
         superuser.execute("UPDATE engines_engine SET key_ciphertext = %s WHERE id = %s", [rotated, busy.pk])
         thread = threading.Thread(target=lambda: (rotate(), connection.close()))
         thread.start()
-        waiting.until(lambda: secrets.is_current(Engine.objects.get(pk=free.pk).key_ciphertext), what="it waits for no lock")
+        waiting.until(lambda: crypto.is_current(Engine.objects.get(pk=free.pk).key_ciphertext), what="it waits for no lock")
         assert thread.is_alive()
     thread.join(30)
     busy.refresh_from_db()
-    assert secrets.is_current(busy.key_ciphertext)
-    assert secrets.decrypt(busy.key_ciphertext) == "sk-sept-rotated"
+    assert crypto.is_current(busy.key_ciphertext)
+    assert crypto.decrypt(busy.key_ciphertext) == "sk-sept-rotated"
     assert AuditRow.objects.get(action="master_key_rotate").metadata == {"reencrypted": 2, "unreadable": 0}
 
 

@@ -13,10 +13,11 @@ from audit import trail
 from audit.actions import Action
 from audit.actors import Actor
 from audit.models import AuditRow
+from common import valkey
 from engines import admission, lifecycle
 from engines.errors import CapacityExhausted
 from fleet import consistency
-from policy import refusals, valkey
+from policy import refusals
 from policy.errors import ImageDenied, QuotaExceeded, RateLimited
 from tests import floods, waiting
 from tests.conftest import make_product

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from audit.actions import CATALOGUE, Action
-from config.env import Env
+from common.env import Env
 from policy import rules
 from policy.errors import InvalidPolicy
 

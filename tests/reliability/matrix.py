@@ -17,7 +17,7 @@ from audit import actors
 from engines import lifecycle
 from engines.addresses import url
 from engines.models import Engine, Kind, Operation
-from policy import environments, secrets
+from policy import crypto, environments
 from tests import waiting
 from tests.stack import Stack
 
@@ -115,7 +115,7 @@ def ended(operation: Operation) -> bool:
 
 def reach(engine: Engine) -> tuple[str, str]:
     """The engine's address, and the key that its newest incarnation takes."""
-    return url(engine), secrets.decrypt(engine.pending_key_ciphertext or engine.key_ciphertext)
+    return url(engine), crypto.decrypt(engine.pending_key_ciphertext or engine.key_ciphertext)
 
 
 def order_fault(address: str, key: str, **fault: Any) -> None:

@@ -16,9 +16,9 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from audit.models import AuditRow
+from common import valkey
 from config import postgres
 from engines.models import Engine, Operation, OperationState, Status
-from policy import valkey
 from tests import servers, waiting
 from tests.conftest import running_stack
 from tests.reliability.runtimes import Docker, Subprocesses, used

@@ -34,7 +34,7 @@ class Options:
 
     @classmethod
     def read(cls, env: Any) -> Self:
-        """From the settings, `config.env.Env`; this floor may not name it."""
+        """From the settings, `common.env.Env`; this floor may not name it."""
         url = env.docker_url or os.environ.get("DOCKER_HOST") or SOCKET
         return cls(
             url=url,

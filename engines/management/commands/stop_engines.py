@@ -1,8 +1,8 @@
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from common.settings import settings
 from engines import backends
 from engines.backends.base import BackendUnavailable
 from engines.backends.shutdown import stop_all

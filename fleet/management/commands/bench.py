@@ -3,9 +3,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from common.settings import settings
 from fleet.bench.sut import deployment
 
 

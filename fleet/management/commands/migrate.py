@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from django.conf import settings
 from django.core.management.commands import migrate
 from django.db import connections
+
+from common.settings import settings
 
 GRANTS = """
 GRANT USAGE ON SCHEMA public TO {app};

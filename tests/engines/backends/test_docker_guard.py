@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from config.env import Env
+from common.env import Env
 from engines.backends.base import BackendUnavailable, NetworkUnguarded, State
 from engines.backends.docker import Options, control_plane
 from engines.backends.docker.containers import DEPLOYMENT

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from config.env import Env
+from common.env import Env
 from engines.backends.base import NetworkFull, State
 from engines.backends.docker import DockerBackend, Options, networks
 from engines.backends.docker.containers import DEPLOYMENT

@@ -6,7 +6,8 @@ import secrets
 from functools import cache
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from django.conf import settings
+
+from common.settings import settings
 
 PLATFORM_PREFIX = "pk-sept-"
 ENGINE_PREFIX = "sk-sept-"

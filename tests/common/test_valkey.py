@@ -10,7 +10,7 @@ import sys, threading
 import django
 
 django.setup()
-from policy import valkey
+from common import valkey
 
 sys.setswitchinterval(1e-6)
 start, clients = threading.Barrier(16), []

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from config import addresses
-from config.processes import USUAL, Edition
+from common import socket_addresses
+from common.editions import USUAL, Edition
 
 NETWORK_LIMIT = 900  # endpoints that a network never gets to
 LONGEST_DEPLOYMENT = 26  # with a hyphen and an engine's id it is one label of a host's name: 63 characters
@@ -222,7 +222,7 @@ class Env(BaseSettings):
     @property
     def engine_host(self) -> str:
         """The host of a URL to an engine's port: loopback where ports are published on every address."""
-        return addresses.host(str(ip_address(self.engine_bind)))
+        return socket_addresses.host(str(ip_address(self.engine_bind)))
 
     @property
     def master_keys(self) -> tuple[str, ...]:

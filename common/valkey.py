@@ -10,7 +10,8 @@ from functools import cache
 from typing import TypeVar
 
 import redis
-from django.conf import settings
+
+from common.settings import settings
 
 TIMEOUT_S = 0.1
 BREAKER_S = 4.0  # Valkey is in use again within 5 s of its return

@@ -3,11 +3,8 @@
 While Valkey is away admits go on unlimited: a limiter that cannot count must not stop every user of every product.
 """
 
-import math
-import random
 import threading
 import time
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,11 +12,11 @@ import redis
 import structlog
 from limits.storage import RedisStorage
 
-from policy import valkey
+from common import valkey
 from policy.errors import RateLimited
 from policy.rules import Policy
+from policy.sliding_window import CLOSED, MINUTE_S, Counts, Window
 
-MINUTE_S = 60
 LOG_EVERY_S = 60.0
 log = structlog.get_logger(__name__)
 
@@ -38,43 +35,6 @@ return {{fits and 1 or 0, counts[1], counts[2], counts[3], counts[4]}}
 """
 
 
-@dataclass(frozen=True)
-class Window:
-    """What is left of a limit: `remaining` admits fit now, and one more than that in `reset_s` whole seconds."""
-
-    limit: int
-    remaining: int
-    reset_s: int
-
-    def headers(self) -> dict[str, str]:
-        """As in draft-ietf-httpapi-ratelimit-headers, in the form with three headers."""
-        return {
-            "RateLimit-Limit": str(self.limit),
-            "RateLimit-Remaining": str(self.remaining),
-            "RateLimit-Reset": str(self.reset_s),
-        }
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Admits of the last two minutes, each count with the seconds until it expires; the older fades out over its last minute."""
-
-    previous: int
-    previous_ends_s: float
-    current: int
-    current_ends_s: float
-
-    def used(self) -> int:
-        return math.floor(self.previous * self.previous_ends_s / MINUTE_S) + self.current
-
-    def fewer_in_s(self, count: int) -> float:
-        """Seconds until less than `count` of them are in the window."""
-        if self.current < count and self.previous:
-            return self.previous_ends_s - MINUTE_S * (count - self.current) / self.previous
-        turns_s = self.current_ends_s - MINUTE_S  # from then on the present minute is the older one
-        return turns_s + MINUTE_S * (1 - count / max(self.current, count))
-
-
 def hit(product_id: str, policy: Policy) -> Window | None:
     """Count one admit of the product; returns what is left, None without a `rate_limit_rpm` or while Valkey is away.
 
@@ -84,7 +44,7 @@ def hit(product_id: str, policy: Policy) -> Window | None:
     if limit is None:
         return None
     if limit == 0:
-        raise refusal(Window(0, 0, MINUTE_S))
+        raise RateLimited.by(CLOSED)
     try:
         fits, counts = valkey.ask(lambda client: _count(client, product_id, limit, 1))
     except valkey.Away as away:
@@ -92,9 +52,9 @@ def hit(product_id: str, policy: Policy) -> Window | None:
         return None
     if _uncounted:
         _tell_rest()
-    window = _window(limit, counts)
+    window = counts.window(limit)
     if not fits:
-        raise refusal(window)
+        raise RateLimited.by(window)
     return window
 
 
@@ -102,19 +62,11 @@ def look(product_id: str, policy: Policy) -> Window | None:
     """What is left, without counting anything; None where `hit` gives None."""
     limit = policy.get("rate_limit_rpm")
     if limit is None or limit == 0:
-        return None if limit is None else Window(0, 0, MINUTE_S)
+        return None if limit is None else CLOSED
     try:
-        return _window(limit, valkey.ask(lambda client: _count(client, product_id, limit, 0))[1])
+        return valkey.ask(lambda client: _count(client, product_id, limit, 0))[1].window(limit)
     except valkey.Away:
         return None
-
-
-def refusal(window: Window) -> RateLimited:
-    """The refusal by a window that is full. It says when to come back: spread, so that not all who were refused do at once."""
-    jitter_s = random.uniform(0, max(1, window.reset_s / 10))  # noqa: S311 (not for secrets)
-    return RateLimited(
-        "rate_limit_rpm", window.limit, window.limit, retry_after_s=window.reset_s + round(jitter_s), window=window
-    )
 
 
 @cache
@@ -122,20 +74,12 @@ def _script() -> Any:
     return valkey.client().register_script(_SCRIPT)
 
 
-def _count(client: redis.Redis, product_id: str, limit: int, amount: int) -> tuple[bool, _Counts]:
+def _count(client: redis.Redis, product_id: str, limit: int, amount: int) -> tuple[bool, Counts]:
     # The library's keys, but without the limit: lowering that must not start a new count. Braces keep both on one node.
     key = f"LIMITS:{{admits/{product_id}}}"
     fits, previous, previous_ms, current, current_ms = _script()([f"{key}/-1", key], [limit, MINUTE_S, amount], client)
     ends_s = (max(0, previous_ms or 0) / 1000, max(0, current_ms or 0) / 1000)
-    return bool(fits), _Counts(int(previous or 0), ends_s[0], int(current or 0), ends_s[1])
-
-
-def _window(limit: int, counts: _Counts) -> Window:
-    used = counts.used()
-    if not used:
-        return Window(limit, limit, 0)
-    remaining = max(0, limit - used)
-    return Window(limit, remaining, max(1, math.ceil(counts.fewer_in_s(limit - remaining))))
+    return bool(fits), Counts(int(previous or 0), ends_s[0], int(current or 0), ends_s[1])
 
 
 # -- while Valkey is away ----------------------------------------------------------------------------------------------

@@ -4,17 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from audit.actions import Action
-
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-_BAD = frozenset(
-    {action for action in Action if action.endswith("_failed")} | {Action.HEALTH_FAILED, Action.AUTO_RESTART_GAVE_UP}
-)
-_GOOD = frozenset({Action.PROVISION, Action.START, Action.WAKE, Action.RESTART, Action.ROTATE_KEY, Action.AUTO_RESTART_SUCCESS})
-_WARNING = frozenset(
-    {action for action in Action if action.endswith("_denied")}
-    | {Action.PRODUCT_SUSPEND, Action.PRODUCT_DELETE, Action.OPERATION_SUPERSEDED, Action.KEY_REVEAL, Action.ORPHAN_REMOVED}
-)
 
 
 def moment(time: datetime | None) -> str:
@@ -54,12 +44,3 @@ def value(worth: Any) -> str:
     if isinstance(worth, list):
         return ", ".join(value(item) for item in worth) or "none"
     return str(worth)
-
-
-def badge(action: str) -> str:
-    """Variant of Unfold's label for an action: `danger`, `success`, `warning`, or `info` for the rest."""
-    if action in _BAD:
-        return "danger"
-    if action in _GOOD:
-        return "success"
-    return "warning" if action in _WARNING else "info"

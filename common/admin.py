@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from django.contrib import messages
 from django.contrib.admin import ShowFacets, SimpleListFilter
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
@@ -12,7 +15,11 @@ from django.template.response import TemplateResponse
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from audit.keyset import KeysetChangeList
+from common import keyset, statements
+from common.keyset import Page
+from common.statements import TookTooLong
+
+OLDER, NEWER = "older", "newer"  # query parameters of a list: the position of a page
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
@@ -81,17 +88,57 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         return response
 
 
-class KeysetAdmin(ReadOnlyAdmin):
-    """A model too large to count: paged by `keyset_field` and the id."""
+class KeysetChangeList(ChangeList):
+    """Django's changelist, paged by the `sort_key` of the admin class."""
 
-    keyset_field = "created_at"
+    older_url = newer_url = ""
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: list[str | None] | None = None) -> "QuerySet[Any]":
+        for name in (OLDER, NEWER):  # a cursor is no lookup, and a filter's link starts at the newest page
+            self.filter_params.pop(name, None)
+        return super().get_queryset(request, exclude_parameters)
+
+    def get_results(self, request: HttpRequest) -> None:
+        page = self._read(request)
+        self.result_list = page.rows
+        self.result_count = self.full_result_count = len(page.rows)
+        self.show_full_result_count = self.can_show_all = self.multi_page = False
+        self.show_admin_actions = True
+        self.paginator = self.model_admin.get_paginator(request, self.queryset, self.list_per_page)
+        self.older_url = self.get_query_string({OLDER: page.older}) if page.older else ""
+        self.newer_url = self.get_query_string({NEWER: page.newer}) if page.newer else ""
+
+    def _read(self, request: HttpRequest) -> Page:
+        positions = {name: request.GET.get(name, "") for name in (OLDER, NEWER)}
+        try:
+            with statements.limited():
+                return self._read_whole(**positions)
+        except TookTooLong:
+            messages.error(
+                request, "That search takes too long. Narrow it down: choose a time, or search for one engine or user."
+            )
+            return Page([])
+        except ValueError as error:
+            raise IncorrectLookupParameters(error) from error
+
+    def _read_whole(self, *, older: str, newer: str) -> Page:
+        """A page; towards newer rows the last page is the whole first page of the list, and not the few rows that are left."""
+        key, size = self.model_admin.sort_key, self.list_per_page  # type: ignore[attr-defined]
+        page = keyset.read(self.queryset, key, size, older=older, newer=newer)
+        return keyset.read(self.queryset, key, size) if newer and not older and not page.newer else page
+
+
+class KeysetAdmin(ReadOnlyAdmin):
+    """A model with too many rows to count: its list is paged by `sort_key`, the names of a time and of the id."""
+
+    sort_key: keyset.Key = ("created_at", "id")
     change_list_template = "admin/keyset_change_list.html"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
         return KeysetChangeList
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        return (f"-{self.keyset_field}", "-pk")
+        return tuple(f"-{name}" for name in self.sort_key)
 
 
 Column = TypeVar("Column", bound=Callable[..., Any])

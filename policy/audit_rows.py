@@ -1,24 +1,15 @@
-"""Audit rows of this floor. A call with a named admin key is `admin` like any other; its row says which key it was."""
+"""Audit rows of this floor. A call with a named admin key has the actor `admin` like any other; its row says which key it was."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
 from audit import trail
 from audit.actions import Action
 from audit.actors import ADMIN, Actor
+from common import context
 from policy.models import Product
 
 ADMIN_KEY = "admin_key"
-
-
-def sign(name: str | None) -> None:
-    """Say which admin key the present request came with; None: the one of the environment. In its log lines as well."""
-    if name is None:
-        structlog.contextvars.unbind_contextvars(ADMIN_KEY)
-    else:
-        structlog.contextvars.bind_contextvars(**{ADMIN_KEY: name})
 
 
 def record(action: Action, product: Product | None = None, *, by: Actor, metadata: Mapping[str, Any]) -> None:
@@ -28,6 +19,6 @@ def record(action: Action, product: Product | None = None, *, by: Actor, metadat
 
 
 def signed(metadata: Mapping[str, Any], *, by: Actor) -> Mapping[str, Any]:
-    """The metadata with the name of the admin key that the request came with, where it has one."""
-    name = structlog.contextvars.get_contextvars().get(ADMIN_KEY) if by == ADMIN else None
+    """The metadata with the name of the admin key that the request came with, where the key has a name."""
+    name = context.credential.get() if by == ADMIN else None
     return {**metadata, ADMIN_KEY: name} if name else metadata

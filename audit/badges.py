@@ -1,0 +1,21 @@
+"""The colour of an action's label in the admin, as the name of a variant of Unfold's label."""
+
+from audit.actions import Action
+
+_BAD = frozenset(
+    {action for action in Action if action.endswith("_failed")} | {Action.HEALTH_FAILED, Action.AUTO_RESTART_GAVE_UP}
+)
+_GOOD = frozenset({Action.PROVISION, Action.START, Action.WAKE, Action.RESTART, Action.ROTATE_KEY, Action.AUTO_RESTART_SUCCESS})
+_WARNING = frozenset(
+    {action for action in Action if action.endswith("_denied")}
+    | {Action.PRODUCT_SUSPEND, Action.PRODUCT_DELETE, Action.OPERATION_SUPERSEDED, Action.KEY_REVEAL, Action.ORPHAN_REMOVED}
+)
+
+
+def of(action: str) -> str:
+    """`danger`, `success`, `warning`, or `info` for every other action."""
+    if action in _BAD:
+        return "danger"
+    if action in _GOOD:
+        return "success"
+    return "warning" if action in _WARNING else "info"

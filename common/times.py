@@ -1,0 +1,18 @@
+"""Times: as every API answer writes them, and the database's clock."""
+
+from datetime import UTC, datetime
+
+from django.db import connection
+
+
+def iso(moment: datetime | None) -> str | None:
+    """ISO 8601 in UTC with milliseconds and `Z`; None stays None."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def database_now() -> datetime:
+    """The time by the database's clock, which every decision goes by. Raises django.db.Error."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement_timestamp()")
+        now: datetime = cursor.fetchone()[0]
+        return now
