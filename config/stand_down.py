@@ -14,7 +14,7 @@ def main() -> None:
     django.setup()
     from engines.models import Engine
 
-    if not Engine.objects.filter(destroyed_at=None).exists():
+    if not Engine.objects.living().exists():
         choice.forget(home())
     call_command("stop_engines")
 

@@ -4,13 +4,13 @@ from django.contrib import admin
 from django.urls import path, register_converter
 
 from audit import api as audit
-from engines import api as engines
-from engines import logs_api
+from engines.api import admit, engines, logs, operations, products
+from engines.api.paths import UserId
 from fleet import api as fleet
 from fleet import openapi_views
 from policy import api as policy
 
-register_converter(engines.UserId, "user")
+register_converter(UserId, "user")
 
 urlpatterns = [
     path("engines/provision", engines.provision_or_engine),
@@ -19,16 +19,16 @@ urlpatterns = [
     path("engines/<user:user_id>/start", engines.start),
     path("engines/<user:user_id>/stop", engines.stop),
     path("engines/<user:user_id>/rotate-key", engines.rotate_key),
-    path("engines/<user:user_id>/admit", engines.lean_admit),
-    path("engines/<user:user_id>/logs", logs_api.logs),
+    path("engines/<user:user_id>/admit", admit.lean_admit),
+    path("engines/<user:user_id>/logs", logs.logs),
     path("engines/<user:user_id>/audit", audit.rows),
-    path("operations/<uuid:operation_id>", engines.operation),
+    path("operations/<uuid:operation_id>", operations.operation),
     path("audit", audit.rows),
     path("status", fleet.status),
     path("metrics", fleet.metrics),
     path("policy/explain", fleet.explain),
     path("products/register", policy.register),
-    path("products/<uuid:product_id>", engines.product),
+    path("products/<uuid:product_id>", products.product),
     path("products/<uuid:product_id>/policy", policy.policy),
     path("products/<uuid:product_id>/overrides", policy.all_overrides),
     path("products/<uuid:product_id>/overrides/<uuid:override_id>", policy.override),
@@ -36,8 +36,8 @@ urlpatterns = [
     path("products/<uuid:product_id>/platform-keys/<uuid:key_id>", policy.platform_key),
     path("products/<uuid:product_id>/rotate-platform-key", policy.rotate_platform_key),
     path("products/<uuid:product_id>/engine-env", policy.engine_env),
-    path("products/<uuid:product_id>/suspend", engines.suspend),
-    path("products/<uuid:product_id>/resume", engines.resume),
+    path("products/<uuid:product_id>/suspend", products.suspend),
+    path("products/<uuid:product_id>/resume", products.resume),
     path("admin-keys", policy.all_admin_keys),
     path("admin-keys/<uuid:key_id>", policy.admin_key),
     path("health", fleet.health),

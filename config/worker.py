@@ -68,11 +68,11 @@ def join(**_: Any) -> None:
 
 @worker_ready.connect
 def begin(**_: Any) -> None:
-    """A worker of operations ends itself when it goes deaf (see engines.leases); `keeper` catches up with what it missed."""
+    """A worker of operations watches itself (engines.worker.renewal); `keeper` does what it missed."""
     if settings.PROCESS in settings.OPERATION_WORKERS:
-        from engines import leases
+        from engines.worker import renewal
 
-        leases.watch(*settings.OPERATION_WORKERS[settings.PROCESS])
+        renewal.watch(*settings.OPERATION_WORKERS[settings.PROCESS])
     if settings.PROCESS == "worker":
         _start_beat()
     elif settings.PROCESS == "keeper":

@@ -1,27 +1,22 @@
 """Old versions of products' engine environments: removed when no engine needs them any more."""
 
-from django.db import connection
+from datetime import timedelta
 
-GRACE_HOURS = 24  # after a version was replaced: longer than any transaction that has just read its number
+from django.db.models import Exists, IntegerField, OuterRef
+from django.db.models.fields.json import KT
+from django.db.models.functions import Cast, Now
+
+from engines.models import Engine, Operation
+from policy.models import EngineEnv
+
+GRACE = timedelta(hours=24)  # after a version was replaced: longer than any transaction that has just read its number
 
 
 def prune() -> int:
     """Remove every version that was replaced a day ago and that no living engine has or is being given; returns how many."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            DELETE FROM policy_engineenv v
-            WHERE EXISTS (
-                SELECT FROM policy_engineenv newer WHERE newer.product_id = v.product_id AND newer.version > v.version
-                AND newer.created_at < now() - make_interval(hours => %s))
-            AND NOT EXISTS (
-                SELECT FROM engines_engine e
-                WHERE e.product_id = v.product_id AND e.env_version = v.version AND e.destroyed_at IS NULL)
-            AND NOT EXISTS (
-                SELECT FROM engines_operation o JOIN engines_engine e ON e.id = o.engine_id
-                WHERE o.state IN ('pending', 'running') AND e.product_id = v.product_id
-                AND (o.params ->> 'env_version')::int = v.version)
-            """,
-            [GRACE_HOURS],
-        )
-        return int(cursor.rowcount)
+    product, version = OuterRef("product"), OuterRef("version")
+    replaced = EngineEnv.objects.filter(product=product, version__gt=version, created_at__lt=Now() - GRACE)
+    had = Engine.objects.living().filter(product=product, env_version=version)
+    opened = Operation.objects.open().annotate(given=Cast(KT("params__env_version"), IntegerField()))
+    given = opened.filter(engine__product=product, given=version)
+    return EngineEnv.objects.filter(Exists(replaced), ~Exists(had), ~Exists(given)).delete()[0]

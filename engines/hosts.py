@@ -1,18 +1,12 @@
 """Hosts: which one an engine goes to, its ports, and whether its runtime answers."""
 
-from uuid import UUID
-
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from common.settings import settings
-from engines import operations
-from engines.errors import CapacityExhausted, PortExhaustion
-from engines.models import Engine, Host
-from engines.operations import Lease
-from policy import decisions
-from policy.decisions import Decision
+from engines.errors import PortExhaustion
+from engines.models import Host
 
 NAME = "local"
 
@@ -47,55 +41,6 @@ def unreachable() -> list[Host]:
     return list(Host.objects.exclude(unreachable_since=None))
 
 
-# What runs, is about to, or may still do so: a tear-down lasts as long as its grace, and of a failed engine it is written down.
-_USED = """
-SELECT count(*) FILTER (WHERE up), coalesce(sum(memory_mb) FILTER (WHERE up), 0), coalesce(sum(disk_mb), 0)
-FROM (SELECT disk_mb, greatest(memory_mb, (params ->> 'memory_mb')::int) AS memory_mb,
-        status IN ('running', 'provisioning', 'destroying') OR next_restart_at IS NOT NULL OR (status = 'failed' AND may_run)
-        OR coalesce(kind IN ('provision', 'start', 'wake', 'restart'), false) AS up
-    FROM engines_engine e LEFT JOIN engines_operation o ON o.engine_id = e.id AND o.state IN ('pending', 'running')
-    WHERE host_id = (SELECT id FROM engines_host WHERE name = %s) AND destroyed_at IS NULL
-        AND e.id IS DISTINCT FROM %s) counted
-"""
-
-
-def check_room(memory_mb: int, disk_mb: int, *, but: UUID | None = None) -> None:
-    """Raise CapacityExhausted unless the host has room for one more running engine of this size.
-
-    `but`: the engine that it is for, when there is one: what that holds already is not counted against it. The host is locked
-    until the transaction ends, so that two starts cannot take the same room; take no engine's lock before.
-    """
-    if any(_ceilings().values()):
-        local()
-        decisions.check(decide_room(memory_mb, disk_mb, but=but))
-
-
-def decide_room(memory_mb: int, disk_mb: int, *, but: UUID | None = None) -> list[Decision]:
-    """What each ceiling of the host says of one more running engine of this size; it holds for as long as the host is locked.
-
-    Engines that start, are about to be restarted, or are being torn down count as running, and failed ones whose instance may
-    still run. `disk_mb` is 0 for an engine that has its volume.
-    """
-    ceilings = _ceilings()
-    if not any(ceilings.values()):
-        return []
-    with connection.cursor() as cursor:
-        cursor.execute(_USED, [NAME, but])
-        used = cursor.fetchone()
-    asked = zip(ceilings.items(), used, (1, memory_mb, disk_mb), strict=True)
-    return [_decide(rule, limit, int(before), more) for (rule, limit), before, more in asked if limit and more]
-
-
-def _ceilings() -> dict[str, int]:
-    """The host's, 0 for none, in the order of what `_USED` selects."""
-    return {rule: getattr(settings.ENV, rule) for rule in ("host_max_engines", "host_memory_mb", "host_disk_mb")}
-
-
-def _decide(rule: str, limit: int, before: int, more: int) -> Decision:
-    refusal = CapacityExhausted(rule, limit, before + more) if before + more > limit else None
-    return Decision(rule, limit, before + more, max(0, limit - before), refusal)
-
-
 def pick_port(host: Host) -> int:
     """A free port of the locked host, at random: one just freed should not go to another user at once. Raises PortExhaustion."""
     with connection.cursor() as cursor:
@@ -110,13 +55,3 @@ def pick_port(host: Host) -> int:
             f"No port from {settings.ENV.port_min} to {settings.ENV.port_max} is free; destroy an engine or widen the range."
         )
     return int(row[0])
-
-
-@transaction.atomic
-def change_port(lease: Lease, engine: Engine) -> int:
-    """Give the engine another port, because something else has taken its own. Raises PortExhaustion, LeaseLost."""
-    host = local()
-    operations.check(lease)
-    port = pick_port(host)
-    Engine.objects.filter(pk=engine.pk).update(port=port)
-    return port

@@ -1,7 +1,7 @@
-"""Hosts, engines and the operations on them. Only `lifecycle` writes `Engine.status`, only `operations` the operations."""
+"""Hosts, engines and the operations on them, with the queries that have a name."""
 
 import uuid
-from typing import ClassVar
+from typing import ClassVar, Protocol, Self
 
 from django.db import models
 from django.db.models import F, Q
@@ -54,6 +54,51 @@ class OperationState(models.TextChoices):
 
 
 OPEN = (OperationState.PENDING, OperationState.RUNNING)
+IS_OPEN = f"o.state IN ({', '.join(repr(state.value) for state in OPEN)})"
+"""SQL: operation `o` is open. The states stand there as text, so that PostgreSQL can answer by its partial indexes."""
+
+
+class Trigger(models.TextChoices):
+    """Why an operation was opened. The trigger decides how the operation is done; who asked for it decides nothing."""
+
+    REQUESTED = "requested"  # by a product, the operator or staff
+    HEALTH = "health"  # a failed engine is restarted automatically
+    HOST_RESTARTED = "host_restarted"  # an engine that should run does not, since its host was started again
+    RECONCILED = "reconciled"  # an engine that should not run does
+
+
+class Fence(Protocol):
+    """The right to write to an operation: its id, and the number of the attempt that the right is for."""
+
+    @property
+    def operation_id(self) -> uuid.UUID: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+
+class EngineQuerySet(models.QuerySet["Engine"]):
+    """Queries of engines."""
+
+    def living(self) -> Self:
+        """Every engine that is not destroyed."""
+        return self.filter(destroyed_at=None)
+
+    def locked(self, *, skip_locked: bool = False) -> Self:
+        """Locked for this transaction, but not against new rows that refer to them; `skip_locked` leaves out what others hold."""
+        return self.select_for_update(no_key=True, skip_locked=skip_locked)
+
+
+class OperationQuerySet(models.QuerySet["Operation"]):
+    """Queries of operations."""
+
+    def open(self) -> Self:
+        """Still to be done: pending or running."""
+        return self.filter(state__in=OPEN)
+
+    def held(self, fence: Fence) -> Self:
+        """The operation while the attempt is still the valid one; nothing once another worker claimed it, or it ended."""
+        return self.filter(pk=fence.operation_id, attempt=fence.attempt, state=OperationState.RUNNING)
 
 
 class Host(models.Model):
@@ -117,6 +162,8 @@ class Engine(models.Model):
     next_restart_at = models.DateTimeField(null=True)
     gave_up_at = models.DateTimeField(null=True)
 
+    objects = EngineQuerySet.as_manager()
+
     class Meta:
         ordering = ("-created_at", "id")
         default_permissions = ("view",)
@@ -148,7 +195,7 @@ class Engine(models.Model):
                 condition=Q(incarnation__gte=1) & Q(incarnation__lte=F("incarnations")), name="engine_incarnation_given"
             ),
             models.CheckConstraint(condition=Q(next_restart_at=None) | Q(status="failed"), name="engine_restart_only_failed"),
-            # As `names.check_user_id` has it, but for what only Unicode's tables know.
+            # As `identifiers.check_user_id` has it, but for what only Unicode's tables know.
             models.CheckConstraint(
                 condition=Q(user_id__regex=r"^[^[:cntrl:]]{1,255}$") & ~Q(user_id__in=[".", ".."]),
                 name="engine_user_id_printable",
@@ -187,6 +234,8 @@ class Operation(models.Model):
     error_code = models.TextField(default="", blank=True)
     error_message = models.TextField(default="", blank=True)
 
+    objects = OperationQuerySet.as_manager()
+
     class Meta:
         ordering = ("-created_at", "id")
         default_permissions = ("view",)
@@ -213,3 +262,18 @@ class Operation(models.Model):
     def is_open(self) -> bool:
         """Still to be done."""
         return self.state in OPEN
+
+    @property
+    def trigger(self) -> Trigger:
+        """Why the operation was opened."""
+        return Trigger(self.params.get("cause", Trigger.REQUESTED))
+
+    @property
+    def env_version(self) -> int:
+        """Version of the product's environment for the incarnation that the operation leaves valid."""
+        return int(self.params.get("env_version", self.engine.env_version))
+
+    @property
+    def memory_mb(self) -> int:
+        """Memory of the incarnation that the operation leaves valid."""
+        return int(self.params.get("memory_mb", self.engine.memory_mb))

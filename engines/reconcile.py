@@ -19,9 +19,9 @@ from django.db import DatabaseError, connection
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
-from engines import automatic, backends, hosts, moves, operations
+from engines import backends, hosts, lifecycle, operations
 from engines.backends.base import BackendError, BackendUnavailable, Instance, Ref, State
-from engines.models import Engine, Status
+from engines.models import Engine, Operation, Status
 
 log = structlog.get_logger(__name__)
 
@@ -69,8 +69,8 @@ def sweep() -> int:
     _note_what_runs(found)
     corrections = 0
     with suppress(BackendError):
-        for engine_id, instances in found.items():
-            corrections += _corrected(engine_id, partial(_reconcile, engine_id, instances))
+        for engine_id in _suspects(found):
+            corrections += _corrected(engine_id, partial(_reconcile, engine_id, found[engine_id]))
         for owner in _owners_of_left_volumes(found):
             corrections += _corrected(owner.pk, partial(_remove_volume, owner))
         backends.get().tidy()
@@ -137,27 +137,44 @@ def _by_engine() -> dict[UUID, list[Instance]] | None:
     return found
 
 
+def _suspects(found: Mapping[UUID, list[Instance]]) -> list[UUID]:
+    """The engines that need a correction, by two queries for the whole fleet.
+
+    The registry is read after the runtime: an engine's row is there before its first instance.
+    """
+    busy = set(Operation.objects.open().filter(engine__in=found).values_list("engine_id", flat=True))
+    owners = Engine.objects.filter(pk__in=found).exclude(pk__in=busy)
+    return [owner.pk for owner in owners if any(_fault(owner, instance) for instance in found[owner.pk])]
+
+
+def _fault(owner: Engine, instance: Instance) -> str:
+    """What is wrong with an instance of an engine without an open operation; empty when nothing is."""
+    if owner.destroyed_at is not None:
+        return "engine_destroyed"
+    if instance.ref.incarnation != owner.incarnation:
+        return "old_incarnation"
+    should_not_run = owner.status in (Status.STOPPED, Status.SLEEPING)
+    return "runs" if should_not_run and instance.state == State.RUNNING else ""
+
+
 def _reconcile(engine_id: UUID, instances: Iterable[Instance]) -> int:
-    """Read the registry after the runtime: an engine's row is there before its first instance."""
+    """Correct what is wrong with the instances, by the registry as it is now; returns how many corrections were made."""
     owner = Engine.objects.select_related("product").filter(pk=engine_id).first()
-    if owner is None:
-        return 0  # of another deployment's registry, or a foreign folder: not ours to remove
-    if operations.find_open(owner) is not None:
+    # Instances without an engine are another deployment's: not ours to remove.
+    if owner is None or operations.find_open(owner) is not None:
         return 0
-    corrections = 0
-    for instance in instances:
-        if owner.destroyed_at is not None:
-            _remove(owner, instance.ref, "engine_destroyed")
-        elif instance.ref.incarnation != owner.incarnation:
-            _remove(owner, instance.ref, "old_incarnation")
-        elif instance.state == State.RUNNING and owner.status in (Status.STOPPED, Status.SLEEPING):
-            if backends.get().observe(instance.ref) != State.RUNNING:  # it has been stopped since it was listed
-                continue
-            automatic.stop_again(owner.pk, by=SYSTEM)
-        else:
-            continue
-        corrections += 1
-    return corrections
+    return sum(_correct(owner, instance, fault) for instance in instances if (fault := _fault(owner, instance)))
+
+
+def _correct(owner: Engine, instance: Instance, fault: str) -> bool:
+    """Remove or stop the instance; False when it has been stopped since it was listed."""
+    if fault != "runs":
+        _remove(owner, instance.ref, fault)
+        return True
+    if backends.get().observe(instance.ref) != State.RUNNING:
+        return False
+    lifecycle.stop_again(owner.pk, by=SYSTEM)
+    return True
 
 
 def _remove(owner: Engine, ref: Ref, reason: str) -> None:
@@ -170,7 +187,7 @@ def _remove(owner: Engine, ref: Ref, reason: str) -> None:
 
 
 def _record(owner: Engine, metadata: Mapping[str, Any]) -> None:
-    trail.record(Action.ORPHAN_REMOVED, moves.subject(owner), by=SYSTEM, metadata=metadata)
+    trail.record(Action.ORPHAN_REMOVED, lifecycle.subject(owner), by=SYSTEM, metadata=metadata)
     log.warning("orphan_removed", engine_id=str(owner.pk), **metadata)
 
 
@@ -183,4 +200,4 @@ def resume() -> int:
     wanted = list(Engine.objects.filter(status=Status.RUNNING).values_list("pk", "incarnation", "seq"))
     running = {found.ref for found in backends.get().list() if found.state == State.RUNNING} if wanted else set()
     missing = [(engine_id, seq) for engine_id, incarnation, seq in wanted if Ref(engine_id, incarnation) not in running]
-    return sum(automatic.resume(engine_id, seq, by=SYSTEM) is not None for engine_id, seq in missing)
+    return sum(lifecycle.resume(engine_id, seq, by=SYSTEM) is not None for engine_id, seq in missing)

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from celery import shared_task
 
-from engines import environments, health, logs, queues, reconcile, tenants, worker
+from engines import environments, health, lifecycle, operations, reconcile, worker
 from policy import idempotency
 
 
@@ -15,7 +15,7 @@ def run_operation(operation_id: str) -> None:
 
 @shared_task(ignore_result=True)
 def dispatch() -> None:
-    queues.dispatch()
+    operations.dispatch()
 
 
 @shared_task(ignore_result=True)
@@ -35,7 +35,7 @@ def forget_idempotency_keys() -> None:
 
 @shared_task(ignore_result=True)
 def read_logs(engine_id: str, tail: int, token: str) -> None:
-    logs.hand_over(UUID(engine_id), tail, token)
+    worker.hand_over(UUID(engine_id), tail, token)
 
 
 @shared_task(ignore_result=True)
@@ -50,7 +50,7 @@ def sweep() -> None:
 
 @shared_task(ignore_result=True)
 def stop_suspended() -> None:
-    tenants.stop_suspended()
+    lifecycle.stop_suspended()
 
 
 @shared_task(ignore_result=True)

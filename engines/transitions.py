@@ -33,3 +33,12 @@ TRANSITIONS: Mapping[Kind, Transition] = {
 }
 """Every operation's move. Three more have none: (none) → provisioning and any → destroying, when a provision or a destroy is
 asked for, and running → failed, when probes fail."""
+
+BOOTS = frozenset(kind for kind, transition in TRANSITIONS.items() if transition.after == Status.RUNNING)
+"""Kinds of operations that boot an instance."""
+
+STARTS = BOOTS - {Kind.ROTATE_KEY}
+"""Kinds of operations that may bring up an engine that does not run. A rotation boots an engine that ran before."""
+
+OCCUPYING = frozenset({Status.PROVISIONING, Status.RUNNING, Status.DESTROYING})
+"""States in which an instance runs, is about to run, or may still run: a tear-down lasts as long as the stop grace."""

@@ -9,8 +9,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from common.bodies import Body, Flag, Text, read
-from engines import explain as engines
-from engines.explain import Explanation, Question
+from engines import admission
+from engines.admission import Explanation, Question
+from engines.admission.explanation import VERBS
 from fleet import metrics as figures
 from fleet import status as state
 from fleet.errors import classify, envelope
@@ -23,7 +24,7 @@ _ONLY_OF = {"engine_version": "provision", "auto_provision": "admit", "auto_wake
 
 
 class Explain(Body):
-    verb = serializers.ChoiceField(choices=list(engines.VERBS))
+    verb = serializers.ChoiceField(choices=list(VERBS))
     user_id = Text(max_length=255)
     engine_version = Text(required=False, max_length=255)
     auto_provision = Flag(required=False)
@@ -68,7 +69,7 @@ def explain(request: Request) -> Response:
         if field in body and body["verb"] != verb:
             raise ValidationError({field: [f"Only with the verb {verb}."]})
     product = _asked_about(request, body.pop("product_id", None))
-    return Response(_render(engines.explain(product, Question(**body))))
+    return Response(_render(admission.explain(product, Question(**body))))
 
 
 def _asked_about(request: Request, product_id: Any) -> Product:

@@ -8,8 +8,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from engines import hosts
-from engines.admin import STATUS_BADGES, describe
-from engines.models import OPEN, Engine, Operation, OperationState, Status
+from engines.admin.engines import STATUS_BADGES
+from engines.admin.operations import describe
+from engines.models import Engine, Operation, OperationState, Status
 
 SHOWN = 10
 RECENT = timedelta(days=1)
@@ -23,14 +24,14 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     if request.user.has_perm("engines.view_operation"):
         operations = Operation.objects.select_related("engine")
         failed = operations.filter(state=OperationState.FAILED, created_at__gte=timezone.now() - RECENT)
-        context["open_operations"] = _newest(operations.filter(state__in=OPEN))
+        context["open_operations"] = _newest(operations.open())
         context["failed_operations"] = _newest(failed)
     return context
 
 
 def _states() -> list[dict[str, Any]]:
     """Every state of a living engine, with how many are in it."""
-    living = Engine.objects.filter(destroyed_at=None)
+    living = Engine.objects.living()
     counts = dict(living.values_list("status").annotate(Count("pk")).order_by())
     return [
         {"status": status.value, "count": counts.get(status.value, 0), "badge": STATUS_BADGES.get(status.value)}

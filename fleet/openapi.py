@@ -17,7 +17,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiReque
 from audit import schema as audit
 from audit.schema import Endpoint, Json, describe
 from common.bodies import Body
-from engines import schema as engines
+from engines.api import schema as engines
 from fleet import openapi_errors
 from fleet import schema as fleet
 from policy import schema as policy

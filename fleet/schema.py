@@ -6,8 +6,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from audit.schema import Endpoint
-from engines import explain
-from engines.schema import ADMIT_REASONS, LIVING
+from engines.admission.explanation import OUTCOMES
+from engines.api.schema import ADMIT_REASONS, LIVING
 from fleet import api
 
 
@@ -74,7 +74,7 @@ class Explanation(serializers.Serializer[Any]):
 
     allowed = serializers.BooleanField(help_text="No rule refuses; the engine's state may.")
     decisions = Decision(many=True, help_text="In the order in which they are asked: the first that refuses decides.")
-    would = serializers.ChoiceField(choices=explain.OUTCOMES)
+    would = serializers.ChoiceField(choices=OUTCOMES)
     refusal = serializers.CharField(
         allow_null=True, help_text=f"Of `refuse`: the error's code, or an admit's reason ({', '.join(ADMIT_REASONS)})."
     )

@@ -18,7 +18,7 @@ CRITICAL_COUNT = 5  # at least this many of them
 
 def of_product(product: Product) -> dict[str, object]:
     """Counts by state: `total`, `by_status` (every state), `health`, `unhealthy_count`."""
-    living = Engine.objects.filter(product=product, destroyed_at=None)
+    living = Engine.objects.living().filter(product=product)
     counts = {status.value: 0 for status in Status if status != Status.DESTROYED}
     counts |= dict(living.values_list("status").annotate(Count("pk")).order_by())
     total, failed = sum(counts.values()), counts[Status.FAILED]

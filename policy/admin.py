@@ -24,7 +24,7 @@ from policy.errors import (
     ProductSlugExists,
 )
 from policy.forms import HOUR_S, EnvForm, NewAdminKey, NewKey, OverrideForm, PolicyForm, Registration, Rotation
-from policy.models import AdminKey, PlatformKey, PolicyOverride, Product
+from policy.models import AdminKey, PlatformKey, PolicyOverride, Product, ProductQuerySet
 from policy.rules import RULES
 
 OPERATE = "policy.operate_product"
@@ -59,11 +59,11 @@ class ProductAdmin(ReadOnlyAdmin):
         return [*paths, *super().get_urls()]
 
     def get_search_results(
-        self, request: HttpRequest, queryset: "QuerySet[Product]", search_term: str
+        self, request: HttpRequest, queryset: ProductQuerySet, search_term: str
     ) -> tuple["QuerySet[Product]", bool]:
         term = search_term.strip()
         uuid = uuids.parse(term)
-        living = queryset.filter(deleted_at=None)  # a tombstone's page is only linked to, by what outlived the product
+        living = queryset.living()  # a tombstone's page is only linked to, by what outlived the product
         return (living.filter(Q(slug=term) if uuid is None else Q(pk=uuid)) if term else living), False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -76,7 +76,7 @@ class ProductAdmin(ReadOnlyAdmin):
             "may_operate": request.user.has_perm(OPERATE) and found.deleted_at is None,
             "form": PolicyForm(initial=found.policy),
             "rules": [(name, wording.value(found.policy.get(name, "-")), rule.meaning) for name, rule in RULES.items()],
-            "overrides": [_override(override) for override in found.overrides.filter(overrides.LIVING)],
+            "overrides": [_override(override) for override in found.overrides.living()],
             "created": wording.moment(found.created_at),
             "suspended": wording.moment(found.suspended_at),
             "deleted": wording.moment(found.deleted_at),
@@ -210,7 +210,7 @@ class ProductAdmin(ReadOnlyAdmin):
     def get_product(self, request: HttpRequest, product_id: UUID, permission: str) -> Product:
         """The product, for who has the permission. Raises PermissionDenied, Http404."""
         self.check_permission(request, request.user.has_perm(permission))
-        return get_object_or_404(Product, pk=product_id, deleted_at=None)
+        return get_object_or_404(Product.objects.living(), pk=product_id)
 
     # -- columns -------------------------------------------------------------------------------------------------------
 

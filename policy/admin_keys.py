@@ -32,7 +32,7 @@ def issue(name: str, *, by: Actor, expires_in_s: int | None = None) -> tuple[Adm
 @transaction.atomic
 def revoke(key_id: UUID, *, by: Actor) -> AdminKey:
     """End an admin key: the next request with it is refused, in every process. Raises AdminKeyNotFound."""
-    key = AdminKey.objects.select_for_update().filter(pk=key_id, revoked_at=None).first()
+    key = AdminKey.objects.unrevoked().select_for_update().filter(pk=key_id).first()
     if key is None:
         raise AdminKeyNotFound("No such admin key, or it is revoked already.")
     AdminKey.objects.filter(pk=key_id).update(revoked_at=Now())

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from policy import crypto
 from policy.errors import IdempotencyMismatch, InvalidIdempotencyKey
+from policy.models import IdempotencyKey, IdempotencyKeyQuerySet
 
 if TYPE_CHECKING:
     from rest_framework.request import Request  # at run time workers purge keys, and do without the framework
 
 HEADER = "Idempotency-Key"
-KEPT_HOURS = 24
 T = TypeVar("T")
 
 
@@ -66,7 +66,7 @@ def once(
         try:
             result = effect()
         except refusals as refusal:
-            _forget(scope)
+            scope.rows().delete()
             refused = refusal
         else:
             _keep(scope, keep(result))
@@ -85,25 +85,32 @@ def recall(request: "Request", caller: str) -> Kept | None:
 
 
 def purge() -> int:
-    """Forget the keys that are older than a day; returns how many."""
-    with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM policy_idempotencykey WHERE created_at < now() - make_interval(hours => %s)", [KEPT_HOURS])
-        return int(cursor.rowcount)
+    """Forget the keys that are older than KEPT_HOURS; returns how many."""
+    return IdempotencyKey.objects.too_old().delete()[0]
 
 
-_SCOPE = "caller = %s AND method = %s AND path = %s AND key = %s"
-_OVER = "(created_at < now() - make_interval(hours => %s) OR (operation_id IS NULL AND answer_ciphertext = ''))"
-"""Too old, or with nothing kept under it: admits once left such rows, and do while the version before this one still runs."""
+@dataclass(frozen=True)
+class _Scope:
+    """What a key holds for: one caller, method and path."""
+
+    caller: str
+    method: str
+    path: str
+    key: str
+
+    def rows(self) -> IdempotencyKeyQuerySet:
+        """The key's row, if it is there."""
+        return IdempotencyKey.objects.filter(**vars(self))
 
 
-def _scope(request: "Request", caller: str) -> tuple[str, ...] | None:
-    """What the request's key holds for; None without one. Raises InvalidIdempotencyKey."""
+def _scope(request: "Request", caller: str) -> _Scope | None:
+    """What the request's key holds for; None without a key. Raises InvalidIdempotencyKey."""
     key = request.headers.get(HEADER)
     if key is None:
         return None
     if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
         raise InvalidIdempotencyKey(f"{HEADER}: must be 1 to 255 printable ASCII characters.")
-    return caller, request.method or "", request.path_info, key
+    return _Scope(caller, request.method or "", request.path_info, key)
 
 
 def _fingerprint(request: "Request") -> str:
@@ -111,45 +118,27 @@ def _fingerprint(request: "Request") -> str:
     return hashlib.sha256(json.dumps(request.data, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _claim(scope: tuple[str, ...], fingerprint: str) -> Kept | None:
-    """Take the key for this transaction, or say what the call that has it left. Waits while that one is under way."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"DELETE FROM policy_idempotencykey WHERE {_SCOPE} AND {_OVER}", [*scope, KEPT_HOURS])
-        cursor.execute(
-            "INSERT INTO policy_idempotencykey (caller, method, path, key, fingerprint) VALUES (%s, %s, %s, %s, %s)"
-            " ON CONFLICT DO NOTHING",
-            [*scope, fingerprint],
-        )
-        if cursor.rowcount == 1:
-            return None
+def _claim(scope: _Scope, fingerprint: str) -> Kept | None:
+    """Take the key for this transaction, or say what an earlier call has left under it.
+
+    The insert waits while another call with the key is under way. That call then has left something under the key, or its row is
+    gone.
+    """
+    scope.rows().void().delete()
+    IdempotencyKey.objects.bulk_create([IdempotencyKey(**vars(scope), fingerprint=fingerprint)], ignore_conflicts=True)
     return _read(scope, fingerprint)
 
 
-def _read(scope: tuple[str, ...], fingerprint: str) -> Kept | None:
-    """What is kept under the key. Raises IdempotencyMismatch when that is another request's."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT fingerprint, operation_id, answer_ciphertext FROM policy_idempotencykey WHERE {_SCOPE} AND NOT {_OVER}",
-            [*scope, KEPT_HOURS],
-        )
-        row = cursor.fetchone()
+def _read(scope: _Scope, fingerprint: str) -> Kept | None:
+    """What is kept under the key; None when there is nothing. Raises IdempotencyMismatch when another request left it."""
+    row = scope.rows().valid().first()
     if row is None:
         return None
-    theirs, operation_id, ciphertext = row
-    if theirs != fingerprint:
+    if row.fingerprint != fingerprint:
         raise IdempotencyMismatch(f"This {HEADER} was used for another request; use a new key for a new request.")
-    return Kept(operation_id, json.loads(crypto.decrypt(ciphertext)) if ciphertext else None)
+    return Kept(row.operation_id, json.loads(crypto.decrypt(row.answer_ciphertext)) if row.answer_ciphertext else None)
 
 
-def _keep(scope: tuple[str, ...], kept: Kept) -> None:
+def _keep(scope: _Scope, kept: Kept) -> None:
     ciphertext = crypto.encrypt(json.dumps(kept.answer)) if kept.answer is not None else ""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE policy_idempotencykey SET operation_id = %s, answer_ciphertext = %s WHERE {_SCOPE}",
-            [kept.operation_id, ciphertext, *scope],
-        )
-
-
-def _forget(scope: tuple[str, ...]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"DELETE FROM policy_idempotencykey WHERE {_SCOPE}", scope)
+    scope.rows().update(operation_id=kept.operation_id, answer_ciphertext=ciphertext)

@@ -1,23 +1,22 @@
 """What platform keys and admin keys have in common: how one is made, when it lives, and how it is found by its plaintext."""
 
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from policy import crypto
-from policy.models import Key
+from policy.models import Key, KeyQuerySet
 
 K = TypeVar("K", bound=Key)
 
-LIVING = Q(revoked_at=None) & (Q(expires_at=None) | Q(expires_at__gt=Now()))
 _UNMARKED = Q(last_used_at=None) | Q(last_used_at__lt=Now() - timedelta(minutes=1))
 
 MAX_S = 10 * 365 * 24 * 3600  # the longest life of a key with an end
 
 
-def make(keys: "QuerySet[K]", prefix: str, expires_in_s: int | None, **columns: Any) -> tuple[K, str]:
+def make(keys: "KeyQuerySet[K]", prefix: str, expires_in_s: int | None, **columns: Any) -> tuple[K, str]:
     """Insert a key; returns it with its plaintext, which is kept nowhere. `expires_in_s` None: it lives until it is revoked."""
     plaintext = crypto.make_key(prefix)
     key = keys.create(
@@ -30,15 +29,15 @@ def make(keys: "QuerySet[K]", prefix: str, expires_in_s: int | None, **columns: 
     return key, plaintext
 
 
-def find(keys: "QuerySet[K]", plaintext: str) -> K | None:
+def find(keys: "KeyQuerySet[K]", plaintext: str) -> K | None:
     """The living one of `keys` with this plaintext, in one read by index. Marks its last use, at most once a minute."""
     digest = crypto.hash_key(plaintext)
-    key = keys.filter(LIVING, key_hash=digest).annotate(unmarked=_UNMARKED).first()
+    key: Any = keys.living().filter(key_hash=digest).annotate(unmarked=_UNMARKED).first()
     if key is None or not crypto.matches(digest, key.key_hash):
         return None
     if vars(key)["unmarked"]:
         mark_used(key)
-    return key
+    return cast(K, key)
 
 
 def mark_used(key: Key) -> None:

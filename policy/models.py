@@ -1,15 +1,30 @@
 """Products (API tenants), their platform keys and engine environments, and the operator's admin keys."""
 
 import uuid
-from datetime import datetime
-from typing import ClassVar
+from datetime import datetime, timedelta
+from typing import ClassVar, Self, TypeVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+KEPT_HOURS = 24  # for which an `Idempotency-Key` holds
+_TOO_OLD = Q(created_at__lt=Now() - timedelta(hours=KEPT_HOURS))
+_EMPTY = Q(operation_id=None, answer_ciphertext="")
 SLUG_PATTERN = r"[a-z0-9][a-z0-9-]{1,62}"
+
+
+class ProductQuerySet(models.QuerySet["Product"]):
+    """Queries of products."""
+
+    def living(self) -> Self:
+        """Every product that is not deleted."""
+        return self.filter(deleted_at=None)
+
+    def locked(self) -> Self:
+        """Locked for this transaction against other intents, but not against new rows that refer to them."""
+        return self.select_for_update(no_key=True)
 
 
 class Product(models.Model):
@@ -33,6 +48,8 @@ class Product(models.Model):
     deleted_at = models.DateTimeField(null=True, help_text="Set on the tombstone, which keeps the slug taken.")
 
     read_at: datetime | None = None  # the database's clock when it was read, where the query asked for it
+
+    objects = ProductQuerySet.as_manager()
 
     class Meta:
         ordering = ("slug",)
@@ -64,6 +81,21 @@ class Scope(models.TextChoices):
     READ = "read"
 
 
+KeyModel = TypeVar("KeyModel", bound="Key")
+
+
+class KeyQuerySet(models.QuerySet[KeyModel]):
+    """Queries of keys of one kind."""
+
+    def living(self) -> Self:
+        """Every key that is neither revoked nor expired."""
+        return self.filter(Q(expires_at=None) | Q(expires_at__gt=Now()), revoked_at=None)
+
+    def unrevoked(self) -> Self:
+        """Every key that is not revoked, expired or not."""
+        return self.filter(revoked_at=None)
+
+
 class Key(models.Model):
     """A key of which only the hash is kept, and a few characters to tell keys apart.
 
@@ -91,6 +123,8 @@ class PlatformKey(Key):
     product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="keys")
     scopes = ArrayField(models.TextField(choices=Scope.choices), db_default=Scope.values)
 
+    objects = KeyQuerySet["PlatformKey"].as_manager()
+
     class Meta:
         ordering = ("-created_at",)
         default_permissions = ("view",)
@@ -106,6 +140,8 @@ class AdminKey(Key):
     """A named key of the operator, beside ORCH_ADMIN_KEY. Written by `policy.admin_keys` only."""
 
     name = models.TextField(help_text="Names the key in the audit log.")
+
+    objects = KeyQuerySet["AdminKey"].as_manager()
 
     class Meta:
         ordering = ("-created_at",)
@@ -140,6 +176,22 @@ class EngineEnv(models.Model):
         return f"version {self.version}"
 
 
+class PolicyOverrideQuerySet(models.QuerySet["PolicyOverride"]):
+    """Queries of overrides."""
+
+    def open(self) -> Self:
+        """Every override whose end has no row yet, expired or not."""
+        return self.filter(ended_at=None)
+
+    def living(self) -> Self:
+        """Every override that has its effect now."""
+        return self.open().filter(expires_at__gt=Now())
+
+    def expired(self) -> Self:
+        """Every override that expired and whose end has no row yet."""
+        return self.open().filter(expires_at__lte=Now())
+
+
 class PolicyOverride(models.Model):
     """Another value of one rule of a product's policy, for a time. Written by `policy.overrides` only."""
 
@@ -152,6 +204,8 @@ class PolicyOverride(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, help_text="Null until its end has a row; it has no effect after `expires_at`.")
+
+    objects = PolicyOverrideQuerySet.as_manager()
 
     class Meta:
         ordering = ("-created_at",)
@@ -167,6 +221,22 @@ class PolicyOverride(models.Model):
         return f"{self.rule} {self.pk}"
 
 
+class IdempotencyKeyQuerySet(models.QuerySet["IdempotencyKey"]):
+    """Queries of idempotency keys."""
+
+    def too_old(self) -> Self:
+        """Every key that is not kept any longer."""
+        return self.filter(_TOO_OLD)
+
+    def void(self) -> Self:
+        """Every key that is too old, or that nothing is kept under: a later call may take such a key."""
+        return self.filter(_TOO_OLD | _EMPTY)
+
+    def valid(self) -> Self:
+        """Every key that a call is answered from."""
+        return self.exclude(_TOO_OLD | _EMPTY)
+
+
 class IdempotencyKey(models.Model):
     """A mutating call that a caller may send again under the same `Idempotency-Key`. Written by `policy.idempotency` only."""
 
@@ -179,6 +249,8 @@ class IdempotencyKey(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     operation_id = models.UUIDField(null=True, help_text="What the call asked for; its answer is rebuilt from there.")
     answer_ciphertext = models.TextField(db_default="", help_text="The answer, where it cannot be rebuilt: a Fernet token.")
+
+    objects = IdempotencyKeyQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()

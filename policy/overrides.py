@@ -11,8 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
-from django.db.models import Q
+from django.db import transaction
 from django.db.models.functions import Now
 
 from audit import trail
@@ -24,8 +23,6 @@ from policy.errors import OverrideNotFound, ProductNotFound
 from policy.models import PolicyOverride, Product
 
 MAX_S = 366 * 24 * 3600  # the longest that a value may be called temporary
-
-LIVING = Q(ended_at=None) & Q(expires_at__gt=Now())
 
 
 def in_force(product: Product) -> dict[str, Any]:
@@ -51,7 +48,7 @@ def grant(product_id: UUID, rule: str, value: object, *, reason: str, expires_in
     checked = rules.check({rule: value})[rule]
     product = products.lock(product_id)
     _end_expired(product)
-    for earlier in product.overrides.filter(ended_at=None, rule=rule):
+    for earlier in product.overrides.open().filter(rule=rule):
         _end(earlier, "replaced", by=by)
     made = PolicyOverride.objects.create(
         product=product,
@@ -72,7 +69,7 @@ def grant(product_id: UUID, rule: str, value: object, *, reason: str, expires_in
 def end(product_id: UUID, override_id: UUID, *, by: Actor) -> PolicyOverride:
     """End a living override before its time. Raises ProductNotFound, OverrideNotFound."""
     product = products.lock(product_id)
-    found = product.overrides.filter(LIVING, pk=override_id).first()
+    found = product.overrides.living().filter(pk=override_id).first()
     if found is None:
         raise OverrideNotFound("The product has no living override with this id.")
     _end(found, "revoked", by=by)
@@ -84,14 +81,14 @@ def end(product_id: UUID, override_id: UUID, *, by: Actor) -> PolicyOverride:
 def end_all(product: Product, *, by: Actor) -> None:
     """End every override of a locked product, which is being deleted."""
     _end_expired(product)
-    for override in product.overrides.filter(ended_at=None):
+    for override in product.overrides.open():
         _end(override, "product_deleted", by=by)
     _copy(product.pk)
 
 
 def end_due() -> int:
     """Write the end of every override that expired; returns how many. However often it is called, each has one."""
-    due = PolicyOverride.objects.filter(ended_at=None, expires_at__lte=Now())
+    due = PolicyOverride.objects.expired()
     return sum(_end_due_of(product_id) for product_id in due.order_by().values_list("product_id", flat=True).distinct())
 
 
@@ -107,7 +104,7 @@ def _end_due_of(product_id: UUID) -> int:
 
 
 def _end_expired(product: Product) -> int:
-    return sum(_end(over, "expired", by=SYSTEM) for over in product.overrides.filter(ended_at=None, expires_at__lte=Now()))
+    return sum(_end(over, "expired", by=SYSTEM) for over in product.overrides.expired())
 
 
 def _end(override: PolicyOverride, cause: str, *, by: Actor) -> bool:
@@ -123,14 +120,10 @@ def _end(override: PolicyOverride, cause: str, *, by: Actor) -> bool:
 
 
 def _copy(product_id: UUID) -> None:
-    """Have the product's row say which overrides are open."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE policy_product p SET overridden = (SELECT coalesce(jsonb_object_agg(o.rule,"
-            " jsonb_build_object('value', o.value, 'until', o.expires_at)), '{}') FROM policy_policyoverride o"
-            " WHERE o.product_id = p.id AND o.ended_at IS NULL) WHERE p.id = %s",
-            [product_id],
-        )
+    """Have the row of the locked product say which overrides are open."""
+    found = PolicyOverride.objects.open().filter(product_id=product_id)
+    copied = {over.rule: {"value": over.value, "until": over.expires_at.isoformat()} for over in found}
+    Product.objects.filter(pk=product_id).update(overridden=copied)
 
 
 def _told(override: PolicyOverride) -> Mapping[str, Any]:

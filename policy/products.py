@@ -51,14 +51,14 @@ def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tupl
 def get(product_id: UUID) -> Product:
     """The product with this id. Raises ProductNotFound."""
     try:
-        return Product.objects.get(pk=product_id, deleted_at=None)
+        return Product.objects.living().get(pk=product_id)
     except Product.DoesNotExist as error:
         raise ProductNotFound(f"No product has the id {product_id}.") from error
 
 
 def lock(product_id: UUID) -> Product:
     """The product, locked for this transaction against other intents (not against foreign keys to it). Raises ProductNotFound."""
-    row = Product.objects.select_for_update(no_key=True).filter(pk=product_id, deleted_at=None).annotate(clock=Now()).first()
+    row = Product.objects.living().locked().filter(pk=product_id).annotate(clock=Now()).first()
     if row is None:
         raise ProductNotFound(f"No product has the id {product_id}.")
     row.read_at = vars(row)["clock"]
@@ -83,8 +83,8 @@ def update_policy(product_id: UUID, policy: object, *, by: Actor) -> Product:
 def suspend(product_id: UUID, reason: str, *, by: Actor, stop_engines: bool = False) -> Product:
     """Refuse from the next request on what would admit a user or make an engine run. `reason` is told to the product.
 
-    `stop_engines` is noted: `engines.tenants` stops them. A product that is suspended already stays so for the reason it was.
-    Raises ProductNotFound.
+    `stop_engines` is noted: `engines.lifecycle.products` stops them. A product that is suspended already stays so for the reason
+    it was. Raises ProductNotFound.
     """
     product = lock(product_id)
     if product.suspended_at is None:
@@ -158,7 +158,7 @@ def rotate_key(
     Raises ProductNotFound, PlatformKeyNotFound.
     """
     product = lock(product_id)
-    living = product.keys.filter(keys.LIVING)
+    living = product.keys.living()
     old_ids = list((living if key_id is None else living.filter(pk=key_id)).values_list("pk", flat=True))
     if key_id is not None and not old_ids:
         raise PlatformKeyNotFound("The product has no living platform key with this id.")
@@ -183,7 +183,7 @@ def find_key(product_id: UUID, key_id: UUID) -> PlatformKey:
 @transaction.atomic
 def revoke_key(key_id: UUID, *, by: Actor) -> PlatformKey:
     """End a platform key: the next request with it is refused, in every process. Raises PlatformKeyNotFound."""
-    unrevoked = PlatformKey.objects.select_for_update(of=("self",)).select_related("product").filter(revoked_at=None)
+    unrevoked = PlatformKey.objects.select_for_update(of=("self",)).select_related("product").unrevoked()
     key = unrevoked.filter(pk=key_id).first()
     if key is None:
         raise PlatformKeyNotFound("No such platform key, or it is revoked already.")

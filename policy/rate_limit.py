@@ -58,7 +58,7 @@ def hit(product_id: str, policy: Policy) -> Window | None:
     return window
 
 
-def look(product_id: str, policy: Policy) -> Window | None:
+def peek(product_id: str, policy: Policy) -> Window | None:
     """What is left, without counting anything; None where `hit` gives None."""
     limit = policy.get("rate_limit_rpm")
     if limit is None or limit == 0:

@@ -26,7 +26,7 @@ def get() -> "Backend":
             socket = settings.ENGINES_ROOT.with_name("run") / "memory.sock"  # beside the home's other sockets
             return MemoryBackend(socket, env.backend_timeout_s, bind=env.engine_bind)
         case "subprocess":
-            from engines.backends.subprocess import SubprocessBackend
+            from engines.backends.process.backend import SubprocessBackend
 
             catalog = Path(env.catalog_mount_path) if env.catalog_mount_path else None
             return SubprocessBackend(settings.ENGINES_ROOT, env.backend_timeout_s, bind=env.engine_bind, catalog=catalog)

@@ -10,7 +10,7 @@ work done returns quietly. No verb touches the registry. Every verb ends within 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
@@ -126,6 +126,13 @@ def instance_name(deployment: str, engine_id: UUID) -> str:
     return f"{deployment}-{engine_id}"
 
 
+OnEvicted = Callable[[str], None]
+
+
+def ignore(_container: str) -> None:
+    """For a caller that need not know what was evicted."""
+
+
 class Backend(ABC):
     """Where engines run. See the module's docstring for what holds for every verb."""
 
@@ -160,16 +167,12 @@ class Backend(ABC):
         BackendUnavailable.
         """
 
-    def take_evicted(self) -> Sequence[str]:
-        """What the verbs of this thread have removed since the last call because it stood in an engine's name: the runtime's ids.
-
-        It was none of ours by its labels; whoever asks gives it a row.
-        """
-        return ()
-
     @abstractmethod
-    def create(self, spec: Spec) -> str:
+    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
         """Make the instance, and the engine's volume when it has none, without starting it; returns the digest it is made of.
+
+        `on_evicted` is called with the runtime's id of each thing that stood in the engine's name without our labels and was
+        removed for the instance, also when the verb fails afterwards.
 
         Before: nothing is required. After: `observe` says CREATED, or what it said before if the instance was there already
         (an instance with these labels is adopted, whatever state it is in; its port follows `spec.port` while it does not
@@ -178,8 +181,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def start(self, ref: Ref) -> None:
+    def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
         """Start the instance; healthy is another question, asked over HTTP.
+
+        `on_evicted`: as of `create`.
 
         Before: it exists, else InstanceMissing. After: `observe` says RUNNING, or EXITED if the engine ended by itself at once.
         No two instances of one engine ever run at a time: BackendError while another one does. Others that do not run may be

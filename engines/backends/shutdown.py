@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from engines.backends import processes
 from engines.backends.base import Backend, BackendError, Ref, State
+from engines.backends.process import processes
 
 AT_ONCE = 128  # threads; they only wait
 SETTLE_S = 0.3  # a launcher that outlived its worker may still bring up an engine after the first look

@@ -55,5 +55,5 @@ def deployment(url: str) -> Iterator[Deployment]:
     try:
         yield Deployment(url, product, session)
     finally:
-        for engine in Engine.objects.filter(product=product, destroyed_at=None):
+        for engine in Engine.objects.living().filter(product=product):
             lifecycle.destroy(engine, by=actors.ADMIN)

@@ -8,7 +8,7 @@ from django.db import transaction
 
 from audit import actors
 from audit.actions import Action
-from engines import moves
+from engines.lifecycle import moves
 from engines.models import Engine, Status
 from fleet.bench import registry
 

@@ -2,7 +2,8 @@
 
 from audit import actors
 from audit.actors import SYSTEM
-from engines import lifecycle, operations, outcomes
+from engines import lifecycle, operations
+from engines.lifecycle import outcomes
 from engines.models import Engine, Status
 
 STAFF = actors.staff("ada")
@@ -16,7 +17,7 @@ def ending(engine, error=None):
     if error:
         outcome = outcomes.failed(operation, lease.attempt, error)
     else:
-        outcome = outcomes.succeeded(operation, fresh(engine), {"attempt": lease.attempt})
+        outcome = outcomes.succeeded(operation, fresh(engine), lease.attempt)
     return lambda: lifecycle.settle(lease, operation, outcome)
 
 

@@ -4,7 +4,9 @@ import pytest
 from django.db import DatabaseError
 
 from audit.actors import SYSTEM
-from engines import automatic, health, lifecycle, operations, outcomes
+from engines import lifecycle, operations
+from engines.health import loop, probes
+from engines.lifecycle import outcomes
 from engines.models import Engine, Kind, Operation, Status
 from policy import products
 from policy.errors import QuotaExceeded
@@ -80,7 +82,7 @@ def test_cancel_sleep(product, changes_nothing):
 
 def test_auto_restart(product, changes_nothing):
     engine = put(product, Status.FAILED)
-    assert changes_nothing(lambda: automatic.auto_restart(engine.pk, by=SYSTEM))
+    assert changes_nothing(lambda: lifecycle.auto_restart(engine.pk, by=SYSTEM))
 
 
 def test_reveal_key(product, changes_nothing):
@@ -97,8 +99,8 @@ def test_mark_failed(product, changes_nothing):
 
 def test_judge(product, changes_nothing):
     engine = put(product)
-    target = health.Target(engine.pk, engine.seq, engine.port)
-    changes_nothing(lambda: health.judge([target], [health.Result(True, "ok")]))
+    target = probes.Target(engine.pk, engine.seq, engine.port)
+    changes_nothing(lambda: loop.judge([target], [probes.Result(True, "ok")]))
     assert fresh(engine).last_health_ok
 
 
@@ -136,7 +138,7 @@ def test_settle_provision(product, changes_nothing, error):
 @pytest.mark.parametrize("retry_in_s", [5.0, None])
 def test_settle_failed_restart(product, changes_nothing, retry_in_s):
     engine = put(product, Status.FAILED)
-    operation = automatic.auto_restart(engine.pk, by=SYSTEM)
+    operation = lifecycle.auto_restart(engine.pk, by=SYSTEM)
     lease = operations.claim(operation.pk)
     outcome = outcomes.restart_failed(operation, lease.attempt, ERROR, retry_in_s)
     assert changes_nothing(lambda: lifecycle.settle(lease, operation, outcome))

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from audit import actors
 from audit.actors import SYSTEM
 from audit.models import AuditRow
-from engines import automatic, lifecycle, operations, outcomes
+from engines import lifecycle, operations
 from engines.errors import EngineError
-from engines.models import Engine, Operation, Status
+from engines.lifecycle import outcomes
+from engines.models import Engine, Operation, Status, Trigger
 from fleet import consistency, documents
 
 BY = actors.product("acme")
@@ -62,8 +63,8 @@ class Life:
 
     def _outcome(self, how, operation, lease):
         if how != "failed":
-            return outcomes.succeeded(operation, operation.engine, {"attempt": lease.attempt})
-        if outcomes.is_automatic(operation):
+            return outcomes.succeeded(operation, operation.engine, lease.attempt)
+        if operation.trigger == Trigger.HEALTH:
             return outcomes.restart_failed(operation, lease.attempt, ERROR, None if lease.attempt % 2 else 0.0)
         status = Status.RUNNING if operation.kind == "rotate_key" and lease.attempt % 2 else Status.FAILED
         return outcomes.failed(operation, lease.attempt, ERROR, status=status)
@@ -73,7 +74,7 @@ class Life:
         lifecycle.mark_failed(self.engine.pk, seq, by=SYSTEM, result="timeout", failures=3, retry_in_s=0.0 if seq % 3 else None)
 
     def heal(self):
-        automatic.auto_restart(self.engine.pk, by=SYSTEM)
+        lifecycle.auto_restart(self.engine.pk, by=SYSTEM)
 
     def wake_up(self):
         try:

@@ -16,8 +16,8 @@ from fleet import openapi
 from policy.models import IdempotencyKey
 from roundhouse_client import ApiError, Client, Operator, StillRunning, Unreachable, results
 from tests import waiting
+from tests.engines.api.test_server import USER_IDS
 from tests.engines.registry import put_engine
-from tests.engines.test_api_server import USER_IDS
 
 
 def test_every_operation_of_the_api_is_a_method():

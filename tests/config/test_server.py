@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from audit import actors
-from engines.gate import PATIENCE_S
+from engines.admission.gate import PATIENCE_S
 from engines.models import Operation
 from policy import products
 from tests import waiting

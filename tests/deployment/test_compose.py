@@ -92,8 +92,8 @@ import os, uuid, django
 django.setup()
 from engines import health
 living = uuid.UUID(os.environ["LIVING"])
-targets = [health.Target(engine_id, 1, 9001) for engine_id in (*(uuid.uuid4() for _ in range(120)), living)]
-print([result.text for result in health.probe_all(targets)][-2:])
+targets = [probes.Target(engine_id, 1, 9001) for engine_id in (*(uuid.uuid4() for _ in range(120)), living)]
+print([result.text for result in probes.probe_all(targets)][-2:])
 """
 
 

@@ -1,11 +1,15 @@
 """The runtime is made to agree with the registry."""
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from audit import actors
 from audit.models import AuditRow
-from engines import automatic, backends, health, hosts, lifecycle, operations, outcomes, reconcile
+from engines import backends, hosts, lifecycle, operations, reconcile
 from engines.backends.base import BackendError, BackendUnavailable, Ref, Spec, State
+from engines.health import loop, probes
+from engines.lifecycle import outcomes
 from engines.models import Engine, Operation, Status
 from tests.engines.crew import in_parallel
 from tests.engines.registry import put_engine
@@ -20,6 +24,18 @@ def spec(engine, incarnation):
 def test_sweep_leaves_a_settled_fleet_alone(running_engine):
     assert reconcile.sweep() == 0
     assert backends.get().observe(Ref(running_engine.pk, 1)) == State.RUNNING
+
+
+def test_sweep_of_many_engines_sends_as_many_queries_as_of_few(running_engine, product):
+    def queries():
+        with CaptureQueriesContext(connection) as sent:
+            assert reconcile.sweep() == 0
+        return len(sent)
+
+    few = queries()
+    for n in range(20):
+        backends.get().create(spec(put_engine(product, f"user-{n}"), 1))
+    assert queries() == few
 
 
 def test_sweep_removes_what_a_late_worker_made_of_a_destroyed_engine(running_engine, carry_out):
@@ -195,9 +211,9 @@ def test_resume_opens_one_restart_however_many_do_it(product, memory_backend):
 
 def test_resume_leaves_alone_what_has_moved_since_it_was_looked_at(product, memory_backend):
     engine = put_engine(product)
-    assert automatic.resume(engine.pk, engine.seq - 1, by=actors.SYSTEM) is None
+    assert lifecycle.resume(engine.pk, engine.seq - 1, by=actors.SYSTEM) is None
     lifecycle.stop(engine, by=ACME)
-    assert automatic.resume(engine.pk, engine.seq, by=actors.SYSTEM) is None
+    assert lifecycle.resume(engine.pk, engine.seq, by=actors.SYSTEM) is None
 
 
 def test_host_stays_unsettled_until_all_of_it_could_be_looked_at(product, memory_backend):
@@ -227,7 +243,7 @@ def test_begin_leaves_it_to_the_first_judgement_while_the_backend_does_not_answe
     memory_backend.unavailable = True
     reconcile.begin()
     memory_backend.unavailable = False
-    health.judge([health.Target(engine.pk, engine.seq, engine.port)], [health.Result(False, "connect_error")])
+    loop.judge([probes.Target(engine.pk, engine.seq, engine.port)], [probes.Result(False, "connect_error")])
     assert Operation.objects.get(engine=engine).params == {"cause": "host_restarted"}
     engine.refresh_from_db()
     assert (engine.status, engine.health_failures) == (Status.RUNNING, 0)
@@ -237,9 +253,9 @@ def test_bad_probes_do_not_count_while_the_runtime_does_not_answer(settings, pro
     settings.ENV = settings.ENV.model_copy(update={"health_max_failures": 1})
     reconcile.host_is_settled()
     engine = settle_running(lifecycle.provision(product, "alice", by=ACME).engine)
-    target, bad = health.Target(engine.pk, engine.seq, engine.port), health.Result(False, "connect_error")
+    target, bad = probes.Target(engine.pk, engine.seq, engine.port), probes.Result(False, "connect_error")
     memory_backend.unavailable = True
-    health.judge([target], [bad])
+    loop.judge([target], [bad])
     engine.refresh_from_db()
     assert (engine.status, engine.health_failures) == (Status.RUNNING, 0)
 
@@ -247,6 +263,6 @@ def test_bad_probes_do_not_count_while_the_runtime_does_not_answer(settings, pro
 def settle_running(engine):
     """End the engine's provision as a worker would that found it healthy."""
     operation = engine.operations.get(finished_at=None)
-    assert lifecycle.settle(operations.claim(operation.pk), operation, outcomes.succeeded(operation, engine, {}))
+    assert lifecycle.settle(operations.claim(operation.pk), operation, outcomes.succeeded(operation, engine, 1))
     engine.refresh_from_db()
     return engine

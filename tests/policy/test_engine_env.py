@@ -12,8 +12,8 @@ from audit import actors
 from audit.models import AuditRow
 from engines import backends, lifecycle
 from engines import environments as old_environments
-from engines.backends import store
 from engines.backends.base import BackendError, Ref, State
+from engines.backends.process import store
 from engines.models import Engine
 from policy import crypto, environments
 from policy.models import EngineEnv

@@ -118,10 +118,10 @@ def test_reset_is_when_more_remain(db, used, aged_s):
     for _ in range(used):
         rate_limit.hit("p", {"rate_limit_rpm": 600})
     let_pass(aged_s)
-    now = rate_limit.look("p", {"rate_limit_rpm": 600})
+    now = rate_limit.peek("p", {"rate_limit_rpm": 600})
     if now.reset_s:
         let_pass(now.reset_s + 0.01)  # at the very moment the count is still the same
-        assert rate_limit.look("p", {"rate_limit_rpm": 600}).remaining > now.remaining
+        assert rate_limit.peek("p", {"rate_limit_rpm": 600}).remaining > now.remaining
     else:
         assert now.remaining == 600
 
@@ -140,16 +140,16 @@ def test_window_is_what_the_library_says(db):
         for _ in range(7):
             fits = strategy.test(item, "p")
             assert (hit(10) is True) == fits
-            assert strategy.get_window_stats(item, "p").remaining == rate_limit.look("p", {"rate_limit_rpm": 10}).remaining
+            assert strategy.get_window_stats(item, "p").remaining == rate_limit.peek("p", {"rate_limit_rpm": 10}).remaining
 
 
 def test_look_counts_nothing(db):
     policy = {"rate_limit_rpm": 3}
-    assert rate_limit.look("p", policy) == rate_limit.Window(3, 3, 0)
+    assert rate_limit.peek("p", policy) == rate_limit.Window(3, 3, 0)
     assert valkey.client().keys("*") == []
-    assert rate_limit.hit("p", policy) == rate_limit.look("p", policy) == rate_limit.Window(3, 2, 60)
-    assert rate_limit.look("p", {}) is None
-    assert rate_limit.look("p", {"rate_limit_rpm": 0}) == rate_limit.Window(0, 0, 60)
+    assert rate_limit.hit("p", policy) == rate_limit.peek("p", policy) == rate_limit.Window(3, 2, 60)
+    assert rate_limit.peek("p", {}) is None
+    assert rate_limit.peek("p", {"rate_limit_rpm": 0}) == rate_limit.Window(0, 0, 60)
 
 
 def test_retry_after_is_spread_from_the_reset_on(db):

@@ -12,12 +12,13 @@ from django.test.utils import CaptureQueriesContext
 
 from audit import actors
 from audit.models import AuditRow
-from engines import admission, lifecycle
+from engines import lifecycle
 from policy import overrides, products, rules, tasks
 from policy.errors import ImageDenied, InvalidPolicy, OverrideNotFound, ProductNotFound, QuotaExceeded, RateLimited
 from policy.models import PolicyOverride, Product
 from tests import waiting
 from tests.conftest import make_product
+from tests.engines import admits
 from tests.engines.crew import in_parallel
 from tests.engines.registry import put_engine
 from tests.stack import Stack
@@ -69,13 +70,13 @@ def test_grant_ends_to_the_instant_without_any_job(db):
 def test_override_decides_of_every_rule(db, settings):
     product = make_product(policy={"max_engines": 0, "rate_limit_rpm": 0})
     with pytest.raises(RateLimited):
-        admission.count(products.authenticate(product.key).product, "alice")
+        admits.count(products.authenticate(product.key).product, "alice")
     with pytest.raises(QuotaExceeded):
         lifecycle.provision(product, "alice", by=ACME)
     grant(product, "rate_limit_rpm", 7)
     grant(product, "max_engines", 1)
     grant(product, "memory_mb", 64)
-    assert admission.count(products.authenticate(product.key).product, "alice").limit == 7
+    assert admits.count(products.authenticate(product.key).product, "alice").limit == 7
     assert lifecycle.provision(product, "alice", by=ACME).engine.memory_mb == 64
     with pytest.raises(ImageDenied):
         lifecycle.provision(product, "bob", by=ACME, engine_version="acme/agent:1")

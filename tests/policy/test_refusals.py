@@ -14,13 +14,14 @@ from audit.actions import Action
 from audit.actors import Actor
 from audit.models import AuditRow
 from common import valkey
-from engines import admission, lifecycle
+from engines import lifecycle
 from engines.errors import CapacityExhausted
 from fleet import consistency
 from policy import refusals
 from policy.errors import ImageDenied, QuotaExceeded, RateLimited
 from tests import floods, waiting
 from tests.conftest import make_product
+from tests.engines import admits
 from tests.engines.crew import in_parallel
 from tests.freezing import frozen_valkey
 
@@ -156,9 +157,9 @@ def test_flood_of_each_rule_from_many_threads_is_two_rows_that_add_up(product, s
     product.save()
     roomy = make_product("roomy")
     settings.ENV = settings.ENV.model_copy(update={"host_memory_mb": 1})
-    admission.count(product, "alice")
+    admits.count(product, "alice")
     kinds = {
-        RateLimited: (lambda user: admission.count(product, user), 5000),
+        RateLimited: (lambda user: admits.count(product, user), 5000),
         QuotaExceeded: (lambda user: lifecycle.provision(product, user, by=Actor("acme")), 200),
         ImageDenied: (lambda user: lifecycle.provision(product, user, by=Actor("acme"), engine_version="x"), 200),
         CapacityExhausted: (lambda user: lifecycle.provision(roomy, user, by=Actor("roomy")), 200),
@@ -180,7 +181,7 @@ def test_refused_flood_costs_one_write(product, django_assert_num_queries):
     with django_assert_num_queries(1):
         for _ in range(100):
             with pytest.raises(RateLimited):
-                admission.count(product, "alice")
+                admits.count(product, "alice")
 
 
 # -- while Valkey is away --------------------------------------------------------------------------------------------------

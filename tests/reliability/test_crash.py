@@ -10,7 +10,7 @@ from django.conf import settings
 
 from audit.models import AuditRow
 from engines.addresses import url
-from engines.backends import store
+from engines.backends.process import store
 from engines.models import Engine
 from tests import waiting
 from tests.conftest import make_product, running_stack

@@ -8,9 +8,9 @@ import pytest
 
 from audit.models import AuditRow
 from config.celery import app
-from engines import leases
 from engines.lifecycle import find
 from engines.models import Engine, Kind, Operation
+from engines.worker import renewal
 from tests import waiting
 from tests.conftest import make_product, running_stack
 from tests.reliability import fleet, matrix
@@ -18,7 +18,7 @@ from tests.stack import WORKERS, Stack
 
 BOOT_S = 2.0
 LEASE_S = 3
-STALLED_S = leases.STALLED_LEASES * LEASE_S
+STALLED_S = renewal.STALLED_LEASES * LEASE_S
 ENVIRONMENT = {
     "ORCH_LEASE_S": str(LEASE_S),
     "ORCH_LEASE_RENEW_S": "1",

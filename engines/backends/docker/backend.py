@@ -20,9 +20,11 @@ from engines.backends.base import (
     InstanceMissing,
     NetworkFull,
     NetworkUnguarded,
+    OnEvicted,
     Ref,
     Spec,
     State,
+    ignore,
     instance_name,
 )
 from engines.backends.docker import containers, name_servers
@@ -49,7 +51,6 @@ class DockerBackend(Backend):
         self._daemon = Daemon(options.url, options.timeout_s)
         self._networks = Networks(self._daemon, options)
         self._guard = Guard(self._daemon, options)
-        self._evicted = threading.local()
         self._named = threading.local()
         self._lost: set[str] = set()  # names that the daemon keeps for containers that it does not have any more
 
@@ -58,14 +59,14 @@ class DockerBackend(Backend):
         with self._daemon.verb("resolve"):
             return str(self._resolve(image, kept)["Id"])
 
-    def create(self, spec: Spec) -> str:
+    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
         self._named.found = None
         with self._daemon.verb("create"):
             for _ in self._daemon.rounds():
                 found = self._find(spec.ref)
                 if found is None:
                     image = self._resolve(spec.image, spec.digest)
-                    if self._make(replace(spec, digest=image["Id"]), image["Config"]["Labels"] or ()):
+                    if self._make(replace(spec, digest=image["Id"]), image["Config"]["Labels"] or (), on_evicted):
                         return str(image["Id"])
                 elif found.runs or (found.port, found.reach) == (spec.port, self.options.reach):
                     self._named.found = found if found.name == self._name_of(spec.ref) else None
@@ -74,12 +75,7 @@ class DockerBackend(Backend):
                     self._discard(found.id, force=False)  # its port is part of it, and how it is reached
         raise AssertionError
 
-    def take_evicted(self) -> Sequence[str]:
-        evicted: list[str] = getattr(self._evicted, "ids", [])
-        self._evicted.ids = []
-        return evicted
-
-    def start(self, ref: Ref) -> None:
+    def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
         """A container runs only under its engine's name, and keeps that name for as long as it exists.
 
         To take the name is to remove the container that has it, which the daemon refuses for one that runs or is starting. So
@@ -89,7 +85,7 @@ class DockerBackend(Backend):
             self._guard.check()
             for _ in self._daemon.rounds():
                 mine, others = self._recall(ref) or self._look(ref)
-                if mine.runs or (self._take_name(mine, others) and self._run(mine)):
+                if mine.runs or (self._take_name(mine, others, on_evicted) and self._run(mine)):
                     if mine.reach == "container":
                         self._introduce(mine)
                     return
@@ -231,7 +227,7 @@ class DockerBackend(Backend):
         self._named.found = None
         return (found, ()) if found is not None and found.ref == ref and not found.runs else None
 
-    def _make(self, spec: Spec, image_labels: Iterable[str] = ()) -> bool:
+    def _make(self, spec: Spec, image_labels: Iterable[str] = (), on_evicted: OnEvicted = ignore) -> bool:
         """False when something of that name, or the lack of its network, was in the way and is not any more."""
         name = self._spare_name_of(spec.ref)
         try:
@@ -247,13 +243,13 @@ class DockerBackend(Backend):
             if _is_about_network(refused):
                 self._networks.forget(spec.product)
             elif is_conflict(refused):
-                self._clear_name(name, spec.ref.engine_id)
+                self._clear_name(name, spec.ref.engine_id, on_evicted)
             else:
                 raise
             return False
         return True
 
-    def _take_name(self, mine: Found, others: Sequence[Found]) -> bool:
+    def _take_name(self, mine: Found, others: Sequence[Found], on_evicted: OnEvicted) -> bool:
         """Give the engine's name to the instance. False when another worker was faster: look again."""
         name = self._name_of(mine.ref)
         if mine.name == name:
@@ -268,7 +264,7 @@ class DockerBackend(Backend):
         except APIError as refused:
             if not is_conflict(refused):
                 raise
-            self._clear_name(name, mine.ref.engine_id)
+            self._clear_name(name, mine.ref.engine_id, on_evicted)
             return False
         return True
 
@@ -336,7 +332,7 @@ class DockerBackend(Backend):
             if not is_conflict(refused):
                 raise
 
-    def _clear_name(self, name: str, engine_id: UUID) -> None:
+    def _clear_name(self, name: str, engine_id: UUID, on_evicted: OnEvicted) -> None:
         """Remove a container that has a name of the engine without its labels, or whose removal ended half-way.
 
         Another one of ours is left to whoever looks next. A name without a container is one that another worker is just making,
@@ -353,7 +349,7 @@ class DockerBackend(Backend):
         if (labels.get(containers.DEPLOYMENT), labels.get(containers.ENGINE)) != (self.options.deployment, str(engine_id)):
             log.warning("stranger_removed", container=holder["Id"][:12], name=name)
             self._discard(holder["Id"])
-            self._evicted.ids = [*getattr(self._evicted, "ids", []), holder["Id"][:12]]
+            on_evicted(holder["Id"][:12])
         elif holder["State"]["Status"] in ("removing", "dead"):
             self._discard(holder["Id"])
 

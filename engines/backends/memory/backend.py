@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from engines.backends.base import Backend, BackendError, BackendUnavailable, Instance, Ref, Spec, State
+from engines.backends.base import Backend, BackendError, BackendUnavailable, Instance, OnEvicted, Ref, Spec, State, ignore
 from engines.backends.memory import wire
 from engines.backends.memory.behaviour import Behaviour
 
@@ -38,10 +38,10 @@ class MemoryBackend(Backend):
     def resolve(self, image: str, kept: str = "") -> str:
         return str(self._call("resolve", image, kept))
 
-    def create(self, spec: Spec) -> str:
+    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
         return str(self._call("create", spec))
 
-    def start(self, ref: Ref) -> None:
+    def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
         self._call("start", ref, self.bind)
 
     def stop(self, ref: Ref, *, grace_s: float) -> None:

@@ -5,7 +5,7 @@ import docker
 import pytest
 
 from engines.backends.docker import DockerBackend
-from engines.backends.subprocess import SubprocessBackend
+from engines.backends.process.backend import SubprocessBackend
 from tests.engines.backends import dock, inside
 from tests.engines.backends.runtimes import processes_of
 from tests.memory import Server

@@ -13,10 +13,10 @@ from uuid import uuid4
 
 import pytest
 
-from engines import health
 from engines.backends.base import BackendError, BackendUnavailable, PortTaken, Ref, State
 from engines.backends.memory import Behaviour, MemoryBackend
 from engines.backends.shutdown import stop_all
+from engines.health import probes
 from tests import waiting
 from tests.engines.backends.runtimes import call, spec
 from tests.engines.strangers import OK, listening, saying
@@ -49,7 +49,7 @@ def started(backend, *specs):
 
 
 def probe(*specs):
-    return [found.text for found in health.probe_all([health.Target(each.ref.engine_id, 1, each.port) for each in specs])]
+    return [found.text for found in probes.probe_all([probes.Target(each.ref.engine_id, 1, each.port) for each in specs])]
 
 
 # -- trouble with verbs ------------------------------------------------------------------------------------------------

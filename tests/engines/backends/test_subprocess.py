@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import pytest
 
-from engines.backends import launch, processes, store
 from engines.backends.base import BackendError, BackendUnavailable, InstanceMissing, PortTaken, Ref, State
-from engines.backends.subprocess import MODULES, SubprocessBackend
+from engines.backends.process import launch, processes, store
+from engines.backends.process.backend import MODULES, SubprocessBackend
 from tests.engines.backends.runtimes import call, execute, is_healthy, processes_of, spec
 from tests.waiting import until
 
@@ -280,7 +280,7 @@ def test_start_raises_port_taken_for_a_stranger_on_the_port(local):
 
 def launched(backend, wanted, argv) -> int:
     order = {"folder": str(folder_of(backend, wanted)), "incarnation": 1, "argv": argv, "env": {}, "bind": "127.0.0.1"}
-    command = [sys.executable, "-m", "engines.backends.launch"]
+    command = [sys.executable, "-m", "engines.backends.process.launch"]
     return subprocess.run(command, input=json.dumps(order).encode(), cwd=ROOT, check=False).returncode
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from engines.backends.base import BackendError, Ref
-from engines.backends.subprocess import SubprocessBackend
+from engines.backends.process.backend import SubprocessBackend
 
 
 def main(root: str, verb: str, engine_id: str, incarnation: str) -> None:

@@ -1,0 +1,12 @@
+"""Engines, operations, and products with their engines, for staff. Django finds the pages by importing this package."""
+
+from django.contrib import admin
+
+from engines.admin.engines import EngineAdmin
+from engines.admin.operations import OperationAdmin
+from engines.admin.products import ProductWithEnginesAdmin
+from policy.models import Product
+
+__all__ = ["EngineAdmin", "OperationAdmin", "ProductWithEnginesAdmin"]
+
+admin.site.register(Product, ProductWithEnginesAdmin)

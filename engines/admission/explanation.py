@@ -1,0 +1,115 @@
+"""What would happen if a product asked for something now: the decisions of a real call, made without a lock and without effect.
+
+Each is made by the function that the real call asks, of facts as they are just now. What only an attempt can show is not
+foreseen: that no port is free, that the backend fails, or that somebody else is faster.
+"""
+
+from dataclasses import dataclass
+
+from django.db import connection, transaction
+
+from engines import identifiers, lifecycle
+from engines.admission import sight
+from engines.admission.sight import Course, Seen
+from engines.errors import EngineError
+from engines.lifecycle import plans
+from engines.lifecycle.plans import Plan
+from engines.models import Kind, Operation, OperationState
+from engines.operations import params_of
+from policy import decisions, overrides, rate_limit
+from policy.decisions import Decision
+from policy.models import Product
+
+VERBS = {
+    "admit": None,
+    "provision": Kind.PROVISION,
+    "start": Kind.START,
+    "stop": Kind.STOP,
+    "rotate-key": Kind.ROTATE_KEY,
+    "destroy": Kind.DESTROY,
+}
+"""What a product can ask for, as the API names it."""
+
+OUTCOMES = sorted({*Course, *(kind.value for kind in VERBS.values() if kind)})
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked for. `engine_version` is of a provision only, the flags of an admit."""
+
+    verb: str
+    user_id: str
+    engine_version: str = ""
+    auto_provision: bool = False
+    auto_wake: bool = False
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What every rule says, in the order in which they are asked; what would be done; and, for REFUSE, why.
+
+    `refusal` is what the call would raise, or an admit's `reason`.
+    """
+
+    decisions: list[Decision]
+    would: str
+    refusal: Exception | str = ""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether no rule refuses. The engine's state may do so all the same."""
+        return all(decision.allowed for decision in self.decisions)
+
+
+def explain(product: Product, question: Question) -> Explanation:
+    """What the call would do now; PostgreSQL itself refuses to let it change anything. Raises InvalidUserId, ImageUnknown."""
+    identifiers.check_user_id(question.user_id)
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        kind = VERBS[question.verb]
+        if kind is None:
+            return _admit(product, question)
+        return _provision(product, question) if kind == Kind.PROVISION else _verb(product, question.user_id, kind)
+
+
+def _conclude(plan: Plan, would: str) -> Explanation:
+    """The explanation of a plan: `would` is done unless the plan has a refusal."""
+    refused = next((decision.refusal for decision in plan.decisions if decision.refusal), plan.refusal)
+    return Explanation(plan.decisions, Course.REFUSE if refused else Course.JOIN if plan.joins else would, refused or "")
+
+
+def _admit(product: Product, question: Question) -> Explanation:
+    policy = overrides.in_force(product)
+    decided = decisions.on_admit(policy, product.suspension_reason, rate_limit.peek(str(product.pk), policy))
+    seen = sight.look(product, question.user_id)
+    course = sight.plan(seen, auto_provision=question.auto_provision, auto_wake=question.auto_wake)
+    if course == Course.CANCEL_SLEEP and _is_claimed(seen):  # too late to cancel: the admit waits until the engine sleeps
+        course = Course.WAKE if question.auto_wake else Course.REFUSE
+    if course == Course.PROVISION:
+        plan = plans.of_provision(product, question.user_id, question.engine_version)
+        decided += [each for each in plan.decisions if each.rule != "suspended"]
+    elif course == Course.WAKE and seen is not None:
+        decided += lifecycle.decide_room(seen.engine.memory_mb, 0, but=seen.engine.pk)
+    refused = next((decision.refusal for decision in decided if decision.refusal), None)
+    reason = sight.reason_against(seen) if course == Course.REFUSE else ""
+    return Explanation(decided, Course.REFUSE if refused else course, refused or reason)
+
+
+def _is_claimed(seen: Seen | None) -> bool:
+    if seen is None or seen.open_id is None:
+        return False
+    return Operation.objects.filter(pk=seen.open_id, state=OperationState.RUNNING).exists()
+
+
+def _provision(product: Product, question: Question) -> Explanation:
+    asked = identifiers.check_image(question.engine_version)
+    return _conclude(plans.of_provision(product, question.user_id, asked), Kind.PROVISION)
+
+
+def _verb(product: Product, user_id: str, kind: Kind) -> Explanation:
+    try:
+        engine = lifecycle.find(product, user_id)
+    except EngineError as refusal:
+        return Explanation([], Course.REFUSE, refusal)
+    return _conclude(plans.of_verb(engine, kind, params_of(), product.suspension_reason), kind)

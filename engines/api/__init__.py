@@ -1,0 +1,1 @@
+"""Engines, operations and products over REST, a module for each; `config.urls` has the paths."""

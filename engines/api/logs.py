@@ -1,0 +1,66 @@
+"""An engine's last lines over REST: a worker reads them, since only workers reach a backend, and leaves them in Valkey."""
+
+import threading
+import time
+from uuid import UUID, uuid4
+
+import redis
+from celery import current_app
+from django.db import connection
+from kombu.exceptions import OperationalError
+from rest_framework.decorators import api_view
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from common.parameters import read_whole
+from engines import lifecycle, log_mailbox
+from engines.api.callers import product_of
+from engines.backends.base import BackendError
+from engines.errors import LogsUnavailable
+from engines.log_mailbox import Answer
+from engines.models import Engine
+
+TASK = "engines.tasks.read_logs"
+WAIT_S = 5.0
+POLL_S = 0.05
+TAIL, MAX_TAIL = 100, 1000  # lines
+
+# Beside the waiters of operations: however many callers follow logs, most threads of a web process go on admitting.
+_waiters = threading.BoundedSemaphore(2)
+
+
+@api_view(["GET"])
+def logs(request: Request, user_id: str) -> Response:
+    """GET /engines/{user_id}/logs: the last `tail` lines of the engine, oldest first."""
+    tail = read_whole(request, "tail", default=TAIL, least=1, most=MAX_TAIL)
+    engine = lifecycle.find(product_of(request), user_id)
+    return Response({"engine_id": str(engine.pk), "user_id": engine.user_id, "lines": fetch(engine, tail)})
+
+
+def fetch(engine: Engine, tail: int) -> list[str]:
+    """Ask a worker for the lines and wait for them. Raises LogsUnavailable after WAIT_S seconds, BackendError."""
+    if not _waiters.acquire(blocking=False):
+        raise LogsUnavailable("Too many callers are waiting for logs; try again in a few seconds.")
+    try:
+        answer = _ask(engine.pk, tail)
+    finally:
+        _waiters.release()
+    if "error" in answer:
+        raise BackendError(answer["error"])
+    return list(answer["lines"])
+
+
+def _ask(engine_id: UUID, tail: int) -> Answer:
+    connection.close()  # nobody needs it while we wait
+    token = str(uuid4())
+    deadline = time.monotonic() + WAIT_S
+    try:
+        # The message expires, unlike one that carries out an operation: once the caller is gone nobody wants the lines.
+        current_app.send_task(TASK, (str(engine_id), tail, token), expires=WAIT_S, retry=False, ignore_result=True)
+        while time.monotonic() < deadline:
+            if (answer := log_mailbox.take(token)) is not None:
+                return answer
+            time.sleep(POLL_S)
+    except (OperationalError, redis.RedisError, OSError) as error:
+        raise LogsUnavailable("Logs cannot be fetched just now; try again in a few seconds.") from error
+    raise LogsUnavailable("No worker was free to read the logs; try again in a few seconds.")

@@ -1,0 +1,35 @@
+"""Products and their engines together over REST, with an admin key."""
+
+from uuid import UUID
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from audit import actors
+from common.bodies import read
+from engines import lifecycle
+from engines.api.answers import render_suspension
+from engines.api.bodies import NewSuspension, Nothing, Resumption
+from policy import products
+from policy.api import operator_view
+
+
+@operator_view("POST")
+def suspend(request: Request, product_id: UUID) -> Response:
+    """POST /products/{product_id}/suspend: what would make its engines serve is refused, from the next request on."""
+    done = lifecycle.suspend_product(product_id, by=actors.ADMIN, **read(request, NewSuspension))
+    return Response({**render_suspension(done.product), "stopping": done.stopping, "busy": done.busy})
+
+
+@operator_view("POST")
+def resume(request: Request, product_id: UUID) -> Response:
+    """POST /products/{product_id}/resume: the end of the suspension; no engine is started."""
+    return Response(render_suspension(products.resume(product_id, by=actors.ADMIN, **read(request, Resumption))))
+
+
+@operator_view("DELETE")
+def product(request: Request, product_id: UUID) -> Response:
+    """DELETE /products/{product_id}: refused while engines of it live."""
+    read(request, Nothing)
+    lifecycle.delete_product(product_id, by=actors.ADMIN)
+    return Response({"status": "deleted", "product_id": str(product_id)})

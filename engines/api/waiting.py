@@ -1,0 +1,44 @@
+"""Waiting for an operation in a request, for as long as its caller says (`Prefer`, RFC 7240)."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from engines import operations
+from engines.errors import EngineNotFound, Unfinished
+from engines.models import Engine, Kind, Operation
+
+
+def answer(request: Request, operation: Operation, timeout_s: float, render_done: Callable[[Engine], dict[str, Any]]) -> Response:
+    """Wait for the operation and answer with its engine; past the deadline a 202 to those who said that they can take one."""
+    wait_s, takes_202 = preference(request, timeout_s)
+    try:
+        done = operations.finish(operation, wait_s)
+    except Unfinished as unfinished:
+        return accepted(unfinished, takes_202)
+    engine = Engine.objects.get(pk=done.engine_id)
+    if engine.destroyed_at is not None and done.kind != Kind.DESTROY:  # a replay of what is long past
+        raise EngineNotFound("The engine was destroyed since.")
+    return Response(render_done(engine))
+
+
+def accepted(unfinished: Unfinished, takes_202: bool) -> Response:
+    """The operation goes on; raises `unfinished` again for a caller who cannot take a 202."""
+    if not takes_202:
+        raise unfinished
+    operation = unfinished.operation
+    body = {"operation_id": str(operation.pk), "kind": operation.kind, "state": operation.state}
+    return Response(body, status=202, headers={"Location": f"/operations/{operation.pk}"})
+
+
+def preference(request: Request, timeout_s: float) -> tuple[float, bool]:
+    """How long to wait, and whether a 202 may follow, from `Prefer: respond-async` and `wait=N` (RFC 7240)."""
+    prefer = request.headers.get("Prefer", "").lower()
+    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*(\d{1,6})", prefer)
+    is_async = re.search(r"(?:^|[,;\s])respond-async(?:$|[,;\s])", prefer) is not None
+    if wait:
+        return min(float(wait[1]), timeout_s), True
+    return (0.0, True) if is_async else (timeout_s, False)

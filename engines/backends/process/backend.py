@@ -1,0 +1,272 @@
+"""Engines as processes of this machine, for a laptop and for tests; `store` says what is kept of them, `launch` how they start.
+
+No verb takes a lock in the worker: a frozen worker would keep it. Each is a series of single steps on the engine's folder
+in an order that makes any interleaving with other workers, and a death after any step, safe; a repeat finishes the work.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from engines.backends.base import (
+    Backend,
+    BackendError,
+    BackendUnavailable,
+    ImageMissing,
+    Instance,
+    InstanceMissing,
+    OnEvicted,
+    PortTaken,
+    Ref,
+    Spec,
+    State,
+    ignore,
+)
+from engines.backends.process import processes, store
+from engines.backends.process.launch import Outcome
+
+CODE = Path(__file__).resolve().parents[3]
+MODULES = {"roundhouse-demo-engine": "engines.demo"}  # image, with any tag -> the module run in its place
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+TURN_S = 5.0
+_turns = threading.BoundedSemaphore(max(1, (os.cpu_count() or 1) // 2))
+LOG_LINE = 4_096  # bytes; how much of a log is read per line asked for
+
+
+class SubprocessBackend(Backend):
+    """Engines under `root`, one folder each.
+
+    `timeout_s`: seconds for one verb, beyond the grace of a stop. `bind`: address that engines listen on. `catalog`: folder
+    named to engines as CATALOG_DIR; without one the variable names a folder that does not exist. The backend sets PORT, BIND,
+    SQLITE_DB_PATH and CATALOG_DIR, whatever the spec says of them.
+    """
+
+    name = "subprocess"
+
+    def __init__(self, root: Path, timeout_s: float = 30, *, bind: str = "127.0.0.1", catalog: Path | None = None) -> None:
+        self.root = root.absolute()
+        self.timeout_s = timeout_s
+        self.bind = bind
+        self.catalog = catalog or self.root / "catalog"
+
+    def resolve(self, image: str, kept: str = "") -> str:
+        module = _module(image)  # the code in this checkout, whatever the tag
+        return f"sha256:{hashlib.sha256(module.encode()).hexdigest()}"
+
+    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
+        digest = self.resolve(spec.image)
+        folder, incarnation = self._folder(spec.ref.engine_id), spec.ref.incarnation
+        with _errors("create"):
+            if store.is_doomed(folder):
+                raise BackendUnavailable(f"engine {spec.ref.engine_id} is being removed")
+            for path in (folder, folder / "data"):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if incarnation in store.running(folder):
+                return digest
+            found = store.read_spec(folder, incarnation)
+            wanted = found or {"product": spec.product, "image": spec.image, "env": dict(spec.env)}
+            if found is None or found["port"] != spec.port:
+                store.write_spec(folder, incarnation, {**wanted, "port": spec.port})
+        return digest
+
+    def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
+        with _errors("start"):
+            spec = store.read_spec(self._folder(ref.engine_id), ref.incarnation)
+            if spec is None:
+                raise _missing(ref)
+            with _turn():
+                outcome, said = self._launch(ref, _module(spec["image"]))
+        match outcome:
+            case Outcome.STARTED:
+                return
+            case Outcome.MISSING:
+                raise _missing(ref)
+            case Outcome.PORT_TAKEN:
+                raise PortTaken(f"port {spec['port']} is taken")
+            case Outcome.OTHER_RUNS:
+                raise BackendError(f"another incarnation of engine {ref.engine_id} is running")
+            case Outcome.LOCKED:
+                raise BackendUnavailable(f"a process of engine {ref.engine_id} is starting or ending and does not get on")
+            case _:
+                raise BackendError(f"engine {ref.engine_id} could not be started: {said or 'see its log'}")
+
+    def stop(self, ref: Ref, *, grace_s: float) -> None:
+        with _errors("stop"):
+            self._end(self._folder(ref.engine_id), ref.incarnation, grace_s=grace_s)
+
+    def destroy(self, ref: Ref) -> None:
+        folder, incarnation = self._folder(ref.engine_id), ref.incarnation
+        with _errors("destroy"):
+            (folder / f"{incarnation}.json").unlink(missing_ok=True)  # first unwanted, then killed: see launch
+            self._end(folder, incarnation, grace_s=0)
+            for suffix in (".log", ".pid"):
+                (folder / f"{incarnation}{suffix}").unlink(missing_ok=True)
+
+    def remove(self, engine_id: UUID) -> None:
+        folder = self._folder(engine_id)
+        with _errors("remove"):  # more than one round if a worker that knows no better creates an instance in the middle
+            if not processes.wait_until(lambda: self._remove_once(folder), self.timeout_s):
+                raise BackendUnavailable(f"the folder of engine {engine_id} could not be removed")
+
+    def observe(self, ref: Ref) -> State:
+        try:
+            return _state(self._folder(ref.engine_id), ref.incarnation)
+        except OSError:
+            return State.UNKNOWN
+
+    def list(self) -> Sequence[Instance]:
+        with _errors("list"):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return [found for entry in self.root.iterdir() for found in self._instances(entry.name)]
+
+    def list_volumes(self) -> set[UUID]:
+        """Of every folder that is there: one whose removal ended half-way may have no data any more."""
+        with _errors("list_volumes"):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            names = [entry.name for entry in self.root.iterdir() if entry.is_dir()]
+        return {UUID(name) for name in names if _is_uuid(name)}
+
+    def identity(self) -> str:
+        with _errors("identity"):
+            return BOOT_ID.read_text().strip()
+
+    def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
+        with _errors("logs"):
+            path = self._folder(ref.engine_id) / f"{ref.incarnation}.log"
+            text = store.tail_bytes(path, min(tail * LOG_LINE, store.LOG_LIMIT)).decode(errors="replace")
+            return text.splitlines()[-tail:] if tail > 0 else []
+
+    def _folder(self, engine_id: UUID) -> Path:
+        return self.root / str(engine_id)
+
+    def _launch(self, ref: Ref, module: str) -> tuple[int, str]:
+        """Run the launcher; its exit code and what it said. It carries on by itself if this worker does not."""
+        path = os.environ.get("PATH", os.defpath)
+        order = {
+            "folder": str(self._folder(ref.engine_id)),
+            "incarnation": ref.incarnation,
+            "argv": [sys.executable, "-P", "-m", module],
+            "env": {"PATH": path, "PYTHONPATH": str(CODE), "CATALOG_DIR": str(self.catalog)},
+            "bind": self.bind,
+        }
+        launcher = subprocess.Popen(
+            [sys.executable, "-P", "-S", "-m", "engines.backends.process.launch"],
+            env={"PATH": path, "PYTHONPATH": str(CODE)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            _, said = launcher.communicate(json.dumps(order).encode(), timeout=self.timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise BackendUnavailable(f"engine {ref.engine_id} did not start within {self.timeout_s} s") from error
+        return launcher.returncode, said.decode(errors="replace").strip().rpartition("\n")[2]
+
+    def _end(self, folder: Path, incarnation: int, *, grace_s: float) -> None:
+        record = store.read_record(folder, incarnation)
+        if record and not processes.end(record.process, grace_s=grace_s, timeout_s=self.timeout_s):
+            raise BackendUnavailable(f"process {record.process.pid} does not end")
+
+    def _remove_once(self, folder: Path) -> bool:
+        """Kill what runs, delete the data, and last what makes `list` name the engine: so a death in the middle is seen.
+
+        True when the folder is gone.
+        """
+        try:
+            (folder / "doomed").touch(mode=0o600)
+            for incarnation in store.running(folder):
+                self._end(folder, incarnation, grace_s=0)
+            _delete(folder / "data")
+            for path in sorted(folder.iterdir(), key=lambda path: (path.name == "doomed", path.suffix == ".json")):
+                _delete(path)
+            folder.rmdir()
+        except FileNotFoundError:  # there was none, or somebody else removes it too
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        return not folder.exists()
+
+    def _instances(self, name: str) -> Iterator[Instance]:
+        """Instances in the folder `name` of the root; none if it is not an engine's."""
+        if not _is_uuid(name):
+            return
+        engine_id = UUID(name)
+        folder = self._folder(engine_id)
+        for incarnation in store.incarnations(folder):
+            state = _state(folder, incarnation)
+            if state is not State.ABSENT:  # destroyed since we looked
+                yield Instance(Ref(engine_id, incarnation), state, _port(folder, incarnation, state))
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
+def _state(folder: Path, incarnation: int) -> State:
+    record = store.read_record(folder, incarnation)
+    if record and processes.is_alive(record.process):
+        return State.RUNNING
+    if store.read_spec(folder, incarnation) is None:
+        return State.ABSENT
+    return State.EXITED if record else State.CREATED
+
+
+def _port(folder: Path, incarnation: int, state: State) -> int | None:
+    """The port it has, or would have: a spec written since the start counts from the next one."""
+    record = store.read_record(folder, incarnation)
+    if record and state is State.RUNNING:
+        return record.port
+    spec = store.read_spec(folder, incarnation)
+    return spec["port"] if spec else None
+
+
+def _module(image: str) -> str:
+    module = MODULES.get(image.partition(":")[0])
+    if module is None:
+        raise ImageMissing(f"no image {image}: the subprocess backend has {', '.join(MODULES)}")
+    return module
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _missing(ref: Ref) -> InstanceMissing:
+    return InstanceMissing(f"engine {ref.engine_id} has no incarnation {ref.incarnation}")
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Starts of this worker that go on at a time keep half of the processors busy; whoever waits for long goes on regardless."""
+    has_turn = _turns.acquire(timeout=TURN_S)
+    try:
+        yield
+    finally:
+        if has_turn:
+            _turns.release()
+
+
+@contextmanager
+def _errors(verb: str) -> Iterator[None]:
+    """What the operating system refuses (no space, no permission, too many processes) may work later."""
+    try:
+        yield
+    except OSError as error:
+        raise BackendUnavailable(f"{verb}: {error}") from error

@@ -1,0 +1,189 @@
+"""The small program between a worker and an engine: `python -m engines.backends.process.launch`, its order as JSON on stdin.
+
+A worker can be killed or frozen at any instant, so it never is the parent of an engine and never holds anything an engine
+depends on. This program does what must not be interrupted, in a session of its own, whatever becomes of the worker:
+
+1. It takes the engine's lock: an exclusive `flock` on the engine's folder. The engine inherits the open folder across `exec`, so
+   the kernel itself keeps the lock for exactly as long as the engine lives, and gives it to one process only.
+2. The process that becomes the engine first writes down who it is, and *then* looks whether its instance is still wanted.
+   Whoever destroys an instance does it in the opposite order: first the instance is unwanted, *then* its process is looked up and
+   killed. One of the two always sees the other, so no process is ever unknown and none survives its instance.
+3. It ends as soon as the engine listens on its port, ends, or is slow; the engine is then a child of init.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NoReturn
+
+from engines.backends.process import processes, store
+
+LOCK_WAIT_S = 5.0  # for a process that is ending, or another launcher at work
+LISTEN_WAIT_S = 3.0
+NOT_EXECUTABLE = 127
+NICE = "10"
+PORT_IN_USE = 98  # how an engine says by its exit code that it could not have its port (errno EADDRINUSE)
+
+
+class Outcome(IntEnum):
+    """This program's exit code."""
+
+    STARTED = 0  # or ran already, or ended by itself at once
+    MISSING = 10
+    OTHER_RUNS = 11
+    PORT_TAKEN = 12
+    LOCKED = 13
+    NOT_STARTED = 14
+
+
+def main() -> Outcome:
+    """Carry out the order `{"folder", "incarnation", "argv", "env", "bind"}` on stdin."""
+    order = json.load(sys.stdin)
+    try:
+        lock = os.open(order["folder"], os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return Outcome.MISSING
+    # Through the open folder and not by its name: once removed it stays so, even if another of the same name was made since.
+    folder = Path(f"/proc/self/fd/{lock}")
+    incarnation = order["incarnation"]
+    refused = claim(lock, folder, incarnation)
+    if refused is not None:
+        return refused
+    spec = store.read_spec(folder, incarnation)
+    if spec is None:
+        return Outcome.MISSING
+    if not is_free(order["bind"], spec["port"]):
+        return Outcome.PORT_TAKEN
+    child = os.fork()
+    if child == 0:
+        become(lock, folder, order, spec)
+    os.close(lock)  # from here on it is the engine's alone
+    outcome = watch(child, spec["port"])
+    if outcome is Outcome.NOT_STARTED and store.read_spec(Path(order["folder"]), incarnation) is None:
+        return Outcome.MISSING  # removed under the child's feet
+    return outcome
+
+
+def claim(lock: int, folder: Path, incarnation: int) -> Outcome | None:
+    """Take the engine's lock; None when we have it and nothing of the engine runs."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while time.monotonic() < deadline:
+        locked = _try_lock(lock)
+        running = store.running(folder)
+        if running:
+            return Outcome.STARTED if incarnation in running else Outcome.OTHER_RUNS
+        if locked:
+            return None
+        _end_leftovers(folder)
+        time.sleep(processes.POLL_S)
+    return Outcome.LOCKED
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether an engine could listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+    return True
+
+
+def become(lock: int, folder: Path, order: dict[str, Any], spec: dict[str, Any]) -> NoReturn:
+    """Turn the calling process, a fresh child, into the engine. Never returns."""
+    try:
+        os.setsid()
+        _give_way()
+        os.umask(0o077)
+        incarnation = order["incarnation"]
+        store.write_record(folder, incarnation, store.Record(processes.current(), spec["port"]))
+        if store.is_doomed(folder) or store.read_spec(folder, incarnation) is None:
+            (folder / f"{incarnation}.pid").unlink(missing_ok=True)
+            os._exit(Outcome.MISSING)
+        _redirect(folder / f"{incarnation}.log")
+        (folder / "data").mkdir(mode=0o700, exist_ok=True)
+        os.chdir(folder / "data")
+        os.set_inheritable(lock, True)
+        _reset_signals()
+        os.execve(order["argv"][0], order["argv"], environment(order, spec))
+    except OSError as error:
+        print(f"not started: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(NOT_EXECUTABLE)
+
+
+def environment(order: dict[str, Any], spec: dict[str, Any]) -> dict[str, str]:
+    """All variables an engine sees: nothing of the worker's own."""
+    database = Path(order["folder"]) / "data" / "brain.sqlite"
+    own = {"PORT": str(spec["port"]), "BIND": order["bind"], "SQLITE_DB_PATH": str(database)}
+    return {**spec["env"], **order["env"], **own}
+
+
+def watch(child: int, port: int) -> Outcome:
+    """Wait until the engine listens, ends, or LISTEN_WAIT_S seconds have passed."""
+    ended: list[int] = []
+
+    def settled() -> bool:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            ended.append(os.waitstatus_to_exitcode(status))
+        return bool(ended) or processes.listens(child, port)
+
+    processes.wait_until(settled, LISTEN_WAIT_S)
+    outcomes = {PORT_IN_USE: Outcome.PORT_TAKEN, NOT_EXECUTABLE: Outcome.NOT_STARTED, Outcome.MISSING: Outcome.MISSING}
+    return outcomes.get(ended[0], Outcome.STARTED) if ended else Outcome.STARTED
+
+
+def _give_way() -> None:
+    """Leave processors to what answers admits. Linux shares them out by session, where a niceness of ours alone says nothing."""
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(NICE)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _end_leftovers(folder: Path) -> None:
+    """Kill what an engine that is gone left behind in its session: it may have inherited the lock."""
+    for record in store.records(folder).values():
+        if not processes.is_alive(record.process):
+            processes.end(record.process, grace_s=0, timeout_s=1)
+
+
+def _redirect(path: Path) -> None:
+    """Standard output and error go to the log, standard input comes from nowhere."""
+    store.trim_log(path)
+    log = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.close(nothing)
+
+
+def _reset_signals() -> None:
+    """What a worker ignores or blocks survives `exec`; an engine starts with the defaults."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The loop: which engines are due for a probe, and what follows from what the probes found.
+
+All that a judgement depends on is in the engine's row, so that the judgement survives any restart and is
+shared by any number of processes.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from audit import trail
+from audit.actions import Action
+from audit.actors import SYSTEM
+from common.settings import settings
+from engines import lifecycle, reconcile
+from engines.health.probes import CHUNK, Result, Target, probe_all
+from engines.models import IS_OPEN, Engine, Status
+
+log = structlog.get_logger(__name__)
+
+
+def probe_due() -> int:
+    """Claim, probe and judge every engine that is due, a chunk at a time; returns how many. Any number may run at once."""
+    total = 0
+    while targets := claim():
+        connection.close()  # not held while we wait for engines
+        judge(targets, probe_all(targets))
+        total += len(targets)
+        if len(targets) < CHUNK:
+            break
+    return total
+
+
+def claim() -> list[Target]:
+    """Running engines that are due and have no open operation; each is claimed once, by moving its next probe.
+
+    Materialized, so that no plan can evaluate (and lock) the chunk once per row of the registry.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            WITH due AS MATERIALIZED (
+                SELECT id FROM engines_engine e WHERE status = 'running' AND next_probe_at <= now() AND NOT EXISTS (
+                    SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND {IS_OPEN})
+                ORDER BY next_probe_at LIMIT %(chunk)s FOR NO KEY UPDATE SKIP LOCKED)
+            UPDATE engines_engine e SET next_probe_at = now() + make_interval(secs => %(interval)s * (0.9 + 0.2 * random()))
+            FROM due WHERE e.id = due.id
+            RETURNING e.id, e.seq, e.port
+            """,
+            {"interval": settings.ENV.health_check_interval_s, "chunk": CHUNK},
+        )
+        return [Target(*row) for row in cursor.fetchall()]
+
+
+def judge(targets: Sequence[Target], results: Sequence[Result]) -> None:
+    """Count the results, write the sampled rows, and fail the engines that failed too often.
+
+    A result counts only while the engine is as it was when it was probed: same `seq`, still running, no open operation; and
+    a bad one only while its host is settled.
+    """
+    pairs = list(zip(targets, results, strict=True))
+    if not all(result.ok for result in results) and not reconcile.host_is_settled():
+        pairs = [(target, result) for target, result in pairs if result.ok]
+    found = {target.engine_id: (target, result) for target, result in pairs}
+    for engine_id, failures, restarts in _count(found):
+        target, result = found[engine_id]
+        if result.ok or failures < settings.ENV.health_max_failures:
+            continue
+        retry_in_s = lifecycle.next_restart_s(restarts)
+        if lifecycle.mark_failed(engine_id, target.seq, by=SYSTEM, result=result.text, failures=failures, retry_in_s=retry_in_s):
+            log.warning("engine_failed", engine_id=str(engine_id), result=result.text)
+
+
+@transaction.atomic
+def _count(found: dict[UUID, tuple[Target, Result]]) -> list[tuple[UUID, int, int]]:
+    """Apply results to the counters and write sampled rows; returns (engine, failures, restarts) of each that counted."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            UPDATE engines_engine e SET
+                health_row_at = CASE WHEN e.last_health_ok IS DISTINCT FROM r.ok OR e.health_row_at IS NULL
+                    OR e.health_row_at < now() - make_interval(secs => %(row_interval)s) THEN now() ELSE e.health_row_at END,
+                last_health_ok = r.ok,
+                last_health_at = CASE WHEN r.ok THEN now() ELSE e.last_health_at END,
+                health_failures = CASE WHEN r.ok THEN 0 ELSE e.health_failures + 1 END,
+                healthy_since = CASE WHEN r.ok THEN coalesce(e.healthy_since, now()) END,
+                restart_attempts = CASE WHEN r.ok AND e.healthy_since <= now() - make_interval(secs => %(reset)s)
+                    THEN 0 ELSE e.restart_attempts END
+            FROM unnest(%(ids)s::uuid[], %(seqs)s::bigint[], %(oks)s::bool[]) AS r(id, seq, ok)
+            WHERE e.id = r.id AND e.seq = r.seq AND e.status = 'running' AND NOT EXISTS (
+                SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND {IS_OPEN})
+            RETURNING e.id, e.health_failures, e.restart_attempts, e.health_row_at = now()
+            """,
+            {
+                "row_interval": settings.ENV.health_row_interval_s,
+                "reset": settings.ENV.restart_reset_s,
+                "ids": list(found),
+                "seqs": [target.seq for target, _ in found.values()],
+                "oks": [result.ok for _, result in found.values()],
+            },
+        )
+        counted = cursor.fetchall()
+    sampled = {engine_id: failures for engine_id, failures, _, has_row in counted if has_row}
+    for engine in Engine.objects.filter(pk__in=sampled).select_related("product"):
+        result = found[engine.pk][1]
+        metadata = {"healthy": result.ok, "result": result.text, "failures": sampled[engine.pk]}
+        trail.record(Action.HEALTH_CHECK, lifecycle.subject(engine), by=SYSTEM, metadata=metadata)
+    return [(engine_id, failures, restarts) for engine_id, failures, restarts, _ in counted]
+
+
+def restart_due() -> int:
+    """Open the restart of every failed engine whose time has come; returns how many. None while its host is not settled.
+
+    An attempt under a runtime that is away would say nothing of the engine, and yet count.
+    """
+    due = list(Engine.objects.filter(status=Status.FAILED, next_restart_at__lte=Now()).values_list("pk", flat=True)[:CHUNK])
+    if not due or not reconcile.host_is_settled():
+        return 0
+    return sum(lifecycle.auto_restart(engine_id, by=SYSTEM) is not None for engine_id in due)

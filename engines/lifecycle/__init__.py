@@ -1,0 +1,45 @@
+"""The verbs, and every write of `Engine.status`: nothing outside this package moves an engine."""
+
+from engines.lifecycle.automatic import auto_restart, mark_failed, resume, stop_again
+from engines.lifecycle.backoff import next_restart_s
+from engines.lifecycle.capacity import decide_room
+from engines.lifecycle.checks import can, find
+from engines.lifecycle.moves import subject
+from engines.lifecycle.outcomes import Booted, Left, Outcome, failed, restart_failed, resume_failed, succeeded
+from engines.lifecycle.products import delete_product, stop_suspended, suspend_product
+from engines.lifecycle.provision import provision
+from engines.lifecycle.settle import settle
+from engines.lifecycle.verbs import cancel_sleep, destroy, restart, reveal_key, rotate_key, sleep, start, stop, wake
+
+__all__ = [
+    "Booted",
+    "Left",
+    "Outcome",
+    "auto_restart",
+    "can",
+    "cancel_sleep",
+    "decide_room",
+    "delete_product",
+    "destroy",
+    "failed",
+    "find",
+    "mark_failed",
+    "next_restart_s",
+    "provision",
+    "restart",
+    "restart_failed",
+    "resume",
+    "resume_failed",
+    "reveal_key",
+    "rotate_key",
+    "settle",
+    "sleep",
+    "start",
+    "stop",
+    "stop_again",
+    "stop_suspended",
+    "subject",
+    "succeeded",
+    "suspend_product",
+    "wake",
+]

@@ -1,0 +1,76 @@
+"""What the fleet asks for by itself: restarts of engines that failed or lost their host, stops of engines that should not run.
+
+Each function looks at the engine again under its lock, and does nothing when somebody else has been faster.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from audit import trail
+from audit.actions import Action
+from audit.actors import Actor
+from engines import operations
+from engines.lifecycle import moves
+from engines.lifecycle.checks import lock_idle
+from engines.lifecycle.outcomes import NOW, After
+from engines.models import Engine, Kind, Operation, Status, Trigger
+from engines.operations import params_of
+
+
+@transaction.atomic
+def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: int, retry_in_s: float | None) -> bool:
+    """Probes failed past the threshold: the engine is `failed`, with a restart after so many seconds; None: it had them all.
+
+    False, and nothing written, when the engine has moved since it was probed.
+    """
+    engine = lock_idle(engine_id, status=Status.RUNNING, seq=seq)
+    if engine is None:
+        return False
+    columns: dict[str, Any] = {"health_failures": failures, "last_health_ok": False, "healthy_since": None, "may_run": True}
+    metadata: dict[str, Any] = {"result": result, "failures": failures}
+    if retry_in_s is None:
+        columns["gave_up_at"] = NOW
+    else:
+        columns["next_restart_at"] = After(retry_in_s)
+        metadata["restart_in_s"] = round(retry_in_s, 1)
+    moves.move(engine, Status.FAILED, Action.HEALTH_FAILED, by=by, metadata=metadata, extra=columns)
+    if retry_in_s is None:
+        engine.refresh_from_db(fields=["seq"])
+        trail.record(Action.AUTO_RESTART_GAVE_UP, moves.subject(engine), by=by, metadata={"restarts": engine.restart_attempts})
+    return True
+
+
+@transaction.atomic
+def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
+    """Start the restart that was scheduled for a failed engine; None when it is not due any more."""
+    engine = lock_idle(engine_id, skip_locked=True, status=Status.FAILED, next_restart_at__lte=Now())
+    if engine is None:
+        return None
+    number = engine.restart_attempts + 1
+    Engine.objects.filter(pk=engine.pk).update(next_restart_at=None, restart_attempts=number)
+    params = {**params_of(Trigger.HEALTH), "restart": number}
+    operation = operations.open(engine, Kind.RESTART, by=by, params=params)
+    trail.record(Action.AUTO_RESTART_START, moves.subject(engine), by=by, metadata={"restart": number}, operation_id=operation.pk)
+    return operation
+
+
+@transaction.atomic
+def resume(engine_id: UUID, seq: int, *, by: Actor) -> Operation | None:
+    """Restart an engine whose instance did not run when it was looked at; None when it has moved since, or has an operation."""
+    engine = lock_idle(engine_id, status=Status.RUNNING, seq=seq)
+    if engine is None:
+        return None
+    return operations.open(engine, Kind.RESTART, by=by, params=params_of(Trigger.HOST_RESTARTED))
+
+
+@transaction.atomic
+def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
+    """Stop the instance of an engine that is stopped or sleeping by the registry, yet runs; None when it is so no longer."""
+    engine = lock_idle(engine_id, status__in=[Status.STOPPED, Status.SLEEPING])
+    if engine is None:
+        return None
+    kind = Kind.STOP if engine.status == Status.STOPPED else Kind.SLEEP
+    return operations.open(engine, kind, by=by, params=params_of(Trigger.RECONCILED))

@@ -1,0 +1,58 @@
+"""An engine found, locked, and checked against the table of transitions."""
+
+from uuid import UUID
+
+from engines import identifiers, operations
+from engines.errors import EngineAlreadyRunning, EngineNotFound, EngineNotRunning, OperationInProgress
+from engines.models import Engine, Kind, Status
+from engines.transitions import TRANSITIONS
+from policy.models import Product
+
+
+def find(product: Product, user_id: str) -> Engine:
+    """The product's living engine for the user. Raises InvalidUserId, EngineNotFound."""
+    engine = Engine.objects.living().filter(product=product, user_id=identifiers.check_user_id(user_id)).first()
+    if engine is None:
+        raise EngineNotFound("The product has no engine for this user.")
+    return engine
+
+
+def lock(engine_id: UUID) -> Engine:
+    """The engine as it is now, locked for this transaction. Raises EngineNotFound once it is destroyed."""
+    engine = Engine.objects.living().locked().filter(pk=engine_id).first()
+    if engine is None:
+        raise EngineNotFound("The engine is destroyed.")
+    return engine
+
+
+def lock_idle(engine_id: UUID, *, skip_locked: bool = False, **state: object) -> Engine | None:
+    """The engine, locked, while it is in this `state` (lookups of its fields) and has no open operation; None otherwise."""
+    engine = Engine.objects.locked(skip_locked=skip_locked).filter(pk=engine_id, **state).first()
+    return engine if engine is not None and operations.find_open(engine) is None else None
+
+
+def check_can(engine: Engine, kind: Kind) -> None:
+    """Raise the refusal that fits when `kind` cannot be done in the engine's state."""
+    if engine.status in TRANSITIONS[kind].before:
+        return
+    if (current := operations.find_open(engine)) is not None:
+        raise OperationInProgress(current.kind, current.pk)
+    if kind in (Kind.START, Kind.WAKE) and engine.status == Status.RUNNING:
+        raise EngineAlreadyRunning("The engine is running already.")
+    raise EngineNotRunning(f"The engine is {engine.status}; {kind.label.lower()} needs {_either(TRANSITIONS[kind].before)}.")
+
+
+def can(engine: Engine, kind: Kind) -> bool:
+    """Whether `kind` can be asked for in the engine's state. A destroy always can while the engine lives."""
+    if kind == Kind.DESTROY:
+        return engine.destroyed_at is None
+    return engine.status in TRANSITIONS[kind].before
+
+
+def _either(statuses: frozenset[Status]) -> str:
+    return " or ".join(sorted(statuses))
+
+
+def makes_serve(kind: Kind, engine: Engine) -> bool:
+    """Whether `kind` brings up an engine that does not run."""
+    return kind in (Kind.START, Kind.WAKE) or (kind == Kind.RESTART and engine.status == Status.FAILED)

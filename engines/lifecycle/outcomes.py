@@ -1,0 +1,142 @@
+"""How an attempt at an operation can end, as data: the new state, the audit row, the engine's other columns.
+
+`lifecycle.settle` commits it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from audit.actions import Action
+from engines.models import Engine, Kind, Operation, Status, Trigger
+from engines.transitions import TRANSITIONS
+
+NO_RESTART: Mapping[str, Any] = {"next_restart_at": None}
+CLEARED: Mapping[str, Any] = {
+    **NO_RESTART,
+    "health_failures": 0,
+    "last_health_ok": None,
+    "gave_up_at": None,
+    "healthy_since": None,
+}
+NO_PENDING: Mapping[str, Any] = {"pending_key_hash": "", "pending_key_ciphertext": ""}
+
+
+@dataclass(frozen=True)
+class After:
+    """A column's value: that many seconds from now, by the database's clock."""
+
+    seconds: float
+
+
+NOW = After(0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: where it leaves the engine, the row to write, further columns of the engine, and the error if any."""
+
+    status: Status
+    action: Action
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    error: tuple[str, str] = ("", "")
+    also: tuple[Action, Mapping[str, Any]] | None = None  # one more row, of something that moves nothing
+
+
+@dataclass(frozen=True)
+class Booted:
+    """The instance that an attempt has brought up: its image and the image's digest, its port, and its incarnation."""
+
+    image: str
+    digest: str
+    port: int
+    incarnation: int
+
+
+def succeeded(operation: Operation, engine: Engine, attempt: int, booted: Booted | None = None) -> Outcome:
+    """The outcome of an operation that did what it was for."""
+    transition = TRANSITIONS[Kind(operation.kind)]
+    action = Action.AUTO_RESTART_SUCCESS if operation.trigger == Trigger.HEALTH else transition.done
+    columns = dict(CLEARED)
+    if booted is not None:
+        columns["image_digest"] = booted.digest
+    if transition.after == Status.RUNNING:
+        columns |= {"next_probe_at": NOW, "provisioned_at": engine.provisioned_at or NOW}
+    if operation.trigger != Trigger.HEALTH:
+        columns |= {"restart_attempts": 0}
+    columns |= _columns_of_kind(operation, engine)
+    metadata = {"attempt": attempt, **(vars(booted) if booted else {}), **_repeated(operation)}
+    return Outcome(transition.after, action, metadata, columns)
+
+
+def _columns_of_kind(operation: Operation, engine: Engine) -> Mapping[str, Any]:
+    """The columns that only a rotation or a destroy changes."""
+    if operation.kind == Kind.ROTATE_KEY:
+        key = {"key_hash": engine.pending_key_hash, "key_ciphertext": engine.pending_key_ciphertext, **NO_PENDING}
+        valid = {"incarnation": operation.incarnation, "env_version": operation.env_version, "memory_mb": operation.memory_mb}
+        return {**key, **valid}
+    if operation.kind == Kind.DESTROY:
+        return {"destroyed_at": NOW, "key_hash": "", "key_ciphertext": "", **NO_PENDING}
+    return {}
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a failed attempt leaves behind: whether an instance may still run, and what the valid one is made of, where known."""
+
+    may_run: bool = False
+    digest: str = ""
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        return {"may_run": self.may_run, **({"image_digest": self.digest} if self.digest else {})}
+
+
+NOTHING = Left()
+
+
+def failed(
+    operation: Operation, attempt: int, error: tuple[str, str], left: Left = NOTHING, *, status: Status = Status.FAILED
+) -> Outcome:
+    """The outcome of an operation that failed for good; `error` is a code and a sentence."""
+    metadata = {"error": error[0], "attempt": attempt, **_repeated(operation)}
+    columns = {**NO_RESTART, **NO_PENDING, **left.columns}
+    return Outcome(status, TRANSITIONS[Kind(operation.kind)].failed, metadata, columns, error)
+
+
+def restart_failed(
+    operation: Operation, attempt: int, error: tuple[str, str], retry_in_s: float | None, left: Left = NOTHING
+) -> Outcome:
+    """The outcome of an automatic restart that failed: the next restart is scheduled, or with None the fleet gives up."""
+    number = int(operation.params["restart"])
+    metadata = {"restart": number, "error": error[0], "attempt": attempt}
+    outcome = Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {**NO_RESTART, **left.columns}, error)
+    return _tried_again(outcome, number, retry_in_s)
+
+
+def resume_failed(
+    operation: Operation, attempt: int, error: tuple[str, str], restarts: int, retry_in_s: float | None, left: Left = NOTHING
+) -> Outcome:
+    """The outcome of a restart that followed its host's, and failed: nobody had stopped the engine, so automatic restarts follow.
+
+    `restarts` is the number of automatic restarts that the engine has had.
+    """
+    return _tried_again(failed(operation, attempt, error, left), restarts, retry_in_s)
+
+
+def _tried_again(outcome: Outcome, restarts: int, retry_in_s: float | None) -> Outcome:
+    """The same outcome with an automatic restart after so many seconds; with None, the row that says that the fleet gives up."""
+    if retry_in_s is None:
+        gave_up = (Action.AUTO_RESTART_GAVE_UP, {"restarts": restarts})
+        return replace(outcome, columns={**outcome.columns, "gave_up_at": NOW}, also=gave_up)
+    metadata = {**outcome.metadata, "restart_in_s": round(retry_in_s, 1)}
+    return replace(outcome, metadata=metadata, columns={**outcome.columns, "next_restart_at": After(retry_in_s)})
+
+
+def _repeated(operation: Operation) -> dict[str, Any]:
+    """The parameters of an operation that its audit rows repeat."""
+    if operation.kind == Kind.PROVISION:
+        return {}
+    keys = ("restart",) if operation.trigger == Trigger.HEALTH else ("cause", "reason")
+    return {key: operation.params[key] for key in keys if key in operation.params}

@@ -1,0 +1,44 @@
+"""The end of an operation: closed by the worker that carried it out, or superseded before it is done."""
+
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from engines.models import OPEN, Operation, OperationState
+from engines.operations import queues
+from engines.operations.leases import HELD, Lease
+from engines.operations.waiting import announce
+
+
+def supersede(operation: Operation, *, only_unclaimed: bool = False) -> bool:
+    """End an open operation before it is done; its fencing token is void from here on. False when it had ended by itself."""
+    states = (OperationState.PENDING,) if only_unclaimed else OPEN
+    hit = Operation.objects.filter(pk=operation.pk, state__in=states).update(
+        state=OperationState.SUPERSEDED, finished_at=Now(), lease_until=None
+    )
+    if hit:
+        transaction.on_commit(lambda: _over(operation.pk), robust=True)
+    return bool(hit)
+
+
+def close(lease: Lease, state: OperationState, *, error: tuple[str, str] = ("", "")) -> bool:
+    """End the operation as `state`, within the caller's transaction; False when the attempt is not ours any more."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE engines_operation SET state = %(state)s, finished_at = clock_timestamp(), lease_until = NULL,"
+            " error_code = %(code)s, error_message = %(message)s,"
+            " steps = steps || jsonb_build_object('step', %(state)s::text, 'at', clock_timestamp(), 'attempt', attempt)"
+            f" WHERE {HELD}",
+            {**lease.params, "state": state, "code": error[0], "message": error[1]},
+        )
+        held = bool(cursor.rowcount == 1)
+    if held:
+        transaction.on_commit(lambda: _over(lease.operation_id), robust=True)
+    return held
+
+
+def _over(operation_id: UUID) -> None:
+    """Tell who waits for the operation, and give its place to the next."""
+    announce(operation_id)
+    queues.dispatch()

@@ -1,0 +1,73 @@
+"""The intent: an operation is opened, joined, and found again."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from audit.actors import Actor
+from common import context
+from engines.errors import OperationInProgress, OperationNotFound
+from engines.models import Engine, Kind, Operation, Trigger
+from engines.operations import queues
+from policy.models import Product
+
+MAX_REASON = 200  # characters
+
+
+def open(  # noqa: A001 (`operations.open` reads as it should)
+    engine: Engine,
+    kind: Kind,
+    *,
+    by: Actor,
+    operation_id: UUID | None = None,
+    incarnation: int | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Operation:
+    """Insert a pending operation, and send it when the transaction commits.
+
+    The caller holds the engine's lock and has seen that no operation is open. The caller gives the id when rows that were written
+    before name the operation.
+    """
+    operation = Operation(
+        pk=operation_id or uuid4(),
+        engine=engine,
+        kind=kind,
+        params=dict(params or {}),
+        actor=by,
+        incarnation=incarnation or engine.incarnation,
+        request_id=context.request_id.get(),
+        sent_at=Now(),
+    )
+    operation.queue = queues.choose(kind, operation.trigger)
+    operation.save(force_insert=True)
+    transaction.on_commit(lambda: queues.send(operation.pk, operation.queue), robust=True)
+    return operation
+
+
+def join(engine: Engine, kind: Kind, params: Mapping[str, Any]) -> Operation | None:
+    """The engine's open operation when it is the same; None when none is open. Raises OperationInProgress for any other."""
+    current = find_open(engine)
+    if current is None or (current.kind, current.params) == (kind, params):
+        return current
+    raise OperationInProgress(current.kind, current.pk)
+
+
+def find_open(engine: Engine) -> Operation | None:
+    """The engine's open operation, if there is one."""
+    return Operation.objects.open().filter(engine=engine).first()
+
+
+def get(product: Product, operation_id: UUID) -> Operation:
+    """The product's operation with this id. Raises OperationNotFound."""
+    operation = Operation.objects.filter(pk=operation_id, engine__product=product).select_related("engine").first()
+    if operation is None:
+        raise OperationNotFound(f"No operation of yours has the id {operation_id}.")
+    return operation
+
+
+def params_of(trigger: Trigger = Trigger.REQUESTED, reason: str = "") -> dict[str, str]:
+    """Parameters of an operation that say no more than why it was opened."""
+    return {"cause": trigger.value, **({"reason": reason[:MAX_REASON]} if reason else {})}

@@ -1,0 +1,119 @@
+"""Waiting for the end of an operation, without holding a database connection."""
+
+import threading
+import time
+from typing import Any
+from uuid import UUID
+
+import redis
+import structlog
+from django.db import connection
+
+from common import compute_permit, valkey
+from common.settings import settings
+from engines.errors import Unfinished, Unsuccessful
+from engines.models import Kind, Operation, OperationState
+
+log = structlog.get_logger(__name__)
+POLL_S = 0.25
+_waiters = threading.BoundedSemaphore(settings.ENV.waiters)
+_destroyers = threading.BoundedSemaphore(settings.ENV.waiters // 2)
+FREED_S = 1.0  # within which a request gives its place back whose operation was superseded
+
+
+def announce(operation_id: UUID) -> None:
+    """Wake whoever waits for the operation; a Valkey that is away costs them at most POLL_S."""
+    try:
+        valkey.client().publish(_channel(operation_id), "ended")
+    except redis.RedisError:
+        log.info("operation_not_announced", operation_id=str(operation_id))
+
+
+def wait(operation_id: UUID, timeout_s: float) -> Operation:
+    """The operation once it has ended, or as it is after `timeout_s` seconds, or at once when too many wait in this process.
+
+    Gives the database connection back between looks; must not be called inside a transaction.
+    """
+    operation = Operation.objects.get(pk=operation_id)
+    if not operation.is_open or timeout_s <= 0:
+        return operation
+    deadline = time.monotonic() + timeout_s
+    places = _take_place(operation)
+    if places is None:
+        return operation
+    try:
+        compute_permit.release()
+        return _wait(operation, deadline)
+    finally:
+        places.release()
+
+
+def _take_place(operation: Operation) -> threading.BoundedSemaphore | None:
+    """Of which places the request has got one; None when too many wait.
+
+    Nothing is to hold a destroy up, so there are places for it alone. Where those are taken, too, it gets the one of the request
+    whose operation it has superseded, which is about to give that back.
+    """
+    if operation.kind != Kind.DESTROY:
+        return _waiters if _waiters.acquire(blocking=False) else None
+    if _destroyers.acquire(blocking=False):
+        return _destroyers
+    compute_permit.release()
+    connection.close()
+    return _waiters if _waiters.acquire(timeout=FREED_S if settings.ENV.waiters else 0) else None
+
+
+def finish(operation: Operation, timeout_s: float) -> Operation:
+    """The operation once it has succeeded. Raises Unfinished after `timeout_s`, Unsuccessful when it failed or was superseded."""
+    ended = wait(operation.pk, timeout_s)
+    if ended.is_open:
+        raise Unfinished(ended)
+    if ended.state != OperationState.SUCCEEDED:
+        raise Unsuccessful(ended)
+    return ended
+
+
+def _wait(operation: Operation, deadline: float) -> Operation:
+    with _Bell(operation.pk) as bell:
+        while (left := deadline - time.monotonic()) > 0:
+            operation.refresh_from_db()
+            if not operation.is_open:
+                return operation
+            connection.close()
+            bell.sleep(min(POLL_S, left))
+    operation.refresh_from_db()
+    return operation
+
+
+class _Bell:
+    """Sleeps until the operation is announced, or the time is over; just sleeps while Valkey is away."""
+
+    def __init__(self, operation_id: UUID) -> None:
+        self._channel = _channel(operation_id)
+        self._pubsub = valkey.client().pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._works = True
+
+    def __enter__(self) -> "_Bell":
+        self._try(lambda: self._pubsub.subscribe(self._channel))
+        self._try(lambda: self._pubsub.get_message(timeout=valkey.TIMEOUT_S))  # the confirmation: from here on nothing is missed
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._try(self._pubsub.close)
+
+    def sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        heard = self._works and self._try(lambda: self._pubsub.get_message(timeout=seconds))
+        if not heard:
+            time.sleep(max(0.0, until - time.monotonic()))
+
+    def _try(self, call: Any) -> Any:
+        try:
+            return call()
+        except (redis.RedisError, OSError):
+            self._works = False
+            return None
+
+
+def _channel(operation_id: UUID) -> str:
+    return f"operation:{operation_id}"

@@ -1,0 +1,82 @@
+"""What each kind of operation does to the engine's instances."""
+
+from collections.abc import Callable, Mapping
+
+from common.settings import settings
+from engines.backends.base import BackendError, Ref
+from engines.lifecycle import Outcome
+from engines.models import Kind
+from engines.worker.attempt import Attempt, Failed
+from engines.worker.boot import bring_up
+
+
+def _boot(attempt: Attempt) -> Outcome:
+    """Provision, start and wake: afterwards the instance exists, runs and is healthy."""
+    return attempt.done(bring_up(attempt, attempt.ref, attempt.engine.key_hash))
+
+
+def _restart(attempt: Attempt) -> Outcome:
+    """The instance is stopped, then booted again."""
+    _stop_instance(attempt, attempt.ref)
+    return _boot(attempt)
+
+
+def _stop(attempt: Attempt) -> Outcome:
+    """Stop and sleep: afterwards the instance exists and does not run."""
+    _stop_instance(attempt, attempt.ref)
+    return attempt.done()
+
+
+def _destroy(attempt: Attempt) -> Outcome:
+    """Afterwards nothing of the engine is left. Instances are asked to end first, so that work in progress can finish."""
+    for incarnation in sorted({attempt.engine.incarnation, attempt.engine.incarnations}):
+        _stop_instance(attempt, Ref(attempt.engine.pk, incarnation))
+    attempt.step("removing")
+    attempt.backend.remove(attempt.engine.pk)
+    return attempt.done()
+
+
+def _rotate_key(attempt: Attempt) -> Outcome:
+    """A new incarnation gets the pending key and the same volume. The old one goes last, or returns when the new one fails."""
+    _stop_instance(attempt, attempt.ref)
+    try:
+        booted = bring_up(attempt, attempt.next_ref, attempt.engine.pending_key_hash)
+    except Failed as failure:
+        return _return_to_old_key(attempt, failure)
+    except BackendError as error:
+        if error.retryable:
+            raise
+        return _return_to_old_key(attempt, Failed.by(error))
+    attempt.step("removing_old")
+    attempt.backend.destroy(attempt.ref)
+    return attempt.done(booted)
+
+
+def _return_to_old_key(attempt: Attempt, failure: Failed) -> Outcome:
+    """Put the old incarnation back. The operation has failed either way; the engine only if it does not get healthy."""
+    attempt.check_runtime()
+    attempt.step("returning_to_old_key")
+    attempt.backend.destroy(attempt.next_ref)
+    try:
+        bring_up(attempt, attempt.ref, attempt.engine.key_hash)
+    except Failed:
+        return attempt.failed(failure)
+    return attempt.failed_but_running(failure)
+
+
+def _stop_instance(attempt: Attempt, ref: Ref) -> None:
+    attempt.step("stopping")
+    attempt.backend.stop(ref, grace_s=settings.ENV.stop_grace_s)
+
+
+ACTS: Mapping[Kind, Callable[[Attempt], Outcome]] = {
+    Kind.PROVISION: _boot,
+    Kind.START: _boot,
+    Kind.WAKE: _boot,
+    Kind.RESTART: _restart,
+    Kind.STOP: _stop,
+    Kind.SLEEP: _stop,
+    Kind.ROTATE_KEY: _rotate_key,
+    Kind.DESTROY: _destroy,
+}
+"""By kind, its function. Each may be repeated after it died anywhere, and raises Failed, BackendError or LeaseLost."""

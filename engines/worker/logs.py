@@ -1,0 +1,42 @@
+"""An engine's last lines, read by a worker for the web process that asked: only workers reach a backend."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+
+from engines import backends, log_mailbox
+from engines.backends.base import BackendError, Ref
+from engines.log_mailbox import Answer
+from engines.models import Engine
+
+log = structlog.get_logger(__name__)
+
+MAX_LINE, MAX_TEXT = 4_096, 1_000_000  # characters of a line, and of all lines
+
+
+def hand_over(engine_id: UUID, tail: int, token: str) -> None:
+    """Read the last `tail` lines, and leave them for whoever asked under `token`; no lines of an engine that is destroyed."""
+    engine = Engine.objects.living().filter(pk=engine_id).first()
+    log_mailbox.put(token, {"lines": []} if engine is None else _read(engine, tail))
+
+
+def _read(engine: Engine, tail: int) -> Answer:
+    try:
+        return {"lines": _cut(backends.get().logs(Ref(engine.pk, engine.incarnation), tail=tail))}
+    except BackendError as error:
+        log.warning("logs_not_read", engine_id=str(engine.pk), error=str(error))
+        return {"error": str(error)}
+
+
+def _cut(lines: Sequence[str]) -> list[str]:
+    """The newest lines that are MAX_TEXT together, each cut to MAX_LINE; NUL, which no terminal wants, is left out."""
+    cut: list[str] = []
+    left = MAX_TEXT
+    for line in reversed(lines):
+        kept = line[:MAX_LINE].replace("\0", "")
+        left -= len(kept) + 1
+        if left < 0:
+            break
+        cut.append(kept)
+    return cut[::-1]

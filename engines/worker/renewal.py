@@ -1,0 +1,110 @@
+"""The leases that this process holds, renewed by one thread, and the watch over a worker that has stopped consuming.
+
+(A Celery worker on Redis can stay alive and take no more messages after a reconnect: celery#8091, celery#10205.)
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import TypeVar
+
+import structlog
+from django.db import DatabaseError, connection
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from common.settings import settings
+from engines import operations
+from engines.models import Operation
+from engines.operations import Lease
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+STALLED_LEASES = 2  # lengths of a lease in which a worker that hears its queue claims what is due
+_held: set[Lease] = set()
+_guard = threading.Lock()
+_last_claim = time.monotonic()
+_renewer: threading.Thread | None = None
+
+
+@contextmanager
+def held(lease: Lease) -> Iterator[None]:
+    """Keep the lease renewed for the length of the block."""
+    global _last_claim
+    with _guard:
+        _held.add(lease)
+        _last_claim = time.monotonic()
+        _start_renewer()
+    try:
+        yield
+    finally:
+        with _guard:
+            _held.discard(lease)
+
+
+def count() -> int:
+    """How many operations this process has in hand."""
+    return len(_held)
+
+
+def _start_renewer() -> None:
+    global _renewer
+    if _renewer is None or not _renewer.is_alive():
+        _renewer = threading.Thread(target=_renew_forever, name="lease-renewer", daemon=True)
+        _renewer.start()
+
+
+def _renew_forever() -> None:
+    while True:
+        time.sleep(settings.ENV.lease_renew_s)
+        with _guard:
+            leases = list(_held)
+        _quietly(partial(operations.renew, leases))
+
+
+def watch(queues: Sequence[str], most: int) -> None:
+    """Start a thread that ends this worker when it has claimed nothing of its queues for `stalled_s`.
+
+    A worker that has `most` operations in hand has no thread for another one, and is left alone.
+    """
+    threading.Thread(target=_watch_forever, args=(list(queues), most), name="stall-watch", daemon=True).start()
+
+
+def stalled_s() -> float:
+    """Seconds without a claim after which a worker that has work is deaf."""
+    return float(STALLED_LEASES * settings.ENV.lease_s)
+
+
+def _watch_forever(queues: list[str], most: int) -> None:
+    while True:
+        time.sleep(settings.ENV.lease_renew_s)
+        if time.monotonic() - _last_claim < stalled_s() or len(_held) >= most:
+            continue
+        if _quietly(partial(_work_is_due, queues)):
+            log.error("worker_stalled", idle_s=round(time.monotonic() - _last_claim))
+            # Not by SIGKILL, which the first process of a container cannot send itself.
+            os._exit(1)  # a supervisor starts the next one; leases run out by themselves
+
+
+def _work_is_due(queues: list[str]) -> bool:
+    """Whether an operation had its turn, was sent, and is unclaimed for longer than a healthy worker would ever leave it."""
+    long_ago = Now() - timedelta(seconds=stalled_s())
+    sent = Operation.objects.open().filter(due_at__lt=long_ago, sent_at__isnull=False, queue__in=queues)
+    return sent.filter(Q(lease_until=None) | Q(lease_until__lt=long_ago)).exists()
+
+
+def _quietly(look: Callable[[], T]) -> T | None:
+    """Run a look at the database; one that is away is no reason for this thread to end."""
+    try:
+        return look()
+    except DatabaseError as error:
+        log.warning("lease_thread_database_error", error=type(error).__name__)
+        return None
+    finally:
+        connection.close()

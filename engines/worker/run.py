@@ -1,0 +1,81 @@
+"""Carries an operation out: claims it, acts, and settles.
+
+Between any two backend calls the attempt notes a step, which fails once the lease is lost. A worker that lost its lease drops
+everything and lets `reconcile` look at the engine, since the worker's last call to the backend may have come too late.
+"""
+
+from uuid import UUID
+
+import structlog
+
+from common import context
+from common.settings import settings
+from engines import backends, lifecycle, operations, reconcile
+from engines.backends.base import BackendError
+from engines.lifecycle import Outcome
+from engines.models import Kind, Operation
+from engines.operations import LeaseLost
+from engines.worker import renewal
+from engines.worker.acts import ACTS
+from engines.worker.attempt import EXHAUSTED, Attempt, Failed
+
+log = structlog.get_logger(__name__)
+
+RETRY_MAX_S = 10.0  # cap of the pause before the next attempt at a backend that did not answer
+
+
+def run(operation_id: UUID) -> None:
+    """Claim and carry out one operation; returns quietly when there is nothing to claim.
+
+    Whatever an engine or its runtime does ends in a row, or in a later attempt. An exception that leaves this function is a bug,
+    or PostgreSQL is away: the lease then lapses, and another attempt is made.
+    """
+    lease = operations.claim(operation_id)
+    if lease is None:
+        return
+    operation = Operation.objects.select_related("engine__product").get(pk=operation_id)
+    about = structlog.contextvars.bound_contextvars(operation_id=str(operation_id))
+    with context.of_request(operation.request_id), about, renewal.held(lease):
+        try:
+            _carry_out(Attempt(lease, operation, backends.get()))
+        except LeaseLost:
+            log.warning("lease_lost", attempt=lease.attempt)
+            reconcile.engine(operation.engine_id)
+
+
+def _carry_out(attempt: Attempt) -> None:
+    """Act, and commit the outcome. Raises LeaseLost."""
+    outcome = _act(attempt)
+    if outcome is None:
+        return
+    if not lifecycle.settle(attempt.lease, attempt.operation, outcome):
+        raise LeaseLost(attempt.lease.operation_id)
+    log.info("operation_ended", kind=attempt.operation.kind, action=outcome.action.value, error=outcome.error[0] or None)
+
+
+def _act(attempt: Attempt) -> Outcome | None:
+    """The attempt's outcome. None: the backend did not answer, and the operation was given back for a later attempt."""
+    try:
+        with attempt.recording_evictions(), attempt.on_one_runtime():
+            _check_attempts(attempt)
+            return ACTS[Kind(attempt.operation.kind)](attempt)
+    except Failed as failure:
+        return attempt.failed(failure)
+    except BackendError as error:
+        if not error.retryable or attempt.lease.is_last:
+            return attempt.failed(Failed.by(error))
+        _give_back(attempt, error)
+        return None
+
+
+def _check_attempts(attempt: Attempt) -> None:
+    """Raise Failed when too many attempts before this one died in the middle."""
+    if attempt.lease.is_exhausted:
+        raise Failed(EXHAUSTED, f"Given up: {settings.ENV.operation_max_attempts} attempts ended in the middle.")
+
+
+def _give_back(attempt: Attempt, error: BackendError) -> None:
+    """Give the operation back, to be claimed again after a pause that doubles. Raises LeaseLost."""
+    log.warning("operation_returned", error=error.code, attempt=attempt.lease.attempt)
+    if not operations.release(attempt.lease, delay_s=min(2.0 ** min(attempt.lease.attempt, 5), RETRY_MAX_S)):
+        raise LeaseLost(attempt.lease.operation_id) from error

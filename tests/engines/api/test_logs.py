@@ -1,0 +1,61 @@
+"""GET /engines/{user_id}/logs: read by a worker, handed over through Valkey, kept nowhere."""
+
+from uuid import uuid4
+
+import pytest
+
+from common import valkey
+from engines import log_mailbox, worker
+from engines.api import logs
+from engines.worker import logs as worker_logs
+from tests import waiting
+from tests.conftest import Api
+from tests.envelopes import assert_error
+
+
+def test_logs_come_from_a_worker(memory_stack, product):
+    made = memory_stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}).json()
+    answer = memory_stack.call("GET", "/engines/alice/logs", product.key)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["engine_id"], body["user_id"]) == (made["engine_id"], "alice")
+    assert body["lines"]
+    assert all(isinstance(line, str) for line in body["lines"])
+    assert len(memory_stack.call("GET", "/engines/alice/logs?tail=1", product.key).json()["lines"]) == 1
+    assert valkey.client().keys("logs:*") == []  # gone once read
+
+
+def test_logs_without_a_worker_are_unavailable(running_engine, api):
+    begun = waiting.now()
+    assert_error(api.get("/engines/alice/logs"), 503, "UNAVAILABLE")
+    assert logs.WAIT_S <= waiting.now() - begun < logs.WAIT_S + 2
+
+
+def test_logs_of_another_product_are_not_found(running_engine, other_product):
+    assert_error(Api(other_product.key).get("/engines/alice/logs"), 404, "ENGINE_NOT_FOUND")
+
+
+@pytest.mark.parametrize("tail", ["0", "1001", "-1", "x", "", "1.5", "١"])
+def test_logs_refuse_a_tail_that_cannot_be(api, tail):
+    error = assert_error(api.get("/engines/alice/logs", {"tail": tail}), 400, "INVALID_REQUEST")
+    assert list(error["details"]["fields"]) == ["tail"]
+
+
+def test_worker_leaves_the_lines_for_a_moment(running_engine):
+    token = str(uuid4())
+    worker.hand_over(running_engine.pk, 10, token)
+    assert 0 < valkey.client().ttl(f"logs:{token}") <= log_mailbox.KEPT_S
+
+
+def test_worker_leaves_nothing_of_an_engine_that_is_gone(db):
+    token = str(uuid4())
+    worker.hand_over(uuid4(), 10, token)
+    assert valkey.client().get(f"logs:{token}") == b'{"lines": []}'
+
+
+def test_lines_are_cut_to_what_an_answer_may_hold():
+    lines = worker_logs._cut(["first", *["x" * 10_000] * 300, "la\0st"])
+    assert lines[-1] == "last"
+    assert max(map(len, lines)) == worker_logs.MAX_LINE
+    assert sum(map(len, lines)) <= worker_logs.MAX_TEXT
+    assert "first" not in lines
