@@ -26,7 +26,7 @@ PRODUCTION = ORCH_ENVIRONMENT=production ORCH_REDIS_URL=redis://none \
 	ORCH_MASTER_KEY="$$(.venv/bin/python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())')"
 
 run: .venv/.local
-	@exec .venv/bin/python -m config.launch
+	@exec .venv/bin/python -m config.local.launch
 
 engine-image:
 	@scripts/engine-image
@@ -102,11 +102,11 @@ clean:
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-.venv-bench/.made: bench/requirements.txt bench/servers.txt .venv/.made
+.venv-bench/.made: bench/peers/requirements.txt bench/peers/servers.txt .venv/.made
 	@echo "Installing the applications to compare with ..."
 	@.venv/bin/python -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-bench/servers -r bench/servers.txt
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers/requirements.txt
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-bench/servers -r bench/peers/servers.txt
 	@touch $@
 
 .venv/.made:

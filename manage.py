@@ -12,7 +12,7 @@ def main() -> None:
     try:
         from django.core.management import execute_from_command_line
 
-        from config import embedded
+        from config.local import embedded
     except ImportError as error:
         sys.exit(f"manage.py: {error}. Run `make run` once, then use .venv/bin/python manage.py")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

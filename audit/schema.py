@@ -1,6 +1,6 @@
 """How an endpoint is described in the OpenAPI document, and the description of this floor's.
 
-Each floor describes its endpoints beside their views, in its `schema` module; `fleet.openapi` makes the document out of them.
+Each floor describes its endpoints beside their views, in its `schema` module; `fleet.openapi` makes the document of them.
 """
 
 from collections.abc import Callable

@@ -1,98 +1,311 @@
-"""The load: keep-alive connections, each with one request under way, on an event loop in a process of its own.
+"""What disturbs a deployment, and what its admits notice of that: waiting provisions, a frozen Valkey, a restarted PostgreSQL."""
 
-python -m bench.load URL SECONDS CONNECTIONS USERS < the platform key       one JSON object with what came of it
-"""
-
-import asyncio
+import contextlib
+import http.client
 import json
-import sys
+import math
+import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections import Counter
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+from typing import Any
 
-import uvloop
+import requests
+from django.core.management.base import CommandError
+
+from bench.figures import percentile
+from bench.own_deployment import Own
+from common.settings import settings
+
+BOOT_S = 20.0
+RATE = 40.0  # admits per second, all callers together: far from what the deployment could do
+CALLERS = 8
+HEALTH_EVERY_S = 0.5
+WATCH_S = 5.0  # between two looks at an operation
+TIMEOUT_S = 30.0
+POLICY = {"rate_limit_rpm": 1_000_000}
+NO_ANSWER = 0
+WEB_WORKERS = int(settings.ENV.WEB_WORKERS["full"])
 
 
-class Client(asyncio.Protocol):
-    """One connection: sends the next request when the answer to the last one is whole."""
+@dataclass(frozen=True)
+class Call:
+    """A request: when it was sent (monotonic clock), the seconds it took, its status, and whether the limiter counted it."""
 
-    def __init__(self, run: "Run", first: int) -> None:
-        self.run, self.next, self.buffer, self.began, self.is_waiting = run, first, b"", 0.0, False
+    began: float
+    seconds: float
+    status: int
+    is_counted: bool = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self._send()
 
-    def connection_lost(self, error: Exception | None) -> None:
-        if self.run.is_over:
+@dataclass(frozen=True)
+class Finding:
+    """A line of the report: what was measured, and the limit it has to keep, if there is one."""
+
+    what: str
+    value: str
+    limit: str = ""
+    holds: bool = True
+
+    def render(self) -> str:
+        verdict = ("PASS" if self.holds else "FAIL") if self.limit else ""
+        return f"{self.what:62} {self.value:>16}  {self.limit:20} {verdict}".rstrip()
+
+
+@dataclass
+class Traffic:
+    """Requests made all the while: admits at a steady rate, and `/health`. Lists grow as the answers come."""
+
+    port: int
+    key: str
+    users: int
+    admits: list[Call] = field(default_factory=list)
+    healths: list[Call] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def flowing(self) -> Iterator[None]:
+        """Inside, it flows."""
+        over = threading.Event()
+        threads = [threading.Thread(target=self._admit, args=(over, n)) for n in range(CALLERS)]
+        threads.append(threading.Thread(target=self._ask_health, args=(over,)))
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+
+    def _admit(self, over: threading.Event, number: int) -> None:
+        caller, pause = _Caller(self.port), CALLERS / RATE
+        over.wait(pause * number / CALLERS)
+        while not over.is_set():
+            path = f"/engines/user-{(len(self.admits) + number) % self.users}/admit"
+            call = caller.ask("POST", path, {"X-Platform-Key": self.key})
+            self.admits.append(call)
+            over.wait(max(0.0, pause - call.seconds))
+
+    def _ask_health(self, over: threading.Event) -> None:
+        caller = _Caller(self.port)
+        while not over.wait(HEALTH_EVERY_S):
+            self.healths.append(caller.ask("GET", "/health", {}))
+
+
+class _Caller:
+    """A client with a connection that it keeps, as a product's HTTP library does."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+
+    def ask(self, method: str, path: str, headers: dict[str, str]) -> Call:
+        began = time.monotonic()
+        try:
+            answer = self._ask(method, path, headers)
+            status, is_counted = answer.status, "RateLimit-Limit" in answer.headers
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            status, is_counted = NO_ANSWER, False
+        return Call(began, time.monotonic() - began, status, is_counted)
+
+    def _ask(self, method: str, path: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+        try:
+            return self._ask_once(method, path, headers)
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            self._connection.close()  # kept for longer than the server keeps it: once more, on a new one
+            return self._ask_once(method, path, headers)
+
+    def _ask_once(self, method: str, path: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+        self._connection.request(method, path, headers=headers)
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
+
+
+def register(own: Own, slug: str, env: dict[str, str]) -> str:
+    """A product whose engines have these variables; returns its platform key."""
+    headers = {"X-Admin-Key": own.admin_key()}
+    made = _call(own, "POST", "/products/register", headers, {"slug": slug, "display_name": slug, "policy": POLICY})
+    _call(own, "PUT", f"/products/{made['product_id']}/engine-env", headers, {"env": env})
+    return str(made["platform_api_key"])
+
+
+def _call(own: Own, method: str, path: str, headers: dict[str, str], body: Any) -> Any:
+    answer = requests.request(method, own.url + path, json=body, headers=headers, timeout=120)
+    if answer.status_code not in (200, 202):
+        raise CommandError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
+    return answer.json()
+
+
+def provision(own: Own, key: str, users: int) -> None:
+    """A running engine for each of `user-0`, `user-1` and so on."""
+    for n in range(users):
+        _call(own, "POST", "/engines/provision", {"X-Platform-Key": key}, {"user_id": f"user-{n}"})
+
+
+class Waiting:
+    """Provisions of engines that boot slowly, each waited for by a client of its own; in a process that does not disturb ours."""
+
+    def __init__(self, own: Own, key: str, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ready, self._begin, self._over = context.Event(), context.Event(), context.Event()
+        self._results = context.SimpleQueue()
+        everything = (own.url, key, count, self._ready, self._begin, self._over, self._results)
+        self._process = context.Process(target=_wait_for_all, args=everything, daemon=True)
+        self._process.start()
+        self._ready.wait(TIMEOUT_S)
+
+    def begin(self) -> None:
+        self._begin.set()
+
+    def end(self) -> tuple[int, Counter[int]]:
+        """Stop waiting; how many were still waited for, and how often each status was answered."""
+        self._over.set()
+        result: tuple[int, Counter[int]] = self._results.get()
+        return result
+
+
+def _wait_for_all(url: str, key: str, count: int, ready: Event, begin: Event, over: Event, results: Any) -> None:
+    os.nice(10)  # what these clients compute is no part of the deployment
+    statuses, done = Counter[int](), list[int]()
+    for n in range(count):
+        threading.Thread(target=_wait_for_one, args=(url, key, n, begin, over, statuses, done), daemon=True).start()
+    ready.set()
+    over.wait()
+    results.put((count - len(done), statuses))
+
+
+def _wait_for_one(url: str, key: str, number: int, begin: Event, over: Event, statuses: Counter[int], done: list[int]) -> None:
+    """Ask for the engine; told that it takes longer than somebody may wait there, look at the operation now and then."""
+    headers = {"X-Platform-Key": key, "Prefer": "wait=60"}
+
+    def ask(method: str, path: str, body: Any = None) -> requests.Response:
+        answer = requests.request(method, url + path, json=body, headers=headers, timeout=120)
+        statuses[answer.status_code] += 1
+        return answer
+
+    begin.wait()
+    answer = ask("POST", "/engines/provision", {"user_id": f"slow-{number}"})
+    while answer.status_code == 202 or answer.json().get("state") in ("pending", "running"):
+        if over.wait(WATCH_S):
             return
-        if self.is_waiting:
-            self.run.statuses["connection lost"] += 1
-        self.run.reconnect(self)
-
-    def _send(self) -> None:
-        self.began, self.is_waiting = time.perf_counter(), True
-        self.transport.write(self.run.requests[self.next % len(self.run.requests)])  # type: ignore[attr-defined]
-        self.next += 1
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        head, separator, body = self.buffer.partition(b"\r\n\r\n")
-        if not separator or len(body) < _length(head):
-            return
-        self.buffer, self.is_waiting = b"", False
-        if not self.run.is_over:
-            self.run.seconds.append(time.perf_counter() - self.began)
-            status = head[9:12].decode()
-            self.run.statuses[status if status != "200" or b'"admitted":' in body else "no admit"] += 1
-            if b"\r\nconnection: close" in head.lower():  # of a server that keeps none
-                self.transport.close()
-            else:
-                self._send()
+        answer = ask("GET", f"/operations/{answer.json()['operation_id']}")
+    done.append(number)
 
 
-def _length(head: bytes) -> int:
-    return int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+# -- the disturbances --------------------------------------------------------------------------------------------------
 
 
-class Run:
-    """The requests, one per user, and what came of them: seconds of each, and how often each status."""
-
-    def __init__(self, host: str, key: str, users: int) -> None:
-        self.address = host.split(":")
-        self.tasks: set[asyncio.Task[object]] = set()
-        self.requests = [
-            f"POST /engines/user-{n}/admit HTTP/1.1\r\nHost: {host}\r\nX-Platform-Key: {key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}".encode()
-            for n in range(users)
-        ]
-        self.seconds: list[float] = []
-        self.statuses: Counter[str] = Counter()
-        self.is_over = False
-
-    def reconnect(self, client: Client) -> None:
-        """Open another connection for the client."""
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(loop.create_connection(lambda: client, self.address[0], int(self.address[1])))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-
-async def main(url: str, seconds: float, connections: int, users: int) -> None:
-    """Load the server for so many seconds and print the result."""
-    parts = urlsplit(url)
-    run, loop = Run(parts.netloc, sys.stdin.read().strip(), users), asyncio.get_running_loop()
-    opened = [
-        await loop.create_connection(lambda n=n: Client(run, n * users // connections), parts.hostname, parts.port)  # type: ignore[misc]
-        for n in range(connections)
+def frozen_valkey(own: Own, traffic: Traffic, seconds: float) -> list[Finding]:
+    """SIGSTOP Valkey for so long."""
+    logged = own.log("web").stat().st_size
+    with traffic.flowing():
+        time.sleep(5)
+        began = time.monotonic()
+        own.send("valkey", signal.SIGSTOP)
+        time.sleep(seconds)
+        ended = time.monotonic()
+        own.send("valkey", signal.SIGCONT)
+        time.sleep(12)
+    during = [call for call in traffic.admits if began <= call.began < ended]
+    back = _settled([call for call in traffic.admits if call.began >= ended], lambda call: call.is_counted)
+    slowest = max(call.seconds for call in during)
+    lines = [json.loads(line) for line in own.log("web").read_bytes()[logged:].splitlines() if b"rate_limiter_" in line]
+    most = WEB_WORKERS * (1 + math.ceil((seconds + 1) / 60))  # a minute of each process, and what is left at the end
+    return [
+        Finding(f"Valkey frozen for {seconds:.0f} s: slowest of {len(during)} admits", _ms(slowest), "<= 500 ms", slowest <= 0.5),
+        Finding("  admits that were not answered with 200", *_others(during)),
+        Finding("  admits that were not counted, by the log", str(sum(line["uncounted_admits"] for line in lines))),
+        Finding("  lines about it in the log", str(len(lines)), f"1 to {most}", 1 <= len(lines) <= most),
+        Finding("  the limiter counts again, after its return", f"{back - ended:.1f} s", "<= 5 s", back - ended <= 5),
     ]
-    began = time.perf_counter()
-    await asyncio.sleep(seconds)
-    run.is_over, took = True, time.perf_counter() - began
-    for transport, _ in opened:
-        transport.close()
-    json.dump({"took_s": took, "cpu_s": time.process_time(), "statuses": run.statuses, "seconds": run.seconds}, sys.stdout)
 
 
-if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+def restarted_postgres(own: Own, traffic: Traffic) -> list[Finding]:
+    """Stop PostgreSQL and start it at once."""
+    with traffic.flowing():
+        time.sleep(5)
+        began = time.monotonic()
+        own.stop("postgres", signal.SIGINT)
+        own.start("postgres")
+        time.sleep(20)
+    after = [call for call in traffic.admits if call.began >= began]
+    back = _settled(after, lambda call: call.status == 200) - began
+    slowest = max(call.seconds for call in after)
+    return [
+        Finding("PostgreSQL restarted: all admits succeed again after", f"{back:.1f} s", "<= 5 s", back <= 5),
+        Finding("  admits refused meanwhile", str(sum(call.status != 200 for call in after))),
+        Finding("  slowest admit", _ms(slowest)),
+    ]
+
+
+def waiting_provisions(own: Own, traffic: Traffic, slow_key: str, count: int, seconds: float) -> list[Finding]:
+    """So many provisions of slow engines at once; admits before, while they come in, and while they are waited for."""
+    waiting = Waiting(own, slow_key, count)
+    with traffic.flowing():
+        began = time.monotonic()
+        time.sleep(seconds)
+        asked = time.monotonic()
+        waiting.begin()
+        while _engines(own, slow_key) < count:
+            time.sleep(0.2)
+        taken_in = time.monotonic()
+        time.sleep(seconds)
+        waited_for, statuses = waiting.end()
+    idle, coming, busy = (
+        [call.seconds for call in traffic.admits if since <= call.began < until]
+        for since, until in ((began, asked), (asked, taken_in), (taken_in, math.inf))
+    )
+    before, meanwhile = percentile(idle, 0.99), percentile(busy, 0.99)
+    slowest = max(call.seconds for call in traffic.healths if call.began >= asked)
+    failed = sum(number for status, number in statuses.items() if status >= 500)
+    return [
+        Finding(f"idle: {len(idle)} admits, p50 and p99", _ms(percentile(idle, 0.5), before)),
+        Finding(
+            f"{count} provisions come in within {taken_in - asked:.1f} s: p50 and p99",
+            _ms(percentile(coming, 0.5), percentile(coming, 0.99)),
+        ),
+        Finding(f"they wait, {waited_for} to the end: p50 of {len(busy)} admits", _ms(percentile(busy, 0.5))),
+        Finding("  p99", _ms(meanwhile), f"<= 3 x {_ms(before)}", meanwhile <= 3 * before),
+        Finding("  admits that were not answered with 200", *_others(traffic.admits)),
+        Finding("  slowest /health, from the first provision on", _ms(slowest), "< 1000 ms", slowest < 1),
+        Finding("  /health that was not answered with 200", *_others(traffic.healths)),
+        Finding("  5xx of the provisions and their operations", str(failed), "0", not failed),
+    ]
+
+
+def _engines(own: Own, key: str) -> int:
+    return int(_call(own, "GET", "/status", {"X-Platform-Key": key}, None)["total"])
+
+
+def _settled(calls: Sequence[Call], is_well: Callable[[Call], bool]) -> float:
+    """When the last of the calls that are not well had its answer; when the first was sent, if all are. Monotonic clock."""
+    return max((call.began + call.seconds for call in calls if not is_well(call)), default=min(call.began for call in calls))
+
+
+def _others(calls: Sequence[Call]) -> tuple[str, str, bool]:
+    """Value, limit and verdict of "none but 200"."""
+    others = Counter(call.status for call in calls if call.status != 200)
+    return ", ".join(f"{number} x {status or 'none'}" for status, number in others.items()) or "0", "0", not others
+
+
+def _ms(*seconds: float) -> str:
+    return " / ".join(f"{value * 1000:.1f}" for value in seconds) + " ms"
+
+
+def measure(own: Own, *, users: int, provisions: int, seconds: float, frozen_s: float) -> Iterator[Finding]:
+    """All of it, one after the other, on a deployment that nobody else uses."""
+    key = register(own, "bench", {})
+    slow = register(own, "bench-slow", {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": str(BOOT_S)})
+    provision(own, key, users)
+    yield from frozen_valkey(own, Traffic(own.port, key, users), frozen_s)
+    yield from restarted_postgres(own, Traffic(own.port, key, users))
+    yield from waiting_provisions(own, Traffic(own.port, key, users), slow, provisions, seconds)

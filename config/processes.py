@@ -18,8 +18,8 @@ from typing import Any, Literal, NoReturn
 
 from common import socket_addresses
 from common.editions import EDITIONS, USUAL, Edition
-from config import postgres, valkey
-from config.embedded import Refused, home
+from config.local import postgres, valkey
+from config.local.embedded import Refused, home
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,17 @@ def _module(name: str, *arguments: str) -> list[str]:
 
 
 def _web() -> list[str]:
-    size = ["--workers", _setting("web_workers"), "--threads", _setting("web_threads"), "--worker-class", "config.server.Worker"]
+    size = [
+        "--workers",
+        _setting("web_workers"),
+        "--threads",
+        _setting("web_threads"),
+        "--worker-class",
+        "config.web.server.Worker",
+    ]
     limits = ["--timeout", "60", "--graceful-timeout", "30", "--keep-alive", "5", "--no-control-socket", "--preload"]
     return _module(
-        "gunicorn", "config.wsgi", *size, *limits, "--bind", socket_addresses.listen(_setting("bind"), _setting("port"))
+        "gunicorn", "config.web.wsgi", *size, *limits, "--bind", socket_addresses.listen(_setting("bind"), _setting("port"))
     )
 
 
@@ -105,8 +112,8 @@ PROCESSES = (
     Process("health", "app", _celery("health"), only="full"),
     Process("keeper", "app", _celery("keeper"), owns_database=True, nice=WORKERS_NICE),
     Process("beat", "app", _celery("beat"), only="full"),
-    Process("prepare", "step", lambda: _module("config.prepare"), owns_database=True),
-    Process("stand_down", "step", lambda: _module("config.stand_down")),
+    Process("prepare", "step", lambda: _module("config.local.prepare"), owns_database=True),
+    Process("stand_down", "step", lambda: _module("config.local.stand_down")),
 )
 BY_NAME = {process.name: process for process in PROCESSES}
 

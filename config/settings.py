@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from common import socket_addresses
 from common.env import Env
-from config import embedded, logs
+from config import logs
+from config.local import embedded
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -38,7 +39,7 @@ if not PRODUCTION:
     ALLOWED_HOSTS.append(socket_addresses.host(ENV.bind))  # `make run` calls it by that, and so do the lines that it prints
 CSRF_TRUSTED_ORIGINS = [origin for origin in ENV.trusted_origins.split(",") if origin]
 ROOT_URLCONF = "config.urls"
-WSGI_APPLICATION = "config.wsgi.application"
+WSGI_APPLICATION = "config.web.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 APPEND_SLASH = False
 USE_TZ = True
@@ -202,7 +203,7 @@ REST_FRAMEWORK = {
 }
 
 SPECTACULAR_SETTINGS = {
-    "DEFAULT_GENERATOR_CLASS": "fleet.openapi.Generator",
+    "DEFAULT_GENERATOR_CLASS": "fleet.openapi.document.Generator",
     "TITLE": "Roundhouse",
     "DESCRIPTION": "A fleet manager for per-user engines: products provision and use engines, the operator registers products.",
     "VERSION": "0.1.0",

@@ -7,7 +7,7 @@ from audit import api as audit
 from engines.api import admit, engines, logs, operations, products
 from engines.api.paths import UserId
 from fleet import api as fleet
-from fleet import openapi_views
+from fleet.openapi import views
 from policy import api as policy
 
 register_converter(UserId, "user")
@@ -41,8 +41,8 @@ urlpatterns = [
     path("admin-keys", policy.all_admin_keys),
     path("admin-keys/<uuid:key_id>", policy.admin_key),
     path("health", fleet.health),
-    path("schema/", openapi_views.schema),
-    path("docs/", openapi_views.docs),
+    path("schema/", views.schema),
+    path("docs/", views.docs),
     path("admin/", admin.site.urls),
 ]
 

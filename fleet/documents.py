@@ -14,7 +14,7 @@ from audit.actions import CATALOGUE, CLAMPED, Action, Retention
 from common.settings import settings
 from engines.models import Status
 from engines.transitions import TRANSITIONS
-from fleet import openapi
+from fleet.openapi import document
 
 Move = tuple[Status | None, Status, Action]
 
@@ -134,7 +134,7 @@ BLOCKS: Mapping[str, tuple[str, str, Callable[[], str]]] = {
 """File → the block that it holds: its name, the title of a file that does not exist yet, and what writes the block."""
 
 
-FILES: Mapping[str, Callable[[], str]] = {"docs/openapi.json": openapi.text}
+FILES: Mapping[str, Callable[[], str]] = {"docs/openapi.json": document.text}
 """File → what writes it whole."""
 
 

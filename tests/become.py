@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from config import forks
+from config.local import forks
 from config.processes import BY_NAME
 
 ROOT = Path(__file__).resolve().parent.parent

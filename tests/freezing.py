@@ -4,7 +4,7 @@ import os
 import signal
 from contextlib import contextmanager
 
-from config import valkey
+from config.local import valkey
 from tests import servers
 
 

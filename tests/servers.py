@@ -44,7 +44,7 @@ os.environ |= {
     "ORCH_LOG_LEVEL": "WARNING",
 }
 
-from config import embedded  # noqa: E402 (the environment had to be there first)
+from config.local import embedded  # noqa: E402 (the environment had to be there first)
 from tests import memory  # noqa: E402
 
 SERVERS = embedded.Servers(HOME)

@@ -12,8 +12,8 @@ from typing import Any
 
 import requests
 
+from config.local.supervision import FORKED
 from config.processes import Edition, of_kind
-from config.supervision import FORKED
 from tests import kinds, servers, waiting
 from tests.become import become
 

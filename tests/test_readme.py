@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from config import banner
+from config.local import banner
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md")))]

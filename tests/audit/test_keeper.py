@@ -12,8 +12,8 @@ from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
 from audit.models import AuditRow
-from config import postgres
 from config.celery import app
+from config.local import postgres
 from tests import servers, waiting
 from tests.stack import Stack
 

@@ -12,7 +12,7 @@ import pytest
 
 from audit.models import AuditRow
 from engines.models import Operation
-from fleet import openapi
+from fleet.openapi import document
 from policy.models import IdempotencyKey
 from roundhouse_client import ApiError, Client, Operator, StillRunning, Unreachable, results
 from tests import waiting
@@ -21,11 +21,11 @@ from tests.engines.registry import put_engine
 
 
 def test_every_operation_of_the_api_is_a_method():
-    assert {endpoint.name for endpoint in openapi.ENDPOINTS} <= {*dir(Client), *dir(Operator)}
+    assert {endpoint.name for endpoint in document.ENDPOINTS} <= {*dir(Client), *dir(Operator)}
 
 
 def test_every_field_of_an_answer_is_in_its_result():
-    schemas = openapi.make()["components"]["schemas"]
+    schemas = document.make()["components"]["schemas"]
     for name, schema in schemas.items():
         kind = getattr(results, {"EngineWithKey": "Engine", "Registered": "Registered"}.get(name, name), None)
         if kind is not None and "properties" in schema:

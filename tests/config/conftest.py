@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from config.embedded import Servers
+from config.local.embedded import Servers
 from tests import kinds
 from tests.config.support import stop_launchers
 

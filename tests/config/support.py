@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from config import supervision
-from config.home import BASE_DIR
+from config.local import supervision
+from config.local.home import BASE_DIR
 from tests import kinds, waiting
 
 
@@ -58,7 +58,7 @@ def stop_launchers(home: Path) -> None:
     """End a `make run` that a failed test has left behind."""
     for process in psutil.process_iter():
         try:
-            ours = process.cmdline()[1:3] == ["-m", "config.launch"] and process.environ().get("ORCH_HOME") == str(home)
+            ours = process.cmdline()[1:3] == ["-m", "config.local.launch"] and process.environ().get("ORCH_HOME") == str(home)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         if ours:
@@ -88,7 +88,7 @@ class Run:
     @property
     def launcher(self) -> psutil.Process:
         children = psutil.Process(self.make.pid).children(recursive=True)
-        return next(child for child in children if child.cmdline()[1:3] == ["-m", "config.launch"])
+        return next(child for child in children if child.cmdline()[1:3] == ["-m", "config.local.launch"])
 
     def wait_for_banner(self, timeout: float = 90) -> None:
         def printed() -> bool:

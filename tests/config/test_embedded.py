@@ -10,9 +10,9 @@ import psycopg
 import pytest
 import redis
 
-from config import embedded, postgres, valkey
-from config.embedded import Refused, Servers
-from config.home import BASE_DIR, LONGEST_SOCKET
+from config.local import embedded, postgres, valkey
+from config.local.embedded import Refused, Servers
+from config.local.home import BASE_DIR, LONGEST_SOCKET
 from tests import waiting
 from tests.config.support import environment, living
 

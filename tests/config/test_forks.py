@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from config.home import BASE_DIR
+from config.local.home import BASE_DIR
 
 FORK = """
 import os, signal, sys

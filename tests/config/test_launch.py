@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from config import postgres, supervision, valkey
-from config.embedded import Servers
-from config.home import BASE_DIR
+from config.local import postgres, supervision, valkey
+from config.local.embedded import Servers
+from config.local.home import BASE_DIR
 from tests import kinds, waiting
 from tests import servers as run_servers
 from tests.config.support import Run, environment, healthy, living, manage
@@ -144,7 +144,7 @@ def launch(home: Path, port: int | str, **changes: str) -> subprocess.CompletedP
     """The launcher where it is expected to give up."""
     kinds.require("deployment")
     return subprocess.run(
-        [sys.executable, "-m", "config.launch"],
+        [sys.executable, "-m", "config.local.launch"],
         cwd=BASE_DIR, env=environment(home, PORT=str(port), **changes), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
@@ -190,7 +190,7 @@ def test_folder_that_cannot_be_written_is_refused_in_one_line() -> None:
 def test_read_only_folder_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "readonly"
     folder.mkdir(mode=0o555)
-    command = [sys.executable, "-m", "config.launch"]
+    command = [sys.executable, "-m", "config.local.launch"]
     if os.geteuid() == 0:  # root may write anywhere; so it gives that up
         command = ["setpriv", "--bounding-set=-dac_override", *command]
     home = Path(os.path.normpath(folder / name))

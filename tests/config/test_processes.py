@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from common.env import Env
-from config import processes, supervision
-from config.embedded import Refused, Servers
-from config.home import BASE_DIR
+from config import processes
+from config.local import supervision
+from config.local.embedded import Refused, Servers
+from config.local.home import BASE_DIR
 from config.processes import EDITIONS, PROCESSES, Edition, of_kind
 from tests.config.support import environment
 

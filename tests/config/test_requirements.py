@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from config.home import BASE_DIR
+from config.local.home import BASE_DIR
 
 
 def pins(name: str) -> dict[str, str]:

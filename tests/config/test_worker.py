@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from config.celery import app
-from config.home import BASE_DIR
+from config.local.home import BASE_DIR
 from tests import waiting
 from tests.stack import Stack
 

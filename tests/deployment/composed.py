@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import pytest
 
-from config.home import BASE_DIR
+from config.local.home import BASE_DIR
 from engines.backends.docker.containers import CLIENT, PRODUCTS
 from tests import kinds, servers, waiting
 from tests.engines.backends import dock

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from config.home import BASE_DIR
+from config.local.home import BASE_DIR
 from config.processes import EDITIONS, PROCESSES, of_kind
 
 SERVICES = yaml.safe_load((BASE_DIR / "compose.yaml").read_text())["services"]

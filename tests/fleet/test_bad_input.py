@@ -12,7 +12,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db.models.functions import Now
 
-from config.server import Worker
+from config.web.server import Worker
 from policy import admin_keys, products
 from policy.models import AdminKey, PlatformKey
 from tests import waiting

@@ -8,8 +8,8 @@ from django.core.management.base import CommandError
 from django.db import connection, transaction
 
 from audit.models import AuditRow
+from bench import audit, footprint, load, own_deployment, provision, registry, transition
 from engines.models import Engine
-from fleet.bench import audit, footprint, load, own, provision, registry, transition
 from policy import products
 
 
@@ -62,7 +62,7 @@ def took(**seconds: float) -> provision.Samples:
 
 @pytest.mark.deployment
 def test_load_measures_a_deployment_of_its_own(db):
-    with own.deployment(ORCH_ENGINE_BACKEND="subprocess", ORCH_PORT_MIN="26001", ORCH_PORT_MAX="26999") as deployment:
+    with own_deployment.deployment(ORCH_ENGINE_BACKEND="subprocess", ORCH_PORT_MIN="26001", ORCH_PORT_MAX="26999") as deployment:
         key = load.register(deployment, "bench", {})
         load.provision(deployment, key, 1)
         slow = load.register(deployment, "bench-slow", {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": "4"})

@@ -7,8 +7,8 @@ import pytest
 from django.core.management.base import CommandError
 
 from audit import actors
+from bench import provision, running_deployment
 from engines.models import Engine, Operation
-from fleet.bench import provision, sut
 from policy import products
 from tests import waiting
 from tests.conftest import running_stack
@@ -26,7 +26,7 @@ def docker_stack(db):
 
 def test_provision_measures_real_lives_and_leaves_no_engine(docker_stack):
     stack, runtime = docker_stack
-    with sut.deployment(stack.url) as fleet:
+    with running_deployment.deployment(stack.url) as fleet:
         seconds = provision.one_at_a_time(fleet, 1)
         ours, raw = provision.in_bulk(fleet, 2, 2)
     assert all(len(seconds[name]) == 1 for pair in provision.PAIRS.items() for name in pair)
@@ -54,7 +54,7 @@ def left(docker_stack):
 
 
 def test_provision_leaves_no_raw_container_when_a_call_is_refused(docker_stack, left):
-    with sut.deployment(docker_stack[0].url) as fleet:
+    with running_deployment.deployment(docker_stack[0].url) as fleet:
         products.update_policy(fleet.product.pk, {"rate_limit_rpm": 1}, by=actors.ADMIN)
         with pytest.raises(CommandError, match="RATE_LIMITED"):
             provision.one_at_a_time(fleet, 2)  # the second admit
@@ -66,7 +66,7 @@ def test_provision_in_bulk_leaves_no_raw_container_when_it_is_interrupted(docker
         waiting.until(left, 60)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    with sut.deployment(docker_stack[0].url) as fleet:
+    with running_deployment.deployment(docker_stack[0].url) as fleet:
         someone = threading.Thread(target=interrupt)
         someone.start()
         with pytest.raises(KeyboardInterrupt):

@@ -5,7 +5,7 @@ import io
 import pytest
 from django.core.management import call_command
 
-from config import postgres
+from config.local import postgres
 
 
 def migrate():

@@ -14,25 +14,27 @@ from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.validation import validate_schema
 
 from common.bodies import Body
-from fleet import errors, openapi, openapi_errors
+from fleet import errors
+from fleet.openapi import document
+from fleet.openapi import errors as responses
 
-DOCUMENT = openapi.make()
+DOCUMENT = document.make()
 OPERATIONS = [(method, path, operation) for path, item in DOCUMENT["paths"].items() for method, operation in item.items()]
 
 
 def test_everything_routed_is_described_and_nothing_else():
-    assert sorted(endpoint.key for endpoint in openapi.ENDPOINTS) == sorted(openapi.routed())
+    assert sorted(endpoint.key for endpoint in document.ENDPOINTS) == sorted(document.routed())
 
 
 def test_document_is_valid_and_made_without_warnings():
     validate_schema(DOCUMENT)
-    openapi.Generator().get_schema(public=True)
+    document.Generator().get_schema(public=True)
     assert not GENERATOR_STATS._warn_cache
     assert not GENERATOR_STATS._error_cache
 
 
 def test_every_name_is_a_function_of_its_own():
-    names = [endpoint.name for endpoint in openapi.ENDPOINTS]
+    names = [endpoint.name for endpoint in document.ENDPOINTS]
     assert len(names) == len(set(names))
     assert all(re.fullmatch("[a-z_]+", name) for name in names)
 
@@ -49,7 +51,7 @@ def test_every_reference_leads_somewhere():
 
 
 def test_bodies_have_the_fields_of_the_views():
-    for endpoint in openapi.ENDPOINTS:
+    for endpoint in document.ENDPOINTS:
         if endpoint.body is not None:
             assert issubclass(endpoint.body, Body)
             if endpoint.body.__module__.endswith(".schema"):  # says more of the fields than the view's own does
@@ -57,7 +59,7 @@ def test_bodies_have_the_fields_of_the_views():
 
 
 def test_view_of_an_endpoint_answers_its_method():
-    for endpoint in openapi.ENDPOINTS:
+    for endpoint in document.ENDPOINTS:
         assert endpoint.method.lower() in endpoint.view.cls.http_method_names, endpoint.name
 
 
@@ -66,9 +68,9 @@ def test_view_of_an_endpoint_answers_its_method():
 
 def test_every_code_has_one_sample():
     there = {code for _, _, code in errors.TABLE} | {"BOOT_TIMEOUT", "INTERNAL_ERROR"}
-    assert [errors.classify(sample)[1] for sample in openapi_errors.SAMPLES].count("BOOT_TIMEOUT") == 1
-    assert set(openapi_errors.CODES) == there
-    assert len(openapi_errors.SAMPLES) == len(there)
+    assert [errors.classify(sample)[1] for sample in responses.SAMPLES].count("BOOT_TIMEOUT") == 1
+    assert set(responses.CODES) == there
+    assert len(responses.SAMPLES) == len(there)
 
 
 def test_every_code_is_an_answer_of_some_operation():
@@ -76,7 +78,7 @@ def test_every_code_is_an_answer_of_some_operation():
     for _, _, operation in OPERATIONS:
         for response in operation["responses"].values():
             named |= set(response.get("$ref", "").rpartition("/")[2].split("."))
-    assert set(openapi_errors.CODES) - named == {"METHOD_NOT_ALLOWED"}  # an answer to what is no operation
+    assert set(responses.CODES) - named == {"METHOD_NOT_ALLOWED"}  # an answer to what is no operation
 
 
 # -- examples --------------------------------------------------------------------------------------------------------------

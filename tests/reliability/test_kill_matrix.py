@@ -10,7 +10,7 @@ import requests
 from django.db import connections
 
 from audit.models import AuditRow
-from config import embedded
+from config.local import embedded
 from engines.models import Kind, Operation, OperationState
 from engines.transitions import TRANSITIONS
 from tests import servers, waiting

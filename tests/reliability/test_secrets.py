@@ -17,7 +17,7 @@ from django.contrib.auth.models import User
 
 from audit.models import AuditRow
 from common import valkey
-from config import postgres
+from config.local import postgres
 from engines.models import Engine, Operation, OperationState, Status
 from tests import servers, waiting
 from tests.conftest import running_stack

@@ -1,127 +1,25 @@
-import os
 from argparse import ArgumentParser
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from common.settings import settings
-from fleet.bench.sut import deployment
-
 
 class Command(BaseCommand):
+    """The door to the benchmarks. They are no part of an installation: the image does not have them."""
+
     help = "Measure a running deployment; alternatives are measured in turn in the same run."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--url", default=f"http://127.0.0.1:{settings.ENV.port}", help="where the deployment answers")
-        kinds = parser.add_subparsers(dest="kind", required=True)
-        provision = kinds.add_parser("provision", help="provision, wake and destroy beside the raw Docker SDK")
-        provision.add_argument("--count", type=int, default=50, help="lives of an engine, one at a time")
-        provision.add_argument("--bulk", type=int, default=200, help="engines provisioned --at-once at a time; 0: none")
-        provision.add_argument("--at-once", type=int, default=8)
-        admit = kinds.add_parser("admit", help="admit beside the applications of bench/, one process each")
-        admit.add_argument("--rounds", type=int, default=5)
-        admit.add_argument("--seconds", type=float, default=5, help="of each round and server")
-        admit.add_argument("--connections", type=int, default=16)
-        admit.add_argument("--users", type=int, default=200, help="engines that are asked for in turn")
-        load = kinds.add_parser(
-            "load", help="admits of a deployment of its own while others wait, Valkey freezes, PostgreSQL restarts"
-        )
-        load.add_argument("--users", type=int, default=20, help="engines that are asked for in turn")
-        load.add_argument("--provisions", type=int, default=100, help="slow provisions that are waited for at once")
-        load.add_argument("--seconds", type=float, default=30, help="without and with them")
-        load.add_argument("--frozen", type=float, default=45, help="seconds for which Valkey is frozen")
-        choice = kinds.add_parser("servers", help="web servers that could run Roundhouse, one process each")
-        choice.add_argument("--seconds", type=float, default=5, help="of each of three loads of a server")
-        choice.add_argument("--connections", type=int, default=16)
-        choice.add_argument("--users", type=int, default=200, help="engines that are asked for in turn")
-        choice.add_argument("--provisions", type=int, default=100, help="provisions that are waited for")
-        footprint = kinds.add_parser("footprint", help="memory, disk and second start of a `make run` of its own")
-        footprint.add_argument("--engines", type=int, default=0, help="provisioned afterwards, to see what each adds")
-        footprint.add_argument("--backend", default="", help="where they live; the run chooses when it is left out")
-        for name, what, count in (
-            ("transition", "a move with its audit row beside a plain Model.save()", 300),
-            ("audit", "GET /audit with 100 rows beside ModelSerializer", 100),
-        ):
-            kind = kinds.add_parser(name, help=what)
-            kind.add_argument("--rounds", type=int, default=7)
-            kind.add_argument("--count", type=int, default=count, help="of each in a round")
+        _benchmarks().add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        getattr(self, options["kind"])(options)
+        _benchmarks().run(self.stdout, options)
 
-    def provision(self, options: dict[str, Any]) -> None:
-        """`bench provision`."""
-        from fleet.bench import provision
 
-        if settings.ENV.engine_backend != "docker":
-            raise CommandError(
-                "bench provision compares with Docker: run the deployment, and this, with ORCH_ENGINE_BACKEND=docker"
-            )
-        count, bulk, at_once = options["count"], options["bulk"], options["at_once"]
-        with deployment(options["url"]) as fleet:
-            reports = [provision.report(provision.one_at_a_time(fleet, count))]
-            if bulk:
-                rates = provision.in_bulk(fleet, bulk, at_once)
-                reports.append(provision.report_bulk(*rates, f"{bulk} engines, {at_once} at a time"))
-        self._tell("\n".join(text for text, _ in reports), all(holds for _, holds in reports))
-
-    def admit(self, options: dict[str, Any]) -> None:
-        """`bench admit`."""
-        from fleet.bench import admit
-
-        with (Path(settings.ENV.home) / "bench.log").open("wb") as log:
-            results = admit.measure(options["rounds"], options["seconds"], options["connections"], options["users"], log)
-        self._tell(*admit.report(results))
-
-    def load(self, options: dict[str, Any]) -> None:
-        """`bench load`."""
-        from fleet.bench import load, own
-
-        sizes = {name: options[name] for name in ("users", "provisions", "seconds")}
-        holds = True
-        with own.deployment(ORCH_ENGINE_BACKEND="subprocess", ORCH_PORT_MIN="27001", ORCH_PORT_MAX="29999") as deployment:
-            for finding in load.measure(deployment, **sizes, frozen_s=options["frozen"]):
-                self.stdout.write(finding.render())
-                holds &= finding.holds
-        if not holds:
-            raise SystemExit(1)
-
-    def servers(self, options: dict[str, Any]) -> None:
-        """`bench servers`."""
-        from fleet.bench import choice
-
-        sizes = {name: options[name] for name in ("seconds", "connections", "users", "provisions")}
-        self.stdout.write(choice.HEAD)
-        with (Path(settings.ENV.home) / "bench.log").open("wb") as log:
-            for name, found in choice.measure(**sizes, log=log):
-                self.stdout.write(choice.line(name, found))
-
-    def footprint(self, options: dict[str, Any]) -> None:
-        """`bench footprint`."""
-        from fleet.bench import footprint
-
-        edition = os.environ.get("ORCH_PROCESSES") or "small"
-        with footprint.second_run(edition, options["backend"]) as run:
-            report, holds = footprint.report(edition, run.start_s, footprint.look(run))
-            if count := options["engines"]:
-                report += "\n" + footprint.report_engines(count, *footprint.grow(run, count))
-        self._tell(report, holds)
-
-    def transition(self, options: dict[str, Any]) -> None:
-        """`bench transition`."""
-        from fleet.bench import transition
-
-        self._tell(*transition.report(transition.measure(options["rounds"], options["count"])))
-
-    def audit(self, options: dict[str, Any]) -> None:
-        """`bench audit`."""
-        from fleet.bench import audit
-
-        self._tell(*audit.report(audit.measure(options["rounds"], options["count"])))
-
-    def _tell(self, report: str, holds: bool) -> None:
-        """Print it; exit code 1 when a limit does not hold."""
-        self.stdout.write(report)
-        if not holds:
-            raise SystemExit(1)
+def _benchmarks() -> Any:
+    """`bench.command`, by its name. Raises CommandError where there are no benchmarks."""
+    try:
+        return import_module("bench.command")
+    except ModuleNotFoundError as missing:
+        raise CommandError(f"{missing}. Benchmarks run in a checkout, with the packages that `make run` installs.") from missing

@@ -13,9 +13,9 @@ from uuid import UUID
 import docker
 import pytest
 
+from bench.containers import remove_all as sweep
 from engines.backends.docker import DockerBackend, Options, networks
 from engines.backends.docker.containers import DEPLOYMENT, Found, volume_name
-from fleet.bench.containers import remove_all as sweep
 from tests import kinds
 from tests.engines.backends.runtimes import IMAGE, Runtime
 

@@ -1,0 +1,89 @@
+"""`GET /audit` with 100 rows, beside the same query through Django REST framework's ModelSerializer."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db import connection
+from django.db.models.expressions import RawSQL
+from rest_framework import serializers
+from rest_framework.decorators import api_view
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.test import APIRequestFactory
+
+from audit import actors, api, trail
+from audit.actions import Action
+from audit.models import AuditRow
+from bench import registry
+from policy.models import Product
+
+ROWS = 100
+LIMIT = 2.0
+
+
+class Rows(serializers.ModelSerializer[AuditRow]):
+    """The columns that `GET /audit` shows."""
+
+    txid = serializers.CharField()  # a number too large for some clients, as text
+
+    class Meta:
+        model = AuditRow
+        fields = api.FIELDS
+
+
+@api_view(["GET"])
+def through_serializer(request: Request) -> Response:
+    """The product's newest rows, as the framework's tutorial writes it."""
+    assert isinstance(request.auth, Product)
+    own = (
+        AuditRow.objects.annotate(txid=RawSQL("txid::text", []))
+        .filter(product_id=request.auth.pk)
+        .order_by("-timestamp", "-id")[: ROWS + 1]
+    )
+    return Response({"results": Rows(own[:ROWS], many=True).data, "next": None, "previous": None})
+
+
+def _ask(view: Callable[..., Any], key: str) -> Any:
+    """The rendered answer of the view, with all that the framework does for a request."""
+    answer = view(APIRequestFactory().get(f"/audit?limit={ROWS}", headers={"X-Platform-Key": key, "Host": "localhost"}))
+    if isinstance(answer, Response):
+        answer.render()
+    connection.close()  # as after every request
+    return answer
+
+
+def measure(rounds: int, count: int) -> list[tuple[float, float]]:
+    """Requests per second of each round, ours and the serializer's; the two in turn."""
+    with registry.product({}, 1) as (product, key):
+        subject = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id="user-0")
+        for n in range(ROWS):
+            trail.record(Action.ADMIT_DENIED, subject, by=actors.product(product.slug), metadata={"rule": "bench", "limit": n})
+        _check(key)
+        return [(_rate(api.rows, key, count), _rate(through_serializer, key, count)) for _ in range(rounds)]
+
+
+def _check(key: str) -> None:
+    """Raise CommandError unless both answer with the same rows."""
+    ours, theirs = (json.loads(_ask(view, key).content)["results"] for view in (api.rows, through_serializer))
+    if [row["id"] for row in ours] != [row["id"] for row in theirs] or len(ours) != ROWS:
+        raise CommandError("the two do not answer with the same rows")
+
+
+def _rate(view: Callable[..., Any], key: str, count: int) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        _ask(view, key)
+    return count / (time.perf_counter() - began)
+
+
+def report(rates: list[tuple[float, float]]) -> tuple[str, bool]:
+    """The figures (medians of the rounds), and whether the limit holds."""
+    ours, theirs = (statistics.median(both[side] for both in rates) for side in (0, 1))
+    ratio = statistics.median(mine / other for mine, other in rates)
+    verdict = "PASS" if ratio >= LIMIT else "FAIL"
+    line = f"GET /audit with {ROWS} rows: {ours:.0f}/s, through ModelSerializer {theirs:.0f}/s"
+    return f"{line}\n{verdict}  {ratio:.2f} x (at least {LIMIT})", ratio >= LIMIT

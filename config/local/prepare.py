@@ -1,0 +1,46 @@
+"""What a local start does to the database before any process runs: migrations, a first staff user, engines that should run.
+
+One Django process instead of three `manage.py` commands: each of those takes a second to import.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+import django
+from django.core.management import call_command
+
+from config.local.embedded import home
+from config.local.home import USERNAME
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    django.setup()
+    call_command("migrate", interactive=False, verbosity=1)
+    keep_admin(home() / "admin-password")
+    call_command("resume_engines")
+
+
+def keep_admin(file: Path) -> None:
+    """See to it that `admin` exists and that `file` holds its password, or is absent once somebody has changed it."""
+    from django.contrib.auth import get_user_model
+
+    users = get_user_model().objects
+    admin = users.filter(username=USERNAME).first()
+    if admin is None:
+        password = secrets.token_urlsafe(12)
+        write_private(file, password)
+        users.create_superuser(USERNAME, password=password)
+    elif file.exists() and not admin.check_password(file.read_text()):
+        file.unlink()
+
+
+def write_private(file: Path, text: str) -> None:
+    file.unlink(missing_ok=True)
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+        output.write(text)
+
+
+if __name__ == "__main__":
+    main()

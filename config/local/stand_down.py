@@ -1,0 +1,23 @@
+"""What the end of a local run does while its servers are up: engines are stopped; a home without any forgets where they live."""
+
+import os
+
+import django
+from django.core.management import call_command
+
+from config.local import backend_choice
+from config.local.embedded import home
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    django.setup()
+    from engines.models import Engine
+
+    if not Engine.objects.living().exists():
+        backend_choice.forget(home())
+    call_command("stop_engines")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The supervisor of `make run`: its configuration, its start, and a client of its XML-RPC interface on a Unix socket.
+
+It starts a process that died again, forever, and a step once; it ends with its parent and takes every process along.
+"""
+
+import os
+import pwd
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, cast
+from xmlrpc.client import Fault, ServerProxy, Transport
+
+from config.local.embedded import Refused, supervised
+from config.local.home import BASE_DIR, runtime_folder
+from config.processes import Process, die_with_parent
+
+START_S = 15.0
+STOP_S = 90.0
+STEP_S = 600.0  # migrations of a large database take their time
+# What an interpreter is told when it starts: its forks inherit it. Titles of processes leave /proc/PID/environ as it is.
+FORKED = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
+
+
+def configuration(home: Path, processes: list[Process]) -> str:
+    """supervisord's configuration. No path but the home's own (`%(here)s`) and no secret is in it."""
+    socket = runtime_folder(home) / "supervisor.sock"
+    where = "%(here)s/run/supervisor.sock" if socket.parent == home / "run" else str(socket)
+    user = f"user={pwd.getpwuid(0).pw_name}\n" if os.geteuid() == 0 else ""
+    head = f"""\
+[supervisord]
+{user}nodaemon=true
+silent=true
+identifier=roundhouse
+logfile=%(here)s/log/supervisor.log
+logfile_maxbytes=1MB
+logfile_backups=1
+pidfile=%(here)s/run/supervisor.pid
+
+[unix_http_server]
+file={where}
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[rpcinterface:roundhouse]
+supervisor.rpcinterface_factory=config.local.supervisor:make_interface
+"""
+    # Groups stop in the order of falling priority: the servers go last.
+    groups = "".join(
+        f"\n[group:{kind}]\npriority={priority}\nprograms={','.join(names)}\n"
+        for kind, priority in (("server", 10), ("app", 20), ("step", 30))
+        if (names := [process.name for process in processes if process.kind == kind])
+    )
+    return head + "".join(_program(process) for process in processes) + groups
+
+
+def _program(process: Process) -> str:
+    keep = "autorestart=true\nstartretries=1000000\nstartsecs=1"
+    once = "autorestart=false\nstartretries=0\nstartsecs=0"
+    return f"""
+[program:{process.name}]
+command=python -m config.processes exec {process.name}
+autostart=false
+{once if process.kind == "step" else keep}
+stopsignal={process.stop_signal}
+stopwaitsecs={process.stop_seconds}
+stopasgroup=true
+killasgroup=true
+redirect_stderr=true
+stdout_logfile=%(here)s/log/{process.name}.log
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=1
+"""
+
+
+def start(home: Path, processes: list[Process]) -> subprocess.Popen[bytes]:
+    """Start supervisord in a session of its own, with nothing under it yet. Raises Refused."""
+    conf = home / "supervisor.conf"
+    conf.write_text(configuration(home, processes))
+    # PATH leads to this interpreter, so that the configuration needs no path that would have to be quoted.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "config.local.supervisor", "-c", str(conf)],
+        env={**os.environ, **FORKED, "PATH": path}, cwd=BASE_DIR, start_new_session=True, umask=0o077,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),
+    )  # fmt: skip
+    deadline = time.monotonic() + START_S
+    while not supervised(home):
+        if child.poll() is not None or time.monotonic() > deadline:
+            child.kill()
+            raise Refused(f"the supervisor does not start: see {home / 'log' / 'supervisor.log'}")
+        time.sleep(0.05)
+    return child
+
+
+def wait_until_gone(home: Path) -> bool:
+    """Return when the supervisor of a launcher that was killed has stopped its processes; whether it was killed itself.
+
+    In that case its processes have got their stop signal, and may still be at it. Raises Refused.
+    """
+    deadline = time.monotonic() + STOP_S
+    while supervised(home):
+        if time.monotonic() > deadline:
+            raise Refused(f"the processes of an earlier run do not stop: see {home / 'log'}")
+        time.sleep(0.2)
+    return (home / "run" / "supervisor.pid").exists()
+
+
+class _Transport(Transport):
+    """XML-RPC over a Unix socket. (supervisor has one too, but its module takes 0.2 s to import.)"""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> HTTPConnection:
+        return _Connection(self._path)
+
+
+class _Connection(HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+def _call(home: Path, method: str, *arguments: Any, interface: str = "supervisor") -> Any:
+    """Call supervisord. Raises Refused, also when it is not there any more."""
+    path = runtime_folder(home) / "supervisor.sock"
+    try:
+        with ServerProxy("http://localhost", transport=_Transport(path)) as proxy:
+            return getattr(getattr(proxy, interface), method)(*arguments)
+    except (Fault, HTTPException, OSError) as error:
+        raise Refused(f"the supervisor did not do {method}: {error!r}") from error
+
+
+def load(home: Path, variables: dict[str, str]) -> None:
+    """Have it import what `prepare` and `web` are made of, and give these variables to processes that start from now on."""
+    _call(home, "load", variables, interface="roundhouse")
+
+
+def load_rest(home: Path) -> None:
+    """Have it import what only workers are made of."""
+    _call(home, "load_rest", interface="roundhouse")
+
+
+def start_step(home: Path, name: str) -> None:
+    """Start one step of the list; its log begins anew."""
+    (home / "log" / f"{name}.log").unlink(missing_ok=True)
+    start_process(home, "step", name)
+
+
+def finish_step(home: Path, name: str) -> None:
+    """Wait until the step has ended. Raises Refused when it failed, with the line of its log that says why."""
+    log = home / "log" / f"{name}.log"
+    deadline = time.monotonic() + STEP_S
+    while (step := inspect(home)[name])["statename"] in ("STARTING", "RUNNING"):
+        if time.monotonic() > deadline:
+            raise Refused(f"{name} does not end: see {log}")
+        time.sleep(0.05)
+    if step["statename"] != "EXITED" or step["exitstatus"]:
+        raise Refused(f"{name} failed: {_gist(log.read_text(errors='replace'))} (see {log})")
+
+
+def _gist(text: str) -> str:
+    """The line of a command's output that says what went wrong: its last error, else its last line."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["it printed nothing"]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)\b", line)]
+    return (errors or lines)[-1]
+
+
+def start_process(home: Path, kind: str, name: str) -> None:
+    """Start one process of a kind; do not wait for it."""
+    _call(home, "startProcess", f"{kind}:{name}", False)
+
+
+def start_group(home: Path, kind: str) -> None:
+    """Start those of a kind's processes that are not up; do not wait for them."""
+    _call(home, "startProcessGroup", kind, False)
+
+
+def stop_group(home: Path, kind: str) -> None:
+    """Stop a kind's processes and wait until they are gone."""
+    _call(home, "stopProcessGroup", kind, True)
+
+
+def inspect(home: Path) -> dict[str, dict[str, Any]]:
+    """What supervisord knows of each process, by name: among others `statename` (RUNNING, STARTING, BACKOFF...) and `pid`."""
+    found = cast(list[dict[str, Any]], _call(home, "getAllProcessInfo"))
+    return {process["name"]: process for process in found}
+
+
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """End the supervisor and everything under it."""
+    child.terminate()
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

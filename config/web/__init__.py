@@ -1,0 +1,1 @@
+"""The web server: its threads, and the application that it serves."""

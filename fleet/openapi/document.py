@@ -1,0 +1,220 @@
+"""The OpenAPI document, made by drf-spectacular out of what each floor says of its endpoints in its `schema` module."""
+
+# mypy: disallow-untyped-calls=False
+# drf-spectacular is typed only in part.
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
+
+from django.urls import URLPattern, get_resolver
+from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.plumbing import ResolvedComponent
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRequest, OpenApiResponse
+
+from audit import schema as audit
+from audit.schema import Endpoint, Json, describe
+from common.bodies import Body
+from engines.api import schema as engines
+from fleet import schema as fleet
+from fleet.openapi import errors
+from policy import schema as policy
+from policy.auth import AdminKeyAuthentication, AnyKeyAuthentication, PlatformKeyAuthentication
+
+ENDPOINTS: tuple[Endpoint, ...] = (*engines.ENDPOINTS, *audit.ENDPOINTS, *fleet.ENDPOINTS, *policy.ENDPOINTS)
+UNDESCRIBED = frozenset({"/admin/", "/schema/", "/docs/"})
+"""Paths that are no part of the API: pages, and the document itself."""
+
+AUTH = {
+    PlatformKeyAuthentication: ("platform_key",),
+    AdminKeyAuthentication: ("admin_key",),
+    AnyKeyAuthentication: ("platform_key", "admin_key"),
+}
+KEYS: dict[str, Json] = {
+    "platform_key": {"type": "apiKey", "in": "header", "name": "X-Platform-Key", "description": "A product's: `pk-sept-...`."},
+    "admin_key": {"type": "apiKey", "in": "header", "name": "X-Admin-Key", "description": "The operator's."},
+}
+REFUSAL = {"platform_key": ("INVALID_PLATFORM_KEY", "INSUFFICIENT_SCOPE"), "admin_key": ("INVALID_ADMIN_KEY",)}
+
+_SECONDS: Json = {"type": "integer", "minimum": 0}
+HEADERS: dict[str, Json] = {
+    "X-Request-ID": {"description": "Names this request in the audit log and our logs.", "schema": {"type": "string"}},
+    "Location": {"description": "The operation, to ask how far it is.", "schema": {"type": "string", "format": "uri-reference"}},
+    "Retry-After": {"description": "Seconds to wait before another try; on `RATE_LIMITED`.", "schema": _SECONDS},
+    "WWW-Authenticate": {"description": "The header that a key was expected in.", "schema": {"type": "string"}},
+    "RateLimit-Limit": {"description": "Admits per minute; there with a limit only.", "schema": _SECONDS},
+    "RateLimit-Remaining": {"description": "Admits left now.", "schema": _SECONDS},
+    "RateLimit-Reset": {"description": "Whole seconds until one more fits than now; 0 when all of them do.", "schema": _SECONDS},
+}
+ALWAYS = frozenset({"X-Request-ID", "Location", "WWW-Authenticate"})  # where they are named at all
+BY_STATUS = {202: ("Location",), 401: ("WWW-Authenticate",), 429: ("Retry-After",)}
+
+_HEADER: Any = OpenApiParameter.HEADER
+REQUEST_ID = describe(
+    "X-Request-ID",
+    "Name of this request: 1 to 128 characters of `A-Za-z0-9._:/+=@-`. One is made when it is anything else.",
+    {"type": "string"},
+    where=_HEADER,
+)
+IDEMPOTENCY_KEY = describe(
+    "Idempotency-Key",
+    "Do this once: the same request under the same key, within 24 hours, gets the same answer. An admit keeps a key only where"
+    " its flags lead to an operation.",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x20-\x7e]+$"},
+    where=_HEADER,
+)
+
+
+class Described(AutoSchema):
+    """One operation of the document, from its Endpoint."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()
+        self.endpoint = endpoint
+
+    def get_operation_id(self) -> str:
+        return self.endpoint.name
+
+    def get_summary(self) -> str:
+        return self.endpoint.summary
+
+    def get_description(self) -> str:  # type: ignore[override]  # as drf-spectacular has it
+        side = "to_read" if self.method == "GET" else "to_write"
+        scopes = {scope for permission in self.view.permission_classes for scope in getattr(permission, side, ())}
+        needed = " or ".join(f"`{scope}`" for scope in sorted(scopes))
+        told = [self.endpoint.description, f"The platform key needs the scope {needed}." if needed else ""]
+        return "\n\n".join(text for text in told if text)
+
+    def get_tags(self) -> list[str]:
+        return [self.endpoint.tag]
+
+    def get_auth(self) -> list[Json]:
+        return [{name: []} for name in self._keys()]
+
+    def _keys(self) -> list[str]:
+        return [key for kind in self.view.authentication_classes for key in AUTH[kind]]
+
+    def get_override_parameters(self) -> list[Any]:
+        return [*self.endpoint.parameters, REQUEST_ID, *([IDEMPOTENCY_KEY] if self._changes() else [])]
+
+    def _changes(self) -> bool:
+        return self.method != "GET" and not self.endpoint.is_read
+
+    def get_request_serializer(self) -> Any:
+        body, example = self.endpoint.body, self.endpoint.body_example
+        if body is None:
+            return None
+        examples = [OpenApiExample("example", example, request_only=True)] if example else []
+        return {"application/json": OpenApiRequest(body, examples=examples)}
+
+    def get_response_serializers(self) -> Any:
+        answer = self.endpoint.answer
+        text = self.endpoint.summary if isinstance(answer, dict) else (answer.__doc__ or "")
+        example = OpenApiExample("example", self.endpoint.example, response_only=True)
+        responses: dict[int, Any] = {200: OpenApiResponse(answer, text, [example])}
+        if self.endpoint.is_waiting:
+            accepted = OpenApiExample("example", engines.ACCEPTED, response_only=True)
+            responses[202] = OpenApiResponse(engines.Accepted, engines.Accepted.__doc__ or "", [accepted])
+        return responses
+
+    def map_renderers(self, attribute: str) -> list[str]:
+        return ["application/json"] if attribute == "media_type" else []
+
+    def _get_response_bodies(self, direction: Any = "response") -> Json:
+        responses: Json = super()._get_response_bodies(direction)
+        for answered, response in responses.items():
+            response["headers"] = _refer("headers", self._headers(int(answered)))
+        for status, codes in errors.by_status(self._codes()).items():
+            responses[str(status)] = self._share(errors.answer(codes), codes, self._headers(status))
+        return responses
+
+    def _headers(self, status: int) -> tuple[str, ...]:
+        return "X-Request-ID", *BY_STATUS.get(status, ()), *self.endpoint.headers.get(status, ())
+
+    def _share(self, answer: Json, codes: list[str], headers: tuple[str, ...]) -> Json:
+        """The answer as a component: many operations have the same."""
+        name = ".".join((*codes, *self.endpoint.headers.get(errors.status_of(codes[0]), ())))
+        shared = ResolvedComponent(name, ResolvedComponent.RESPONSE, {**answer, "headers": _refer("headers", headers)}, name)
+        self.registry.register_on_missing(shared)
+        return dict(shared.ref)
+
+    def _codes(self) -> list[str]:
+        """Codes of every error that the operation may be answered with."""
+        codes = ["INVALID_REQUEST", "INTERNAL_ERROR", "UNAVAILABLE", *self.endpoint.errors]
+        codes += [code for name in self._keys() for code in REFUSAL[name]]
+        codes += ["NOT_FOUND"] if "{" in self.path else []
+        codes += ["UNSUPPORTED_MEDIA_TYPE"] if self.method != "GET" else []
+        codes += ["IDEMPOTENCY_MISMATCH"] if self._changes() else []
+        return codes
+
+    def _map_basic_serializer(self, serializer: Any, direction: Any) -> Json:
+        schema: Json = super()._map_basic_serializer(serializer, direction)
+        kind = serializer if isinstance(serializer, type) else type(serializer)
+        if issubclass(kind, Body):
+            schema["additionalProperties"] = False  # such a body refuses what it does not know
+        if not vars(kind).get("__doc__"):
+            schema.pop("description", None)  # inherited: says nothing of this one
+        return schema
+
+
+class Generator(SchemaGenerator):
+    """drf-spectacular's, over our own list of endpoints instead of what it would guess from the views."""
+
+    def _initialise_endpoints(self) -> None:
+        components = {"schemas": {"Error": errors.ERROR, **engines.COMPONENTS, **policy.COMPONENTS}}
+        components |= {"examples": errors.examples(), "securitySchemes": KEYS}
+        components |= {"headers": {name: {**header, "required": name in ALWAYS} for name, header in HEADERS.items()}}
+        for kind, named in components.items():
+            for name, schema in named.items():
+                self.registry.register(ResolvedComponent(name, kind, schema, name))
+
+    def _get_paths_and_endpoints(self) -> list[tuple[str, str, str, Any]]:
+        return [(endpoint.path, endpoint.path, endpoint.method, self._describe(endpoint)) for endpoint in ENDPOINTS]
+
+    def _describe(self, endpoint: Endpoint) -> Any:
+        view = endpoint.view.cls()  # type: ignore[attr-defined]
+        self._set_schema_to_view(view, Described(endpoint))
+        return view
+
+
+@cache
+def make() -> Json:
+    """The document."""
+    return dict(_without("x-spec-enum-id", Generator().get_schema(public=True)))
+
+
+def _without(name: str, part: Any) -> Any:
+    """The part of a document without the keys that only drf-spectacular's own hooks look at."""
+    if isinstance(part, dict):
+        return {key: _without(name, value) for key, value in part.items() if key != name}
+    return [_without(name, item) for item in part] if isinstance(part, list) else part
+
+
+def _refer(kind: str, names: Iterable[str]) -> Json:
+    return {name: {"$ref": f"#/components/{kind}/{name}"} for name in names}
+
+
+def text() -> str:
+    """The document as a file has it."""
+    return json.dumps(make(), indent=1, ensure_ascii=False) + "\n"
+
+
+def routed() -> Iterator[tuple[str, str]]:
+    """Method and path of everything that is routed and part of the API: what ENDPOINTS has to describe."""
+    for pattern in get_resolver().url_patterns:
+        path = "/" + _template(str(pattern.pattern))
+        if path in UNDESCRIBED or not isinstance(pattern, URLPattern):
+            continue
+        view = getattr(pattern.callback, "cls", None)
+        methods = view.http_method_names if view else ["post"]  # of two views: see `provision_or_engine`, `lean_admit`
+        yield from ((method.upper(), path) for method in methods if method not in ("options", "head"))
+
+
+def _template(route: str) -> str:
+    """A route as the document writes it."""
+    return "".join(
+        part if index % 2 == 0 else "{" + part.partition(":")[2] + "}"
+        for index, part in enumerate(route.replace(">", "<").split("<"))
+    )
