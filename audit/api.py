@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import django_filters
@@ -10,23 +10,57 @@ from django.db.models import QuerySet, TextField
 from django.db.models.expressions import RawSQL
 from django.http import HttpResponse
 from django_filters.fields import IsoDateTimeField
+from pydantic import Field
 from rest_framework.decorators import api_view
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
+from typing_extensions import TypedDict
 
+from audit.actions import Action, Retention
 from audit.models import AuditRow
 from common import keyset
+from common.answers import NonEmpty, Time, Url, Uuid, choice
 from common.keyset import Page
 from common.parameters import read_whole
 
 CURSOR, LIMIT = "cursor", "limit"
 OLDER, NEWER = "older", "newer"  # what a cursor begins with
 PAGE, MAX_LIMIT = 100, 1000
-FIELDS = (
-    "id", "timestamp", "product_id", "user_id", "engine_id", "action", "actor", "metadata", "duration_ms", "product_slug",
-    "from_status", "to_status", "engine_seq", "operation_id", "request_id", "txid", "retention",
-)  # fmt: skip
 
+
+class Row(TypedDict):
+    """A row of the audit log."""
+
+    id: Annotated[int, Field(description="Number of the row.")]
+    timestamp: Annotated[Time, Field(description="When the action started; order an engine's rows by `engine_seq`, then `id`.")]
+    product_id: Uuid | None
+    user_id: NonEmpty | None
+    engine_id: Uuid | None
+    action: Annotated[str, choice(Action), Field(description="What happened.")]
+    actor: Annotated[NonEmpty, Field(description="The product's slug, `admin`, `admin:<name>` or `system`.")]
+    metadata: Annotated[dict[str, Any], Field(description="More, by keys that depend on the action.")]
+    duration_ms: Annotated[int | None, Field(description="How long it took, when that was measured.")]
+    product_slug: NonEmpty | None
+    from_status: Annotated[NonEmpty | None, Field(description="The change of state, when there was one.")]
+    to_status: NonEmpty | None
+    engine_seq: Annotated[int | None, Field(description="Number of the engine's last move: one higher with each.")]
+    operation_id: Uuid | None
+    request_id: NonEmpty | None
+    txid: Annotated[
+        NonEmpty, Field(pattern="^[0-9]{1,20}$", description="The database's transaction that wrote the row, 64 bits: a string.")
+    ]
+    retention: Annotated[str, choice(Retention), Field(description="How long the row is kept.")]
+
+
+class Rows(TypedDict):
+    """A page of the audit log, newest first."""
+
+    results: list[Row]
+    next: Annotated[Url | None, Field(description="The page of older rows.")]
+    previous: Annotated[Url | None, Field(description="The page of newer rows.")]
+
+
+FIELDS = tuple(Row.__annotations__)
 _MILLISECONDS = """to_char(audit_log.timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS timestamp"""
 _SHOWN = ", ".join(_MILLISECONDS if name == "timestamp" else f"audit_log.{name}" for name in FIELDS)
 # The row as JSON, by PostgreSQL: models of a hundred rows, and JSON of those, take longer than all the rest of the request.

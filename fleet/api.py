@@ -1,17 +1,21 @@
 """The fleet over REST: a product's status and metrics, and whether this process can serve."""
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, WithJsonSchema
 from rest_framework import serializers
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
+from typing_extensions import TypedDict
 
+from common.answers import Count, NonEmpty, choice
 from common.bodies import Body, Flag, Text, read
 from engines import admission
-from engines.admission import Explanation, Question
-from engines.admission.explanation import VERBS
+from engines.admission import Question
+from engines.admission.explanation import OUTCOMES, VERBS
+from engines.api.answers import ADMIT_REASONS
 from fleet import metrics as figures
 from fleet import status as state
 from fleet.errors import classify, envelope
@@ -20,6 +24,7 @@ from policy.auth import AnyKeyAuthentication, MayExplain
 from policy.errors import ProductNotFound
 from policy.models import Product
 
+Measure = Annotated[int | str, WithJsonSchema({"type": ["integer", "number", "string"]})]
 _ONLY_OF = {"engine_version": "provision", "auto_provision": "admit", "auto_wake": "admit"}
 
 
@@ -53,7 +58,7 @@ def health(request: Request) -> Response:
     """GET /health: 200 while the database answers and every migration is applied."""
     if reason := state.unavailable():
         return Response(envelope("UNAVAILABLE", f"Not able to serve: {reason}."), status=503)
-    return Response({"status": "ok", **state.parts()})
+    return Response(state.of_process())
 
 
 # -- explain -----------------------------------------------------------------------------------------------------------
@@ -83,12 +88,44 @@ def _asked_about(request: Request, product_id: Any) -> Product:
     return request.auth
 
 
-def _render(told: Explanation) -> dict[str, Any]:
-    fields = ("rule", "allowed", "limit", "value", "headroom")
-    code = told.refusal if isinstance(told.refusal, str) else classify(told.refusal)[1]
+class Decision(TypedDict):
+    """What one rule says."""
+
+    rule: Annotated[NonEmpty, Field(description="A key of the policy, `suspended`, or a ceiling of the host: `host_...`.")]
+    allowed: bool
+    limit: Annotated[Measure | None, Field(description="Null where nothing limits.")]
+    value: Annotated[Measure | None, Field(description="What is measured against it; null while that cannot be said.")]
+    headroom: Annotated[Count | None, Field(description="How many more fit now.")]
+
+
+class Explanation(TypedDict):
+    """What would happen; nothing did."""
+
+    allowed: Annotated[bool, Field(description="No rule refuses; the engine's state may.")]
+    decisions: Annotated[
+        list[Decision], Field(description="In the order in which they are asked: the first that refuses decides.")
+    ]
+    would: Annotated[str, choice(OUTCOMES)]
+    refusal: Annotated[
+        NonEmpty | None,
+        Field(description=f"Of `refuse`: the error's code, or an admit's reason ({', '.join(ADMIT_REASONS)})."),
+    ]
+
+
+def _render(explained: admission.Explanation) -> Explanation:
+    refusal = explained.refusal
     return {
-        "allowed": told.allowed,
-        "decisions": [{name: getattr(decision, name) for name in fields} for decision in told.decisions],
-        "would": told.would,
-        "refusal": code or None,
+        "allowed": explained.allowed,
+        "decisions": [
+            {
+                "rule": decision.rule,
+                "allowed": decision.allowed,
+                "limit": decision.limit,
+                "value": decision.value,
+                "headroom": decision.headroom,
+            }
+            for decision in explained.decisions
+        ],
+        "would": explained.would,
+        "refusal": (refusal if isinstance(refusal, str) else classify(refusal)[1]) or None,
     }

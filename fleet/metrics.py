@@ -1,30 +1,52 @@
 """A product's figures: the last hour from the audit log, the lifetime totals from the engines' rows, which are never pruned."""
 
 from datetime import timedelta
+from typing import Annotated
 
-from django.db.models import Avg, Count, Q
+from django.db.models import Avg, Q
+from django.db.models import Count as CountOf
 from django.db.models.functions import Now
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from audit.actions import Action
 from audit.models import AuditRow
+from common.answers import Count
 from engines.models import Engine
 from policy.models import Product
 
 
-def of_product(product: Product) -> dict[str, int | None]:
-    """Of the last hour: `provisions_1h`, `crashes_1h`, `restarts_1h` and `avg_boot_ms` (null without a provision in it); of all
-    time: `total_provisions`, `total_destroys`."""
+class Metrics(TypedDict):
+    """The last hour, and two totals of all time."""
+
+    provisions_1h: Count
+    crashes_1h: Count
+    restarts_1h: Count
+    avg_boot_ms: Annotated[Count | None, Field(description="Null without a provision in the hour.")]
+    total_provisions: Count
+    total_destroys: Count
+
+
+def of_product(product: Product) -> Metrics:
+    """The product's figures."""
     counted = (Action.PROVISION, Action.HEALTH_FAILED, Action.AUTO_RESTART_START)
     hour = AuditRow.objects.filter(product_id=product.pk, action__in=counted, timestamp__gte=Now() - timedelta(hours=1))
     figures = hour.aggregate(
-        provisions_1h=Count("id", filter=Q(action=Action.PROVISION)),
-        crashes_1h=Count("id", filter=Q(action=Action.HEALTH_FAILED)),
-        restarts_1h=Count("id", filter=Q(action=Action.AUTO_RESTART_START)),
+        provisions_1h=CountOf("id", filter=Q(action=Action.PROVISION)),
+        crashes_1h=CountOf("id", filter=Q(action=Action.HEALTH_FAILED)),
+        restarts_1h=CountOf("id", filter=Q(action=Action.AUTO_RESTART_START)),
         avg_boot_ms=Avg("duration_ms", filter=Q(action=Action.PROVISION)),
     )
     totals = Engine.objects.filter(product=product).aggregate(
-        total_provisions=Count("id", filter=Q(provisioned_at__isnull=False)),
-        total_destroys=Count("id", filter=Q(destroyed_at__isnull=False)),
+        total_provisions=CountOf("id", filter=Q(provisioned_at__isnull=False)),
+        total_destroys=CountOf("id", filter=Q(destroyed_at__isnull=False)),
     )
     average = figures["avg_boot_ms"]
-    return {**figures, **totals, "avg_boot_ms": None if average is None else round(average)}
+    return {
+        "provisions_1h": figures["provisions_1h"],
+        "crashes_1h": figures["crashes_1h"],
+        "restarts_1h": figures["restarts_1h"],
+        "avg_boot_ms": None if average is None else round(average),
+        "total_provisions": totals["total_provisions"],
+        "total_destroys": totals["total_destroys"],
+    }

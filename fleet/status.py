@@ -1,28 +1,52 @@
 """The state of a product's engines, and of this system itself."""
 
-from collections.abc import Mapping
+from typing import Annotated, Literal, NotRequired, cast
 
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
-from django.db.models import Count
+from django.db.models import Count as CountOf
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from audit import partitions
+from common.answers import Count, NonEmpty, Time, choice
 from common.times import iso
 from engines import hosts
-from engines.models import Engine, Status
+from engines.models import Engine
+from engines.models import Status as EngineStatus
 from policy.models import Product
 
 CRITICAL_SHARE = 0.2  # of the engines failed, and
 CRITICAL_COUNT = 5  # at least this many of them
 
 
-def of_product(product: Product) -> dict[str, object]:
-    """Counts by state: `total`, `by_status` (every state), `health`, `unhealthy_count`."""
+class ByStatus(TypedDict):
+    """Engines by state."""
+
+    provisioning: Count
+    running: Count
+    sleeping: Count
+    stopped: Count
+    failed: Count
+    destroying: Count
+
+
+class Status(TypedDict):
+    """The product's engines by state."""
+
+    total: Count
+    by_status: ByStatus
+    health: Annotated[str, choice(["ok", "degraded", "critical"])]
+    unhealthy_count: Count
+
+
+def of_product(product: Product) -> Status:
+    """How many engines the product has in each state, and what that means."""
     living = Engine.objects.living().filter(product=product)
-    counts = {status.value: 0 for status in Status if status != Status.DESTROYED}
-    counts |= dict(living.values_list("status").annotate(Count("pk")).order_by())
-    total, failed = sum(counts.values()), counts[Status.FAILED]
-    return {"total": total, "by_status": counts, "health": health(total, failed), "unhealthy_count": failed}
+    counts = dict.fromkeys(ByStatus.__annotations__, 0)
+    counts |= dict(living.values_list("status").annotate(CountOf("pk")).order_by())
+    total, failed = sum(counts.values()), counts[EngineStatus.FAILED]
+    return {"total": total, "by_status": cast(ByStatus, counts), "health": health(total, failed), "unhealthy_count": failed}
 
 
 def health(total: int, failed: int) -> str:
@@ -49,11 +73,34 @@ def unavailable() -> str:
     return "" if _migrated else "migrations missing"
 
 
-def parts() -> Mapping[str, object]:
-    """Further facts for `/health`; they never decide its code."""
-    away = [{"name": host.name, "unreachable_since": iso(host.unreachable_since)} for host in hosts.unreachable()]
-    return {
+class UnreachableHost(TypedDict):
+    """A host whose runtime does not answer."""
+
+    name: NonEmpty
+    unreachable_since: Time
+
+
+class Health(TypedDict):
+    """This process can serve; what else is said never decides that."""
+
+    status: Literal["ok"]
+    audit_partitions: Annotated[str, choice(["ok", "low"])]
+    hosts: Annotated[NonEmpty, Field(description="`ok`, or on how many hosts engines are unknown.")]
+    unreachable_hosts: NotRequired[list[UnreachableHost]]
+
+
+def of_process() -> Health:
+    """The answer of a process that can serve, with further facts."""
+    away: list[UnreachableHost] = [
+        {"name": host.name, "unreachable_since": iso(host.unreachable_since)}
+        for host in hosts.unreachable()
+        if host.unreachable_since is not None
+    ]
+    found: Health = {
+        "status": "ok",
         "audit_partitions": "ok" if partitions.months_ahead() >= partitions.AHEAD else "low",
         "hosts": f"engines unknown on {len(away)} hosts" if away else "ok",
-        **({"unreachable_hosts": away} if away else {}),
     }
+    if away:
+        found["unreachable_hosts"] = away
+    return found

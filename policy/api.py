@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 from rest_framework import serializers
@@ -13,12 +13,11 @@ from rest_framework.response import Response
 
 from audit import actors
 from common.bodies import Body, Text, Whole, read
-from common.times import iso
-from policy import admin_keys, environments, idempotency, keys, overrides, products, rules
+from policy import admin_keys, answers, environments, idempotency, keys, overrides, products, rules
 from policy.auth import AdminKeyAuthentication, IsAdmin
 from policy.errors import AdminKeyNotFound, PlatformKeyNotFound
 from policy.idempotency import Kept
-from policy.models import AdminKey, EngineEnv, PlatformKey, PolicyOverride, Scope
+from policy.models import AdminKey, Scope
 
 
 class Registration(Body):
@@ -99,37 +98,6 @@ def _replay(kept: Kept) -> Response:
     return Response(answer)
 
 
-# -- rendering ---------------------------------------------------------------------------------------------------------
-
-
-def render_key(key: PlatformKey) -> dict[str, Any]:
-    """A platform key as lists show it: nothing in it opens anything."""
-    return {"key_id": str(key.pk), "prefix": key.prefix, "scopes": key.scopes, **_times(key)}
-
-
-def render_admin_key(key: AdminKey) -> dict[str, Any]:
-    """An admin key as lists show it."""
-    return {"key_id": str(key.pk), "name": key.name, "prefix": key.prefix, **_times(key)}
-
-
-def render_env(newest: EngineEnv | None) -> dict[str, Any]:
-    """An engine environment without its values; version 0 before the first."""
-    if newest is None:
-        return {"version": 0, "names": [], "updated_at": None}
-    return {"version": newest.version, "names": newest.names, "updated_at": iso(newest.created_at)}
-
-
-def render_override(override: PolicyOverride) -> dict[str, Any]:
-    """An override, whether it lives or not; `ended_at` is null until its end has a row."""
-    times = {name: iso(getattr(override, name)) for name in ("created_at", "expires_at", "ended_at")}
-    told = {"rule": override.rule, "value": override.value, "reason": override.reason, "granted_by": override.granted_by}
-    return {"override_id": str(override.pk), **told, **times}
-
-
-def _times(key: PlatformKey | AdminKey) -> dict[str, Any]:
-    return {name: iso(getattr(key, name)) for name in ("created_at", "expires_at", "last_used_at", "revoked_at")}
-
-
 # -- products ----------------------------------------------------------------------------------------------------------
 
 
@@ -138,37 +106,37 @@ def register(request: Request) -> Response:
     """POST /products/register: a new product, with its first platform key in plaintext, this once."""
     body = read(request, Registration)
     product, key = products.register(body["slug"], body["display_name"], body["policy"], by=actors.ADMIN)
-    return Response({"product_id": str(product.pk), "slug": product.slug, "platform_api_key": key})
+    return Response(answers.render_registered(product, key))
 
 
 @operator_view("PUT")
 def policy(request: Request, product_id: UUID) -> Response:
     """PUT /products/{product_id}/policy: replaces the policy whole."""
     product = products.update_policy(product_id, read(request, PolicyUpdate)["policy"], by=actors.ADMIN)
-    return Response({"policy": product.policy})
+    return Response(answers.render_policy(product))
 
 
 @operator_view("GET", "POST")
 def all_overrides(request: Request, product_id: UUID) -> Response:
     """GET and POST /products/{product_id}/overrides: what its rules had as another value, newest first; one more."""
     if request.method == "GET":
-        return Response({"overrides": [render_override(override) for override in overrides.of(products.get(product_id))]})
-    return Response(render_override(overrides.grant(product_id, by=actors.ADMIN, **read(request, NewOverride))))
+        return Response(answers.render_overrides(overrides.of(products.get(product_id))))
+    return Response(answers.render_override(overrides.grant(product_id, by=actors.ADMIN, **read(request, NewOverride))))
 
 
 @operator_view("DELETE")
 def override(request: Request, product_id: UUID, override_id: UUID) -> Response:
     """DELETE /products/{product_id}/overrides/{override_id}: the rule has its own value again from the next request on."""
     read(request, Nothing)
-    return Response(render_override(overrides.end(product_id, override_id, by=actors.ADMIN)))
+    return Response(answers.render_override(overrides.end(product_id, override_id, by=actors.ADMIN)))
 
 
 @operator_view("GET", "PUT")
 def engine_env(request: Request, product_id: UUID) -> Response:
     """GET and PUT /products/{product_id}/engine-env: names of the variables of its engines; all of them, replaced."""
     if request.method == "GET":
-        return Response(render_env(environments.find(products.get(product_id).pk)))
-    return Response(render_env(environments.replace(product_id, read(request, EnvUpdate)["env"], by=actors.ADMIN)))
+        return Response(answers.render_env(environments.find(products.get(product_id).pk)))
+    return Response(answers.render_env(environments.replace(product_id, read(request, EnvUpdate)["env"], by=actors.ADMIN)))
 
 
 # -- platform keys -----------------------------------------------------------------------------------------------------
@@ -179,24 +147,23 @@ def platform_keys(request: Request, product_id: UUID) -> Response:
     """GET and POST /products/{product_id}/platform-keys: its keys, newest first; one more, in plaintext this once."""
     product = products.get(product_id)
     if request.method == "GET":
-        return Response({"platform_keys": [render_key(key) for key in product.keys.all()]})
+        return Response(answers.render_keys(product.keys.all()))
     key, plaintext = products.issue_key(product, by=actors.ADMIN, **read(request, NewKey))
-    return Response({**render_key(key), "platform_api_key": plaintext})
+    return Response(answers.render_issued_key(key, plaintext))
 
 
 @operator_view("POST")
 def rotate_platform_key(request: Request, product_id: UUID) -> Response:
     """POST /products/{product_id}/rotate-platform-key: a new key, in plaintext this once, in place of those that live."""
     key, plaintext, replaced = products.rotate_key(product_id, by=actors.ADMIN, **read(request, Rotation))
-    gone = [{"key_id": str(old.pk), "prefix": old.prefix, "expires_at": iso(old.expires_at)} for old in replaced]
-    return Response({**render_key(key), "platform_api_key": plaintext, "replaced": gone})
+    return Response(answers.render_rotated_key(key, plaintext, replaced))
 
 
 @operator_view("DELETE")
 def platform_key(request: Request, product_id: UUID, key_id: UUID) -> Response:
     """DELETE /products/{product_id}/platform-keys/{key_id}: it is refused from the next request on."""
     read(request, Nothing)
-    return Response(render_key(products.revoke_key(products.find_key(product_id, key_id).pk, by=actors.ADMIN)))
+    return Response(answers.render_key(products.revoke_key(products.find_key(product_id, key_id).pk, by=actors.ADMIN)))
 
 
 # -- admin keys --------------------------------------------------------------------------------------------------------
@@ -206,14 +173,14 @@ def platform_key(request: Request, product_id: UUID, key_id: UUID) -> Response:
 def all_admin_keys(request: Request) -> Response:
     """GET and POST /admin-keys: the named admin keys, newest first; one more, in plaintext this once."""
     if request.method == "GET":
-        return Response({"admin_keys": [render_admin_key(key) for key in AdminKey.objects.all()]})
+        return Response(answers.render_admin_keys(AdminKey.objects.all()))
     body = read(request, NewAdminKey)
     key, plaintext = admin_keys.issue(body.pop("name"), by=actors.ADMIN, **body)
-    return Response({**render_admin_key(key), "admin_api_key": plaintext})
+    return Response(answers.render_issued_admin_key(key, plaintext))
 
 
 @operator_view("DELETE")
 def admin_key(request: Request, key_id: UUID) -> Response:
     """DELETE /admin-keys/{key_id}: it is refused from the next request on."""
     read(request, Nothing)
-    return Response(render_admin_key(admin_keys.revoke(key_id, by=actors.ADMIN)))
+    return Response(answers.render_admin_key(admin_keys.revoke(key_id, by=actors.ADMIN)))

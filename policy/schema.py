@@ -1,33 +1,15 @@
 """The OpenAPI description of this floor's endpoints: products, their keys and environments, and admin keys."""
 
-from typing import Any
-
 from django.core.validators import RegexValidator
-from drf_spectacular.utils import OpenApiParameter, extend_schema_field
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from audit.schema import Endpoint, Json, describe
 from common.bodies import Text
-from policy import api, rules
-from policy.models import SLUG_PATTERN, Scope
+from common.endpoints import Endpoint, describe_id
+from policy import answers, api
+from policy.models import SLUG_PATTERN
 
-_IMAGE: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^\S+$"}
-_FORMS: dict[Any, Json] = {
-    rules.is_whole_number: {"type": "integer", "minimum": 0, "maximum": rules.MAX},
-    rules.is_memory: {"type": "integer", "minimum": rules.LEAST_MEMORY_MB, "maximum": rules.MAX},
-    rules.is_cpus: {"type": "number", "minimum": rules.LEAST_CPUS, "maximum": rules.MAX},
-    rules.is_pids: {"type": "integer", "minimum": rules.LEAST_PIDS, "maximum": rules.MAX},
-    rules.is_image: _IMAGE,
-    rules.is_image_list: {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": rules.MAX_IMAGES},
-}
-
-POLICY: Json = {
-    "type": "object",
-    "description": "What a product may do; a rule that is left out is no limit of its own.",
-    "properties": {name: {**_FORMS[rule.takes], "description": rule.meaning} for name, rule in rules.RULES.items()},
-    "additionalProperties": False,
-}
-COMPONENTS = {"Policy": POLICY}
+COMPONENTS = {"Policy": answers.POLICY}
 
 
 @extend_schema_field({"$ref": "#/components/schemas/Policy"})
@@ -63,10 +45,7 @@ class EnvUpdate(api.EnvUpdate):
     env = EnvField()
 
 
-_VALUE: Json = {"oneOf": [{"type": "number"}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-
-
-@extend_schema_field(_VALUE)
+@extend_schema_field(answers.VALUE)
 class ValueField(serializers.JSONField):
     """What the rule takes."""
 
@@ -77,116 +56,10 @@ class NewOverride(api.NewOverride):
     value = ValueField()
 
 
-# -- answers -------------------------------------------------------------------------------------------------------------
-
-
-class Registered(serializers.Serializer[Any]):
-    """A product and its first platform key."""
-
-    product_id = serializers.UUIDField()
-    slug = serializers.CharField()
-    platform_api_key = serializers.RegexField("^pk-sept-", help_text="In this answer and nowhere else.")
-
-
-class PolicySeen(serializers.Serializer[Any]):
-    """The product's policy, without its overrides."""
-
-    policy = PolicyField()
-
-
-class _Times(serializers.Serializer[Any]):
-    created_at = serializers.DateTimeField()
-    expires_at = serializers.DateTimeField(allow_null=True)
-    last_used_at = serializers.DateTimeField(allow_null=True, help_text="To within a minute.")
-    revoked_at = serializers.DateTimeField(allow_null=True)
-
-
-class PlatformKey(_Times):
-    """A platform key without its plaintext."""
-
-    key_id = serializers.UUIDField()
-    prefix = serializers.CharField(help_text="The first characters after `pk-sept-`, to tell keys apart.")
-    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.values))
-
-
-class IssuedPlatformKey(PlatformKey):
-    """A platform key with its plaintext."""
-
-    platform_api_key = serializers.RegexField("^pk-sept-", help_text="In this answer and nowhere else.")
-
-
-class Replaced(serializers.Serializer[Any]):
-    """A platform key in whose place another was issued."""
-
-    key_id = serializers.UUIDField()
-    prefix = serializers.CharField()
-    expires_at = serializers.DateTimeField()
-
-
-class RotatedPlatformKey(IssuedPlatformKey):
-    """The new platform key, and those that end for it."""
-
-    replaced = Replaced(many=True)
-
-
-class PlatformKeys(serializers.Serializer[Any]):
-    """Every platform key that the product had, newest first."""
-
-    platform_keys = PlatformKey(many=True)
-
-
-class AdminKey(_Times):
-    """An admin key without its plaintext."""
-
-    key_id = serializers.UUIDField()
-    name = serializers.CharField()
-    prefix = serializers.CharField(help_text="The first characters after `ak-sept-`, to tell keys apart.")
-
-
-class IssuedAdminKey(AdminKey):
-    """An admin key with its plaintext."""
-
-    admin_api_key = serializers.CharField(help_text="In this answer and nowhere else.")
-
-
-class AdminKeys(serializers.Serializer[Any]):
-    """Every named admin key that there was, newest first."""
-
-    admin_keys = AdminKey(many=True)
-
-
-class Override(serializers.Serializer[Any]):
-    """Another value of one rule of the product's policy, for a time."""
-
-    override_id = serializers.UUIDField()
-    rule = serializers.ChoiceField(choices=list(rules.RULES))
-    value = ValueField()
-    reason = serializers.CharField()
-    granted_by = serializers.CharField(help_text="Actor, as in the audit log.")
-    created_at = serializers.DateTimeField()
-    expires_at = serializers.DateTimeField()
-    ended_at = serializers.DateTimeField(allow_null=True, help_text="Null until its end has a row, within a minute after it.")
-
-
-class Overrides(serializers.Serializer[Any]):
-    """Every override that the product had, newest first."""
-
-    overrides = Override(many=True)
-
-
-class EngineEnv(serializers.Serializer[Any]):
-    """Names of the variables; their values are in no answer."""
-
-    version = serializers.IntegerField(min_value=0)
-    names = serializers.ListField(child=serializers.CharField())
-    updated_at = serializers.DateTimeField(allow_null=True)
-
-
 # -- endpoints -----------------------------------------------------------------------------------------------------------
 
-_UUID: Json = {"type": "string", "format": "uuid"}
-PRODUCT_ID = describe("product_id", "The product.", _UUID, required=True, where=OpenApiParameter.PATH)
-_KEY_ID = describe("key_id", "The key.", _UUID, required=True, where=OpenApiParameter.PATH)
+PRODUCT_ID = describe_id("product_id", "The product.")
+_KEY_ID = describe_id("key_id", "The key.")
 _TIMES = {
     "created_at": "2026-11-24T03:39:03.191Z",
     "expires_at": None,
@@ -205,7 +78,7 @@ _NAMED = "/products/{product_id}"
 _POLICY = {"max_engines": 1000, "rate_limit_rpm": 600}
 _ENV = {"version": 2, "names": ["MODEL", "REGION"], "updated_at": "2026-11-24T03:39:03.191Z"}
 
-_OVERRIDE_ID = describe("override_id", "The override.", _UUID, required=True, where=OpenApiParameter.PATH)
+_OVERRIDE_ID = describe_id("override_id", "The override.")
 _GRANT = {"rule": "max_engines", "value": 2000, "reason": "launch week"}
 _OVERRIDE = {
     "override_id": "0d0ee7f3-3b0a-4c4e-8f6b-1a2f8f5f7f10",
@@ -219,50 +92,50 @@ _OVERRIDE = {
 ENDPOINTS = (
     Endpoint(
         "POST", "/products/register", api.register, "register_product", "A new product, with its first platform key",
-        body=Registration, body_example={"slug": "acme", "display_name": "Acme", "policy": _POLICY}, answer=Registered,
+        body=Registration, body_example={"slug": "acme", "display_name": "Acme", "policy": _POLICY}, answer=answers.Registered,
         example={"product_id": "f610ffa1-91e3-4c70-bb8d-ffab8ee91953", "slug": "acme", "platform_api_key": _PLAINTEXT},
         errors=("PRODUCT_SLUG_EXISTS",), tag="products",
     ),
     Endpoint(
         "PUT", f"{_NAMED}/policy", api.policy, "replace_policy", "Replace the whole policy; in force with the next request",
-        body=PolicyUpdate, body_example={"policy": _POLICY}, answer=PolicySeen, example={"policy": _POLICY},
+        body=PolicyUpdate, body_example={"policy": _POLICY}, answer=answers.PolicySeen, example={"policy": _POLICY},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
     ),
     Endpoint(
         "GET", f"{_NAMED}/overrides", api.all_overrides, "list_overrides", "The product's overrides, newest first",
-        answer=Overrides, example={"overrides": [_OVERRIDE]},
+        answer=answers.Overrides, example={"overrides": [_OVERRIDE]},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
     ),
     Endpoint(
         "POST", f"{_NAMED}/overrides", api.all_overrides, "grant_override", "Give a rule another value, for a time",
-        body=NewOverride, body_example={**_GRANT, "expires_in_s": 604800}, answer=Override, example=_OVERRIDE,
+        body=NewOverride, body_example={**_GRANT, "expires_in_s": 604800}, answer=answers.Override, example=_OVERRIDE,
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
     ),
     Endpoint(
         "DELETE", f"{_NAMED}/overrides/{{override_id}}", api.override, "end_override", "End an override before its time",
-        answer=Override, example={**_OVERRIDE, "ended_at": "2026-11-25T07:00:11.020Z"},
+        answer=answers.Override, example={**_OVERRIDE, "ended_at": "2026-11-25T07:00:11.020Z"},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID, _OVERRIDE_ID), tag="products",
     ),
     Endpoint(
         "GET", f"{_NAMED}/platform-keys", api.platform_keys, "list_platform_keys", "The product's keys, newest first",
-        answer=PlatformKeys, example={"platform_keys": [_KEY]},
+        answer=answers.PlatformKeys, example={"platform_keys": [_KEY]},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="keys",
     ),
     Endpoint(
         "POST", f"{_NAMED}/platform-keys", api.platform_keys, "issue_platform_key", "One more platform key",
-        body=api.NewKey, body_example={"scopes": ["admit"], "expires_in_s": 86400}, answer=IssuedPlatformKey,
+        body=api.NewKey, body_example={"scopes": ["admit"], "expires_in_s": 86400}, answer=answers.IssuedPlatformKey,
         example={**_KEY, "platform_api_key": _PLAINTEXT},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="keys",
     ),
     Endpoint(
         "DELETE", f"{_NAMED}/platform-keys/{{key_id}}", api.platform_key, "revoke_platform_key", "End a platform key at once",
-        answer=PlatformKey, example={**_KEY, "revoked_at": "2026-11-24T03:41:05.320Z"},
+        answer=answers.PlatformKey, example={**_KEY, "revoked_at": "2026-11-24T03:41:05.320Z"},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID, _KEY_ID), tag="keys",
     ),
     Endpoint(
         "POST", f"{_NAMED}/rotate-platform-key", api.rotate_platform_key, "rotate_platform_key",
         "A new platform key in place of all, or of one, which live on for the overlap",
-        body=api.Rotation, body_example={"overlap_s": 3600}, answer=RotatedPlatformKey,
+        body=api.Rotation, body_example={"overlap_s": 3600}, answer=answers.RotatedPlatformKey,
         example={
             **_KEY,
             "platform_api_key": _PLAINTEXT,
@@ -278,25 +151,26 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", f"{_NAMED}/engine-env", api.engine_env, "get_engine_env", "Names of the variables that its engines get",
-        answer=EngineEnv, example=_ENV, errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
+        answer=answers.EngineEnv, example=_ENV, errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
     ),
     Endpoint(
         "PUT", f"{_NAMED}/engine-env", api.engine_env, "replace_engine_env", "Replace all variables that its engines get",
-        body=EnvUpdate, body_example={"env": {"MODEL": "large", "REGION": "eu"}}, answer=EngineEnv, example=_ENV,
+        body=EnvUpdate, body_example={"env": {"MODEL": "large", "REGION": "eu"}}, answer=answers.EngineEnv, example=_ENV,
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
     ),
     Endpoint(
         "GET", "/admin-keys", api.all_admin_keys, "list_admin_keys", "The named admin keys, newest first",
-        answer=AdminKeys, example={"admin_keys": [_ADMIN_KEY]}, tag="keys",
+        answer=answers.AdminKeys, example={"admin_keys": [_ADMIN_KEY]}, tag="keys",
     ),
     Endpoint(
         "POST", "/admin-keys", api.all_admin_keys, "issue_admin_key", "One more admin key",
-        body=api.NewAdminKey, body_example={"name": "ann"}, answer=IssuedAdminKey,
+        body=api.NewAdminKey, body_example={"name": "ann"}, answer=answers.IssuedAdminKey,
         example={**_ADMIN_KEY, "admin_api_key": "ak-sept-9fmSJaVHGitkbVoao2SXJn2ZUoayPdK9t55h1p3lLcA"},
         errors=("ADMIN_KEY_EXISTS",), tag="keys",
     ),
     Endpoint(
         "DELETE", "/admin-keys/{key_id}", api.admin_key, "revoke_admin_key", "End an admin key at once",
-        answer=AdminKey, example={**_ADMIN_KEY, "revoked_at": "2026-11-24T03:41:05.320Z"}, parameters=(_KEY_ID,), tag="keys",
+        answer=answers.AdminKey, example={**_ADMIN_KEY, "revoked_at": "2026-11-24T03:41:05.320Z"},
+        parameters=(_KEY_ID,), tag="keys",
     ),
 )  # fmt: skip

@@ -12,8 +12,16 @@ from common.bodies import read
 from common.parameters import read_whole
 from common.settings import settings
 from engines import lifecycle
-from engines.addresses import url
-from engines.api.answers import render, render_provisioned, render_rotated, render_with_key
+from engines.api.answers import (
+    Engines,
+    render,
+    render_destroyed,
+    render_provisioned,
+    render_rotated,
+    render_started,
+    render_stopped,
+    render_with_key,
+)
 from engines.api.bodies import Provision
 from engines.api.callers import product_of
 from engines.api.intents import ask, once
@@ -50,7 +58,8 @@ def engines(request: Request) -> Response:
     found = found.filter(status=status) if status else found
     offset = read_whole(request, "offset", default=0, least=0, most=999_999_999)
     limit = read_whole(request, "limit", default=100, least=1, most=1000)
-    return Response({"engines": [render(engine) for engine in found[offset : offset + limit]], "total": found.count()})
+    page: Engines = {"engines": [render(engine) for engine in found[offset : offset + limit]], "total": found.count()}
+    return Response(page)
 
 
 @api_view(["GET", "DELETE"])
@@ -62,23 +71,21 @@ def engine(request: Request, user_id: str) -> Response:
         return Response(render_with_key(lifecycle.find(product, user_id)))
     operation = ask(request, user_id, lifecycle.destroy)
     timeout_s = settings.ENV.stop_grace_s + settings.ENV.wait_s
-    return answer(request, operation, timeout_s, lambda gone: {"status": "destroyed", "engine_id": str(gone.pk)})
+    return answer(request, operation, timeout_s, render_destroyed)
 
 
 @api_view(["POST"])
 def start(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/start."""
     operation = ask(request, user_id, lifecycle.start)
-    return answer(
-        request, operation, settings.ENV.boot_timeout_s + MARGIN_S, lambda started: {"status": "running", "url": url(started)}
-    )
+    return answer(request, operation, settings.ENV.boot_timeout_s + MARGIN_S, render_started)
 
 
 @api_view(["POST"])
 def stop(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/stop."""
     operation = ask(request, user_id, lifecycle.stop)
-    return answer(request, operation, settings.ENV.stop_grace_s + settings.ENV.wait_s, lambda _: {"status": "stopped"})
+    return answer(request, operation, settings.ENV.stop_grace_s + settings.ENV.wait_s, render_stopped)
 
 
 @api_view(["POST"])

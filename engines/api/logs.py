@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from common.parameters import read_whole
 from engines import lifecycle, log_mailbox
+from engines.api.answers import MAX_LINES, render_logs
 from engines.api.callers import product_of
 from engines.backends.base import BackendError
 from engines.errors import LogsUnavailable
@@ -23,7 +24,7 @@ from engines.models import Engine
 TASK = "engines.tasks.read_logs"
 WAIT_S = 5.0
 POLL_S = 0.05
-TAIL, MAX_TAIL = 100, 1000  # lines
+TAIL, MAX_TAIL = 100, MAX_LINES
 
 # Beside the waiters of operations: however many callers follow logs, most threads of a web process go on admitting.
 _waiters = threading.BoundedSemaphore(2)
@@ -34,7 +35,7 @@ def logs(request: Request, user_id: str) -> Response:
     """GET /engines/{user_id}/logs: the last `tail` lines of the engine, oldest first."""
     tail = read_whole(request, "tail", default=TAIL, least=1, most=MAX_TAIL)
     engine = lifecycle.find(product_of(request), user_id)
-    return Response({"engine_id": str(engine.pk), "user_id": engine.user_id, "lines": fetch(engine, tail)})
+    return Response(render_logs(engine, fetch(engine, tail)))
 
 
 def fetch(engine: Engine, tail: int) -> list[str]:

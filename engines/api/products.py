@@ -8,7 +8,7 @@ from rest_framework.response import Response
 from audit import actors
 from common.bodies import read
 from engines import lifecycle
-from engines.api.answers import render_suspension
+from engines.api.answers import render_deleted, render_suspended, render_suspension
 from engines.api.bodies import NewSuspension, Nothing, Resumption
 from policy import products
 from policy.api import operator_view
@@ -18,7 +18,7 @@ from policy.api import operator_view
 def suspend(request: Request, product_id: UUID) -> Response:
     """POST /products/{product_id}/suspend: what would make its engines serve is refused, from the next request on."""
     done = lifecycle.suspend_product(product_id, by=actors.ADMIN, **read(request, NewSuspension))
-    return Response({**render_suspension(done.product), "stopping": done.stopping, "busy": done.busy})
+    return Response(render_suspended(done.product, stopping=done.stopping, busy=done.busy))
 
 
 @operator_view("POST")
@@ -32,4 +32,4 @@ def product(request: Request, product_id: UUID) -> Response:
     """DELETE /products/{product_id}: refused while engines of it live."""
     read(request, Nothing)
     lifecycle.delete_product(product_id, by=actors.ADMIN)
-    return Response({"status": "deleted", "product_id": str(product_id)})
+    return Response(render_deleted(product_id))

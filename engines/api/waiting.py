@@ -1,18 +1,21 @@
 """Waiting for an operation in a request, for as long as its caller says (`Prefer`, RFC 7240)."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from engines import operations
+from engines.api.answers import render_accepted
 from engines.errors import EngineNotFound, Unfinished
 from engines.models import Engine, Kind, Operation
 
 
-def answer(request: Request, operation: Operation, timeout_s: float, render_done: Callable[[Engine], dict[str, Any]]) -> Response:
+def answer(
+    request: Request, operation: Operation, timeout_s: float, render_done: Callable[[Engine], Mapping[str, Any]]
+) -> Response:
     """Wait for the operation and answer with its engine; past the deadline a 202 to those who said that they can take one."""
     wait_s, takes_202 = preference(request, timeout_s)
     try:
@@ -30,8 +33,7 @@ def accepted(unfinished: Unfinished, takes_202: bool) -> Response:
     if not takes_202:
         raise unfinished
     operation = unfinished.operation
-    body = {"operation_id": str(operation.pk), "kind": operation.kind, "state": operation.state}
-    return Response(body, status=202, headers={"Location": f"/operations/{operation.pk}"})
+    return Response(render_accepted(operation), status=202, headers={"Location": f"/operations/{operation.pk}"})
 
 
 def preference(request: Request, timeout_s: float) -> tuple[float, bool]:

@@ -15,9 +15,12 @@ from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRequest, OpenApiResponse
 
 from audit import schema as audit
-from audit.schema import Endpoint, Json, describe
+from common import answers
+from common.answers import Answer, Json
 from common.bodies import Body
+from common.endpoints import Endpoint, describe
 from engines.api import schema as engines
+from engines.api.answers import Accepted
 from fleet import schema as fleet
 from fleet.openapi import errors
 from policy import schema as policy
@@ -67,6 +70,12 @@ IDEMPOTENCY_KEY = describe(
 )
 
 
+def _respond(answer: Answer, example: Json) -> Any:
+    """An answer with an example of it; its schema is among the components."""
+    examples = [OpenApiExample("example", example, response_only=True)]
+    return OpenApiResponse(answers.reference(answer), answers.description_of(answer), examples)
+
+
 class Described(AutoSchema):
     """One operation of the document, from its Endpoint."""
 
@@ -111,13 +120,8 @@ class Described(AutoSchema):
 
     def get_response_serializers(self) -> Any:
         answer = self.endpoint.answer
-        text = self.endpoint.summary if isinstance(answer, dict) else (answer.__doc__ or "")
-        example = OpenApiExample("example", self.endpoint.example, response_only=True)
-        responses: dict[int, Any] = {200: OpenApiResponse(answer, text, [example])}
-        if self.endpoint.is_waiting:
-            accepted = OpenApiExample("example", engines.ACCEPTED, response_only=True)
-            responses[202] = OpenApiResponse(engines.Accepted, engines.Accepted.__doc__ or "", [accepted])
-        return responses
+        responses = {200: _respond(answer, self.endpoint.example)}
+        return {**responses, 202: _respond(Accepted, engines.ACCEPTED)} if self.endpoint.is_waiting else responses
 
     def map_renderers(self, attribute: str) -> list[str]:
         return ["application/json"] if attribute == "media_type" else []
@@ -163,7 +167,9 @@ class Generator(SchemaGenerator):
     """drf-spectacular's, over our own list of endpoints instead of what it would guess from the views."""
 
     def _initialise_endpoints(self) -> None:
-        components = {"schemas": {"Error": errors.ERROR, **engines.COMPONENTS, **policy.COMPONENTS}}
+        components: dict[str, dict[str, Json]] = {"schemas": {"Error": errors.ERROR, **policy.COMPONENTS}}
+        for answer in (Accepted, *(endpoint.answer for endpoint in ENDPOINTS)):
+            components["schemas"] |= answers.components(answer)
         components |= {"examples": errors.examples(), "securitySchemes": KEYS}
         components |= {"headers": {name: {**header, "required": name in ALWAYS} for name, header in HEADERS.items()}}
         for kind, named in components.items():

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from rest_framework import exceptions as drf
 
-from audit.schema import Json
+from common.answers import Json
 from engines import errors as engines
 from engines.backends.base import BackendError
 from engines.models import Kind, Operation
