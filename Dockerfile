@@ -1,10 +1,10 @@
 # One image for all processes: docker run IMAGE web|worker|keeper|migrate, or with ORCH_PROCESSES=full
 # web|wake|ops|background|health|keeper|beat|migrate.
 # The default is the web server on port 8000. Every ORCH_* setting comes from the environment: see docs/operations.md.
-# `make image` builds it, without a registry where there is none.
+# `make image` builds the image, also without a registry.
 ARG BASE_IMAGE=python:3.11-slim
 
-# Nothing of where packages come from here is in the image: it is the second stage alone.
+# The first stage knows the sources of packages (index URLs, certificates). The image is the second stage, without these values.
 FROM ${BASE_IMAGE} AS build
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
@@ -29,7 +29,7 @@ COPY audit/ audit/
 COPY common/ common/
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     ORCH_ENVIRONMENT=production ORCH_BIND=0.0.0.0 ORCH_PORT=8000 ORCH_HOME=/home/roundhouse-state
-# Collecting static files reads the settings, which want every secret to be set; none of these is used or kept.
+# collectstatic reads the settings, which require all secrets: the values here are placeholders, neither used nor kept.
 RUN python -m compileall -q . \
     && ORCH_DATABASE_URL=postgresql://none/none ORCH_REDIS_URL=redis://none ORCH_ADMIN_KEY=none ORCH_SECRET_KEY=none \
        ORCH_MASTER_KEY="$(python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())')" \

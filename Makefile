@@ -1,24 +1,24 @@
 # make run [PORT=8000] [ORCH_HOME=.local]   the whole system on this machine, until Ctrl-C
-# make engine-image                         the demo engine's image and the network guard's, for the Docker backend
-# make image                                the images of compose.yaml: Roundhouse, PostgreSQL, Redis, and those two
-# make test [ARGS=...]                      every test, on real servers; ends with where the time goes
+# make engine-image                         the images of the demo engine and the network guard, for the Docker backend
+# make image                                the images of compose.yaml: Roundhouse, PostgreSQL, Redis, demo engine, guard
+# make test [ARGS=...]                      every test, on real servers; at the end, prints where the time went
 # make test-quick [ARGS=...]                the tests that need no container, no browser and no deployment of processes
-# make bench-venv                           what `manage.py bench admit` compares with, in an environment of its own
+# make bench-venv                           the applications that `manage.py bench admit` compares with, in .venv-bench
 # make check                                format, lint, types, imports, migrations, deployment checks, generated files
 
 .DEFAULT_GOAL := run
-# The longest first: two run at a time.
+# Two checks run at a time; starting the longest checks first saves time.
 CHECKS := check-types check-migrations check-documents check-deployment check-imports check-processes check-lint check-format
 .PHONY: run engine-image image test test-quick test-postgres bench-venv check $(CHECKS) format clean
 SHELL := /bin/sh
-unexport PYTHONDONTWRITEBYTECODE  # to compile our modules at each start would be a third of the time that a start takes
+unexport PYTHONDONTWRITEBYTECODE  # otherwise every start compiles our modules, which takes a third of the start
 
-# The first interpreter that is new enough; `make run PYTHON=/path/to/python` chooses another one.
+# The first interpreter that is new enough; `make run PYTHON=/path/to/python` chooses a different interpreter.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11 python,\
 	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(name))))
 
-# Production's settings with throwaway values: `check --deploy` looks at them, nothing connects.
+# Production settings with throwaway values: `check --deploy` reads the settings, and nothing connects to the URLs.
 PRODUCTION = ORCH_ENVIRONMENT=production ORCH_REDIS_URL=redis://none \
 	ORCH_DATABASE_URL=postgresql://app@none/none ORCH_DATABASE_OWNER_URL=postgresql://owner@none/none \
 	ORCH_ADMIN_KEY="$$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(50))')" \
@@ -34,7 +34,7 @@ engine-image:
 image:
 	@scripts/image
 
-# A part of the tests runs in one process.
+# With ARGS, the chosen tests run in one process.
 test: .venv/.dev
 ifeq ($(strip $(ARGS)),)
 	@scripts/test
@@ -42,19 +42,19 @@ else
 	@.venv/bin/python -m pytest $(ARGS)
 endif
 
-# Kinds of tests are marks, found by what a test uses (docs/testing.md).
+# The kinds of tests are pytest marks, set according to the fixtures of a test (docs/testing.md).
 SIDE_BY_SIDE := .venv/bin/python -m pytest -n 2 --dist loadfile
 
 test-quick: .venv/.dev
 	@$(SIDE_BY_SIDE) -m 'not (docker or browser or deployment or embedded)' $(ARGS)
 
-# What sends SQL, on another PostgreSQL: ORCH_PG_BIN=/usr/lib/postgresql/15/bin.
+# The tests that send SQL, on the PostgreSQL in ORCH_PG_BIN, for example ORCH_PG_BIN=/usr/lib/postgresql/15/bin.
 test-postgres: .venv/.dev
 	@$(SIDE_BY_SIDE) -m '(sql or embedded) and not (docker or browser or deployment)' $(ARGS)
 
 bench-venv: .venv-bench/.made
 
-# All of them, two at a time, also when one fails; make names those that have failed.
+# All checks, two at a time, also after a failure; make names the failed checks.
 check: .venv/.dev
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target $(CHECKS)
 
@@ -91,7 +91,7 @@ format: .venv/.dev
 clean:
 	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis staticfiles
 
-# A stamp per set of requirements: the file says which set the environment holds, and its age whether that is still so.
+# A stamp file per set of requirements: the environment holds the set if the stamp exists and is newer than the requirements.
 .venv/.local: requirements.txt requirements-local.txt constraints.txt .venv/.made
 	@echo "Installing requirements ..."
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-local.txt

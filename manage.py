@@ -18,7 +18,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     needs_servers = sys.argv[1:2] and sys.argv[1] not in ("help", "version", "-h", "--help", "--version")
     if sys.argv[1:2] == ["bench"] and "footprint" in sys.argv:
-        needs_servers = False  # it has a home of its own; other servers would share pages with those that it measures
+        # `bench footprint` has a home of its own; further servers would share memory pages with the measured servers.
+        needs_servers = False
     try:
         with embedded.running(embedded.home()) if needs_servers else nullcontext():
             execute_from_command_line(sys.argv)

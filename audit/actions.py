@@ -1,6 +1,6 @@
-"""The catalogue: every action that `audit_log` may hold, what it means, who triggers it and the keys of its metadata.
+"""The catalogue of audit actions: every action of `audit_log` with its meaning, its trigger and the keys of its metadata.
 
-`trail.record` refuses what is not in here, and docs/audit-actions.md is generated from it.
+`trail.record` refuses metadata outside the catalogue. docs/audit-actions.md is generated from the catalogue.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from types import UnionType
 
 
 class Action(StrEnum):
-    """The name of an action, as it stands in the `action` column."""
+    """The name of an action; the value of the `action` column."""
 
     PROVISION_REQUESTED = "provision_requested"
     PROVISION = "provision"
@@ -61,7 +61,7 @@ class Action(StrEnum):
 
 
 class Retention(StrEnum):
-    """Class of a row: how long it is kept."""
+    """The retention class of a row; every class has its own setting for the days kept."""
 
     STANDARD = "standard"
     PROBE = "probe"
@@ -69,7 +69,7 @@ class Retention(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the catalogue. `metadata` maps each allowed key to its type."""
+    """One line of the catalogue. `metadata` maps every allowed key to its type."""
 
     meaning: str
     triggered_by: str
@@ -87,7 +87,10 @@ _BOOT: Mapping[str, type | UnionType] = {
 }
 _ERROR: Mapping[str, type | UnionType] = {"error": str, "attempt": int}
 _REFUSAL: Mapping[str, type | UnionType] = {"rule": str, "limit": int | str, "value": int | str, "count": int, "since": str}
-_MORE = "; with `count`: that many more, of any user, in the minute after `since`, and what the last of them said"
+_MORE = (
+    "; a row with `count` sums up `count` further refusals, of any user, in the minute after `since`, and shows the values of the"
+    " last refusal"
+)
 _POLICY: Mapping[str, type | UnionType] = {
     "max_engines": int,
     "rate_limit_rpm": int,
@@ -97,24 +100,24 @@ _POLICY: Mapping[str, type | UnionType] = {
     "cpus": float,
     "pids": int,
 }
-_SIGNED: Mapping[str, type | UnionType] = {"admin_key": str}  # the name of the admin key that was used, where it has one
+_SIGNED: Mapping[str, type | UnionType] = {"admin_key": str}  # the name of the admin key used, if the key has a name
 _OVERRIDE: Mapping[str, type | UnionType] = {"override_id": str, "rule": str, "expires_at": str}
 _KEY: Mapping[str, type | UnionType] = {"key_id": str, "prefix": str, **_SIGNED}
 _NEW_KEY: Mapping[str, type | UnionType] = {"scopes": list, "expires_at": str}
 
 CATALOGUE: Mapping[Action, Entry] = {
     Action.PROVISION_REQUESTED: Entry(
-        "an engine was promised: it exists in the registry and enters `provisioning`",
+        "new engine promised: the registry has the engine, in state `provisioning`; no instance exists yet",
         "provision, or admit with `auto_provision`",
         {"image": str, "port": int, "auto": bool, **_CAUSE},
     ),
-    Action.PROVISION: Entry("new engine created: it is healthy and `running`", "the worker, at the end of a provision", _BOOT),
+    Action.PROVISION: Entry("new engine created, healthy and `running`", "the worker, at the end of a provision", _BOOT),
     Action.PROVISION_FAILED: Entry("a provision failed for good; the engine is `failed`", "the worker", _ERROR),
     Action.PROVISION_DENIED: Entry(f"refused by policy{_MORE}", "provision", _REFUSAL),
     Action.START: Entry("engine started", "the endpoint, or staff", {**_BOOT, **_CAUSE}),
     Action.START_FAILED: Entry("a start failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
     Action.START_DENIED: Entry(
-        f"refused by policy: the product is suspended; `verb` is what was asked for{_MORE}",
+        f"refused by policy because the product is suspended; `verb` names the refused request{_MORE}",
         "start, wake, and restart of a failed engine",
         {"verb": str, **_REFUSAL},
     ),
@@ -125,12 +128,12 @@ CATALOGUE: Mapping[Action, Entry] = {
     Action.WAKE: Entry("sleeping engine woken", "admit with `auto_wake`, or staff", {**_BOOT, **_CAUSE}),
     Action.WAKE_FAILED: Entry("a wake failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
     Action.RESTART: Entry(
-        "engine restarted; `cause` is `requested`, or `host_restarted` when its host came back",
+        "engine restarted; `cause` is `requested`, or `host_restarted` after a restart of the engine's host",
         "staff, or the start of the fleet",
         {**_BOOT, **_CAUSE},
     ),
     Action.RESTART_FAILED: Entry(
-        "a restart failed for good; the engine is `failed`, and where the cause was `host_restarted` automatic restarts follow",
+        "a restart failed for good; the engine is `failed`; after the cause `host_restarted`, automatic restarts follow",
         "the worker",
         {"restart_in_s": float, **_ERROR, **_CAUSE},
     ),
@@ -138,24 +141,24 @@ CATALOGUE: Mapping[Action, Entry] = {
         "engine key rotated: a new incarnation holds the new key", "the endpoint, or staff", {**_BOOT, **_CAUSE}
     ),
     Action.ROTATE_KEY_FAILED: Entry(
-        "the incarnation with the new key did not get healthy; the old key holds", "the worker", {**_ERROR, **_CAUSE}
+        "the incarnation with the new key did not become healthy; the old key stays valid", "the worker", {**_ERROR, **_CAUSE}
     ),
     Action.DESTROY_REQUESTED: Entry("the engine enters `destroying`", "DELETE, or staff", _CAUSE),
     Action.DESTROY: Entry("engine torn down: instance, volume and key are gone", "the worker", {"attempt": int, **_CAUSE}),
-    Action.DESTROY_FAILED: Entry("a tear-down failed for good; ask again", "the worker", {**_ERROR, **_CAUSE}),
+    Action.DESTROY_FAILED: Entry("a tear-down failed for good; request the destroy again", "the worker", {**_ERROR, **_CAUSE}),
     Action.OPERATION_SUPERSEDED: Entry(
-        "an open operation was ended before it was done",
+        "an open operation was ended before its completion; `superseded_by` names the newer request",
         "a destroy, or an admit that cancels a sleep",
         {"kind": str, "superseded_by": str},
     ),
     Action.ADMIT_DENIED: Entry(f"refused by policy{_MORE}", "admit", _REFUSAL),
     Action.CAPACITY_EXHAUSTED: Entry(
-        f"refused because the host has no room; `verb` is what was asked for{_MORE}",
+        f"refused because the host has no room; `verb` names the refused request{_MORE}",
         "provision, start, wake, restart, and admit with its flags",
         {"verb": str, **_REFUSAL},
     ),
     Action.HEALTH_CHECK: Entry(
-        "probe result, sampled: the first, every change, then one per `ORCH_HEALTH_ROW_INTERVAL_S`",
+        "probe result, sampled: the first result, every changed result, and otherwise one per `ORCH_HEALTH_ROW_INTERVAL_S`",
         "the health loop",
         {"healthy": bool, "result": str, "failures": int},
         Retention.PROBE,
@@ -171,73 +174,73 @@ CATALOGUE: Mapping[Action, Entry] = {
         "automatic restart did not work", "the worker", {"restart": int, "restart_in_s": float, **_ERROR}
     ),
     Action.AUTO_RESTART_GAVE_UP: Entry(
-        "stopped retrying; the engine stays `failed` until someone acts", "the worker", {"restarts": int}
+        "automatic restarts given up; the engine stays `failed` until someone acts", "the worker", {"restarts": int}
     ),
     Action.ORPHAN_REMOVED: Entry(
-        "an instance that no engine owns was destroyed; `reason` is `engine_destroyed`, `old_incarnation`, or `name_taken`: a"
-        " `container` that we had not made stood in the engine's name",
+        "an instance without an engine was destroyed; `reason` is `engine_destroyed`, `old_incarnation`, or `name_taken` (a"
+        " foreign container, `container`, had the name of the engine's container)",
         "the reconcile loop; for `name_taken` the worker",
         {"incarnation": int, "reason": str, "container": str},
     ),
-    Action.KEY_REVEAL: Entry("staff looked at an engine's key", "staff"),
+    Action.KEY_REVEAL: Entry("an engine's key was shown to staff", "staff"),
     Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}),
     Action.PRODUCT_SUSPEND: Entry(
-        "product suspended: its users are not admitted, its engines not made to run; `reason` is told to it; with"
-        " `stop_engines` those that run are stopped",
+        "product suspended: its users are not admitted, its engines neither created nor started; refusals quote `reason` to the"
+        " product; with `stop_engines`, running engines are stopped",
         "the endpoint, or staff",
         {"reason": str, "stop_engines": bool, **_SIGNED},
     ),
-    Action.PRODUCT_RESUME: Entry("the suspension ended", "the endpoint, or staff", {"reason": str, **_SIGNED}),
+    Action.PRODUCT_RESUME: Entry("a product's suspension ended", "the endpoint, or staff", {"reason": str, **_SIGNED}),
     Action.PRODUCT_DELETE: Entry("product deleted, with its keys and engine environments", "the endpoint, or staff", _SIGNED),
     Action.POLICY_UPDATE: Entry(
-        "a product's policy replaced; the values are the new ones", "the endpoint, or staff", {**_POLICY, **_SIGNED}
+        "a product's policy replaced; the metadata holds the new policy", "the endpoint, or staff", {**_POLICY, **_SIGNED}
     ),
     Action.POLICY_OVERRIDE_GRANT: Entry(
-        "a rule of a product's policy got another value, until `expires_at`",
+        "override granted: until `expires_at`, a rule of the product's policy has the value `value`",
         "the endpoint, or staff",
         {**_OVERRIDE, "value": int | float | str | list, "reason": str, **_SIGNED},
     ),
     Action.POLICY_OVERRIDE_END: Entry(
-        "the rule has its own value again; `cause` is `expired` (within a minute after it), `revoked`, `replaced` by another, or"
-        " `product_deleted`",
+        "override ended: the rule has the policy's value again; `cause` is `expired` (the row follows within a minute), "
+        "`revoked`, `replaced` (by a new override) or `product_deleted`",
         "a periodic job, the endpoints, or staff",
         {**_OVERRIDE, "cause": str, **_SIGNED},
     ),
     Action.PLATFORM_KEY_ISSUE: Entry("platform key issued", "registration, the endpoint, or staff", {**_KEY, **_NEW_KEY}),
     Action.PLATFORM_KEY_ROTATE: Entry(
-        "platform key issued in place of others, which expire within `overlap_s`",
+        "platform key issued in place of the `replaced` keys, which expire within `overlap_s` seconds",
         "the endpoint, or staff",
         {**_KEY, **_NEW_KEY, "replaced": list, "overlap_s": int},
     ),
     Action.PLATFORM_KEY_REVOKE: Entry("platform key revoked", "the endpoint, or staff", _KEY),
     Action.ENGINE_ENV_UPDATE: Entry(
-        "the variables of a product's engines replaced; `names` are the new ones",
+        "the variables of a product's engines replaced; `names` lists the new variables",
         "the endpoint, or staff",
         {"version": int, "names": list, **_SIGNED},
     ),
     Action.ADMIN_KEY_ISSUE: Entry(
-        "admin key issued; `admin_key` is the one it was asked for with",
+        "admin key issued; `name` is the new key's name, `admin_key` the name of the key used for the request",
         "the endpoint, or staff",
         {**_KEY, "name": str, "expires_at": str},
     ),
     Action.ADMIN_KEY_REVOKE: Entry("admin key revoked", "the endpoint, or staff", {**_KEY, "name": str}),
     Action.MASTER_KEY_ROTATE: Entry(
-        "everything encrypted is under the first master key, but for what no key opens",
+        "all encrypted values are under the first master key now, except the `unreadable` values that no master key opens",
         "`manage.py rotate_master_key`, at its end",
         {"reencrypted": int, "unreadable": int},
     ),
     Action.RETENTION_PRUNE: Entry(
-        "a run of retention: what it dropped, and what it left to the next run because somebody was reading it",
+        "a retention run: `partitions` dropped, and partitions `postponed` to the next run because a session was reading them",
         "the keeper",
         {"partitions": list, "rows": int, "postponed": list, "standard_days": int, "probe_days": int},
     ),
 }
 
-CLAMPED = "clamped_from"  # added by the writer itself to a row whose timestamp was outside the live partitions
+CLAMPED = "clamped_from"  # metadata key added by `audit.trail` to a row with a timestamp outside the existing partitions
 
 
 def check_metadata(action: Action, metadata: Mapping[str, object]) -> None:
-    """Raise ValueError for a key that the catalogue does not name, TypeError for a value of another type (None included)."""
+    """Raise ValueError for a key missing in the catalogue, TypeError for a value of the wrong type (None included)."""
     allowed = CATALOGUE[action].metadata
     for key, value in metadata.items():
         if key not in allowed:
@@ -248,5 +251,5 @@ def check_metadata(action: Action, metadata: Mapping[str, object]) -> None:
 
 
 def type_name(kind: type | UnionType) -> str:
-    """`int`, or `int | str`."""
+    """Return the name of a metadata type, such as `int` or `int | str`."""
     return kind.__name__ if isinstance(kind, type) else str(kind)

@@ -1,19 +1,19 @@
-"""Who did it: the `actor` of an audit row."""
+"""The `actor` of an audit row: the product, operator or loop behind the action."""
 
 from typing import NewType
 
 Actor = NewType("Actor", str)
 
-SYSTEM = Actor("system")  # our own loops
+SYSTEM = Actor("system")  # the fleet's own loops and jobs
 ADMIN = Actor("admin")  # a call with the admin key
-RESERVED = frozenset({SYSTEM, ADMIN})  # no product may take these as its slug
+RESERVED = frozenset({SYSTEM, ADMIN})  # refused as slugs of products, whose actor is their slug
 
 
 def product(slug: str) -> Actor:
-    """A product, calling the API with its platform key."""
+    """A product calling the API with its platform key."""
     return Actor(slug)
 
 
 def staff(username: str) -> Actor:
-    """A member of staff, acting in the admin site."""
+    """A member of staff acting in the admin site."""
     return Actor(f"admin:{username}")

@@ -1,4 +1,4 @@
-"""The audit log in the admin: browsed without counting, and never touched."""
+"""The audit log in the admin: a read-only list, paged without counting rows."""
 
 from datetime import timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from common.admin import KeysetAdmin, StaticFilter, labelled
 class ActionFilter(StaticFilter):
     title = "action"
     parameter_name = "action"
-    # The class of an action's rows is known: saying it leaves the other class's partitions out.
+    # All rows of an action have one retention class; naming the class keeps PostgreSQL from reading the other class's partitions.
     choices_of = {action.value: (action.value, Q(action=action, retention=CATALOGUE[action].retention)) for action in Action}
 
 
@@ -65,7 +65,7 @@ class AuditRowAdmin(KeysetAdmin):
     list_display = ("when", "what", "whose", "product", "move", "actor", "took", "details")
     list_filter = (SinceFilter, ActorFilter, RetentionFilter, ActionFilter)
     list_fullwidth = True
-    search_fields = ("user_id",)  # what is searched is up to get_search_results; Django shows no field without it
+    search_fields = ("user_id",)  # only makes Django show the search field; get_search_results decides the search
     search_help_text = search.HELP
 
     def get_search_results(

@@ -1,4 +1,4 @@
-"""A product's own audit rows over REST. The product is `request.auth`, whatever class settings name for it: here it is an id."""
+"""A product's own audit rows over REST; only the id of the product (`request.auth`) is used here, not its class."""
 
 import json
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from common.keyset import Page
 from common.parameters import read_whole
 
 CURSOR, LIMIT = "cursor", "limit"
-OLDER, NEWER = "older", "newer"  # what a cursor begins with
+OLDER, NEWER = "older", "newer"  # first part of a cursor
 PAGE, MAX_LIMIT = 100, 1000
 
 
@@ -32,43 +32,43 @@ class Row(TypedDict):
     """A row of the audit log."""
 
     id: Annotated[int, Field(description="Number of the row.")]
-    timestamp: Annotated[Time, Field(description="When the action started; order an engine's rows by `engine_seq`, then `id`.")]
+    timestamp: Annotated[Time, Field(description="When the action started. Order an engine's rows by `engine_seq`, then `id`.")]
     product_id: Uuid | None
     user_id: NonEmpty | None
     engine_id: Uuid | None
-    action: Annotated[str, choice(Action), Field(description="What happened.")]
+    action: Annotated[str, choice(Action), Field(description="Name of the action.")]
     actor: Annotated[NonEmpty, Field(description="The product's slug, `admin`, `admin:<name>` or `system`.")]
-    metadata: Annotated[dict[str, Any], Field(description="More, by keys that depend on the action.")]
-    duration_ms: Annotated[int | None, Field(description="How long it took, when that was measured.")]
+    metadata: Annotated[dict[str, Any], Field(description="Further facts; the keys depend on the action.")]
+    duration_ms: Annotated[int | None, Field(description="Duration of the action; null if it was not measured.")]
     product_slug: NonEmpty | None
-    from_status: Annotated[NonEmpty | None, Field(description="The change of state, when there was one.")]
-    to_status: NonEmpty | None
-    engine_seq: Annotated[int | None, Field(description="Number of the engine's last move: one higher with each.")]
+    from_status: Annotated[NonEmpty | None, Field(description="The engine's state before its change; null if none.")]
+    to_status: Annotated[NonEmpty | None, Field(description="The engine's state after its change; null if none.")]
+    engine_seq: Annotated[int | None, Field(description="Number of the engine's last move; each move adds 1.")]
     operation_id: Uuid | None
     request_id: NonEmpty | None
     txid: Annotated[
-        NonEmpty, Field(pattern="^[0-9]{1,20}$", description="The database's transaction that wrote the row, 64 bits: a string.")
+        NonEmpty, Field(pattern="^[0-9]{1,20}$", description="Id of the transaction that wrote the row: 64 bits, as a string.")
     ]
-    retention: Annotated[str, choice(Retention), Field(description="How long the row is kept.")]
+    retention: Annotated[str, choice(Retention), Field(description="Name of the period for which the row is kept.")]
 
 
 class Rows(TypedDict):
     """A page of the audit log, newest first."""
 
     results: list[Row]
-    next: Annotated[Url | None, Field(description="The page of older rows.")]
-    previous: Annotated[Url | None, Field(description="The page of newer rows.")]
+    next: Annotated[Url | None, Field(description="Address of the page of older rows; null if there is none.")]
+    previous: Annotated[Url | None, Field(description="Address of the page of newer rows; null if there is none.")]
 
 
 FIELDS = tuple(Row.__annotations__)
 _MILLISECONDS = """to_char(audit_log.timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS timestamp"""
 _SHOWN = ", ".join(_MILLISECONDS if name == "timestamp" else f"audit_log.{name}" for name in FIELDS)
-# The row as JSON, by PostgreSQL: models of a hundred rows, and JSON of those, take longer than all the rest of the request.
-_ROW = RawSQL(f"(SELECT row_to_json(shown) FROM (SELECT {_SHOWN}) shown)::text", (), output_field=TextField())  # noqa: S611 (ours)
+# PostgreSQL turns a row into JSON: to make models and JSON of a hundred rows in Python takes longer than the rest of the request.
+_ROW = RawSQL(f"(SELECT row_to_json(shown) FROM (SELECT {_SHOWN}) shown)::text", (), output_field=TextField())  # noqa: S611 (our SQL)
 
 
 class _MomentField(IsoDateTimeField):
-    """A time as UTC: PostgreSQL does not take every offset that ISO 8601 does."""
+    """A time in UTC: PostgreSQL does not accept every offset of ISO 8601."""
 
     def to_python(self, value: Any) -> datetime | None:
         moment: datetime | None = super().to_python(value)
@@ -76,7 +76,7 @@ class _MomentField(IsoDateTimeField):
             return None
         try:
             return moment.astimezone(UTC)
-        except OverflowError:  # hours beyond the first or the last year there is
+        except OverflowError:  # in UTC the time is before year 1 or after year 9999
             return moment.replace(tzinfo=UTC)
 
 
@@ -116,18 +116,18 @@ def rows(request: Request, user_id: str | None = None) -> HttpResponse:
 
 
 def _read_page(request: Request, found: "QuerySet[AuditRow]", size: int) -> Page:
-    """The page that the parameter `cursor` names: `older.` or `newer.` and a position. Raises ValidationError."""
+    """The page at the parameter `cursor`: `older.` or `newer.`, then a position. Raises ValidationError."""
     side, _, position = request.query_params.get(CURSOR, "").partition(".")
     try:
         if side not in ("", OLDER, NEWER) or bool(side) != bool(position):
             raise ValueError("a cursor begins with `older.` or `newer.`")
         return keyset.read(found, ("timestamp", "id"), size, shown=_ROW, **({side: position} if side else {}))
     except ValueError as error:
-        raise ValidationError({CURSOR: ["Must be taken from a link of an earlier answer."]}) from error
+        raise ValidationError({CURSOR: ["Must be a cursor from `next` or `previous` of an earlier answer."]}) from error
 
 
 def _filter(request: Request, own: "QuerySet[AuditRow]") -> "QuerySet[AuditRow]":
-    """Those of the rows that the parameters ask for. Raises ValidationError."""
+    """The rows matching the filters in the parameters. Raises ValidationError."""
     if AuditFilter.base_filters.keys().isdisjoint(request.query_params):
         return own
     filtered = AuditFilter(request.query_params, queryset=own)
@@ -138,7 +138,7 @@ def _filter(request: Request, own: "QuerySet[AuditRow]") -> "QuerySet[AuditRow]"
 
 
 def _check_parameters(request: Request, user_id: str | None) -> None:
-    """Raise ValidationError for a parameter that is unknown or empty: to ignore it would answer another question."""
+    """Raise ValidationError for an unknown or empty parameter: without the intended filter the answer would be wrong."""
     given = request.query_params
     wrong = {name[:64]: [f"Unknown parameter. Known: {', '.join(KNOWN)}."] for name in sorted(set(given) - set(KNOWN))}
     wrong |= {name: ["Must not be empty."] for name in KNOWN if given.get(name) == ""}
@@ -149,7 +149,7 @@ def _check_parameters(request: Request, user_id: str | None) -> None:
 
 
 def _link(request: Request, side: str, position: str) -> str | None:
-    """The request's own address with another cursor. Its path stays as it was sent: a user's name may hold an encoded slash."""
+    """The request's address with a new cursor; the path stays percent-encoded, since a user id may contain an encoded slash."""
     if not position:
         return None
     query = [(name, value) for name, values in request.query_params.lists() for value in values if name != CURSOR]

@@ -1,4 +1,4 @@
-"""The colour of an action's label in the admin, as the name of a variant of Unfold's label."""
+"""The colour of an action's label in the admin, as the name of an Unfold label variant."""
 
 from audit.actions import Action
 
@@ -13,7 +13,7 @@ _WARNING = frozenset(
 
 
 def of(action: str) -> str:
-    """`danger`, `success`, `warning`, or `info` for every other action."""
+    """Return `danger`, `success` or `warning` for the actions listed above, `info` for all others."""
     if action in _BAD:
         return "danger"
     if action in _GOOD:

@@ -1,6 +1,6 @@
-"""`audit_log` as Django sees it. The table itself, with its partitions and guards, is SQL in the first migration."""
+"""The Django model of `audit_log`. The SQL of the first migration creates the table, its partitions and its guards."""
 
-# ruff: noqa: DJ001 (null says "does not apply", which an empty string does not)
+# ruff: noqa: DJ001 (null means "does not apply", unlike an empty string)
 
 from django.db import models
 
@@ -8,9 +8,9 @@ from audit.actions import Action, Retention
 
 
 class AuditRow(models.Model):
-    """One thing that happened. Written by `trail` only; never changed; removed by retention only.
+    """One audited action. Inserted by `audit.trail`, never changed, removed by `audit.retention` with its whole month.
 
-    `timestamp` is when the action *started*. An engine's rows are in order by (`engine_seq`, `id`), never by time.
+    `timestamp` is the *start* of the action. Sort the rows of an engine by (`engine_seq`, `id`), never by time.
     """
 
     id = models.BigAutoField(primary_key=True)

@@ -1,6 +1,6 @@
-"""The months of `audit_log`: made ahead by the owner's role, and counted.
+"""The monthly partitions of `audit_log`: created ahead by the owner's role, and counted.
 
-How a partition is made is SQL, in the first migration (`audit_add_month`); this says when.
+The functions here decide which months get a partition; the SQL function `audit_add_month` of the first migration creates one.
 """
 
 import time
@@ -12,17 +12,18 @@ from django.db import DatabaseError, connections
 
 log = structlog.get_logger(__name__)
 
-AHEAD = 2  # never fewer future months than this; a third is made so that the second never is the last
+AHEAD = 2  # at least 2 future months must exist; the keeper creates a third month as a reserve
 OWNER = "owner"
 _KEY = "SELECT pg_try_advisory_lock(hashtext('audit_log'), hashtext('keeper'))"
 
 
 @contextmanager
 def alone(*, wait_s: float = 0.0) -> Iterator[bool]:
-    """Yield whether no other keeper works on the partitions; none will begin to inside the block.
+    """Try to get the partitions' lock for up to `wait_s` seconds, and yield whether this process holds the lock.
 
-    Polls instead of waiting in the database: a session that waits there holds a snapshot, and a detach waits for that. The
-    session ends with the block, whatever state it is in, and gives the lock back.
+    While the block holds the lock, no other keeper works on the partitions. The lock is polled: a session waiting for the lock
+    inside PostgreSQL would hold a snapshot, and a concurrent detach waits for old snapshots. The end of the block closes the
+    database session, whatever state the session is in, and thus releases the lock.
     """
     deadline = time.monotonic() + wait_s
     connection = connections[OWNER]
@@ -41,11 +42,12 @@ def _try() -> bool:
 
 
 def make_ahead(*, wait_s: float = 60.0) -> list[str]:
-    """Make every month from the end of each window to AHEAD + 1 months from now, by the database's clock; returns their names.
+    """Create every month from the end of each window to AHEAD + 1 months from now; return the names of the new partitions.
 
-    However long the keeper was away, no month between is left out. Another keeper that is at work is waited for up to `wait_s`
-    seconds, and then left to it. Owner's role only. Says so in the log when no more than AHEAD months are there afterwards, which
-    is while there is still time.
+    "Now" is the time of the database's clock, in UTC. An absence of the keeper leaves no gap, because the first new month is the
+    month after the last partition. If another keeper holds the lock, wait for up to `wait_s` seconds; then leave the work to the
+    other keeper and return an empty list. Needs the owner's role. Logs `partitions_low` when only AHEAD months or fewer exist
+    afterwards, early enough to act. Raises DatabaseError.
     """
     try:
         made = _make_ahead(wait_s)
@@ -65,24 +67,33 @@ def _make_ahead(wait_s: float) -> list[str]:
         with connections[OWNER].cursor() as cursor:
             cursor.execute("SET lock_timeout = '2s'")
             cursor.execute(
-                "SELECT audit_add_month(w.retention, month::date) FROM audit_window w, generate_series("
-                " date_trunc('month', w.ends AT TIME ZONE 'UTC'),"
-                " date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => %s), interval '1 month') month"
-                " ORDER BY w.retention, month",
+                """
+                SELECT audit_add_month(w.retention, month::date)
+                FROM audit_window w, generate_series(
+                    -- The window ends at the start of the first month without a partition.
+                    date_trunc('month', w.ends AT TIME ZONE 'UTC'),
+                    -- The last month to create, counted from the current month.
+                    date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => %s),
+                    interval '1 month') month
+                -- Oldest month first: audit_add_month widens a window only by a month next to the window.
+                ORDER BY w.retention, month
+                """,
                 [AHEAD + 1],
             )
             return [name for (name,) in cursor.fetchall()]
 
 
 def months_ahead() -> int:
-    """Whole future months that every class of rows has a partition for; fewer than AHEAD is an alarm.
+    """Count the whole future months for which every retention class has a partition; fewer than AHEAD is an alarm.
 
-    Zero when the present month is the last one, less when the window has run out and rows are clamped to its end.
+    Zero when the current month is the last partition. Negative when the window has run out and new rows are clamped to its end.
     """
     with connections["default"].cursor() as cursor:
         cursor.execute(
             """
+            -- min: the retention class with the fewest future months counts. No window at all counts as 0 months.
             SELECT coalesce(min((date_part('year', age) * 12 + date_part('month', age))::int), 0)
+            -- age: the calendar interval from the start of the next month to the end of the window.
             FROM audit_window, LATERAL age(
                 ends AT TIME ZONE 'UTC', date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month') age
             """

@@ -1,10 +1,10 @@
-"""Pruning: months that are older than their class is kept for are detached and dropped. No row is ever deleted one by one.
+"""Pruning of `audit_log`: partitions older than their retention are detached and dropped. Single rows are never deleted.
 
-Three steps, each of which leaves a state that the next run goes on from, so that a run may die anywhere:
+A run has three steps. A run may die at any point, because the next run continues from the state left by every step:
 
-1. the window shrinks: from that commit on, writers clamp to what stays;
-2. partitions are detached concurrently, oldest first: no insert waits for a lock, a reader of the month is waited for a while;
-3. what is detached is dropped, and the run's row says so in the same transaction.
+1. The window shrinks. From the commit on, writers clamp timestamps to the remaining months.
+2. Expired partitions are detached concurrently, oldest first. No insert waits for a lock; the run waits a while for readers.
+3. Detached partitions are dropped. The audit row of the run is written in the same transaction.
 """
 
 import time
@@ -23,17 +23,19 @@ from common.settings import settings
 
 log = structlog.get_logger(__name__)
 
-# Below deadlock_timeout (1 s): a reader with an old snapshot that comes back to a month being detached goes on, not cancelled.
+# Below deadlock_timeout (1 s): a reader with an old snapshot, reading the month again, deadlocks with the detach. The detach then
+# gives up first, and PostgreSQL cancels no reader.
 DETACH_TIMEOUT = "200ms"
-DROP_TIMEOUT = "2s"  # above it: nobody queues for a detached table, and an autovacuum on it is cancelled
-FOR_EVER = 365_000  # days; further back PostgreSQL's calendar ends
-PATIENCE_S = 10.0  # that a run waits for readers, all in all
-PAUSE_S = 0.25
+# Above deadlock_timeout: PostgreSQL then cancels an autovacuum of the table. No query queues for a detached table meanwhile.
+DROP_TIMEOUT = "2s"
+FOR_EVER = 365_000  # days, about 1000 years; keeps a huge setting within PostgreSQL's calendar
+PATIENCE_S = 10.0  # total waiting time of a run for readers
+PAUSE_S = 0.25  # between two tries to detach a partition
 
 
 @dataclass
 class Pruned:
-    """A run: names of the partitions it dropped, the rows they held, and names of those that a later run has to drop."""
+    """The result of a run: names of dropped partitions, number of dropped rows, names of partitions left to a later run."""
 
     partitions: list[str] = field(default_factory=list)
     rows: int = 0
@@ -41,10 +43,10 @@ class Pruned:
 
 
 def prune(patience_s: float = PATIENCE_S) -> Pruned | None:
-    """Drop every month that is past its retention, and write the run's row. Owner's role only.
+    """Drop every expired partition and write the audit row of the run. Needs the owner's role.
 
-    A month that somebody still reads once the run has waited for `patience_s` is postponed to the next run. None, and no row,
-    while another keeper is at work.
+    The run waits up to `patience_s` seconds in total for readers. A partition still being read afterwards is postponed to the
+    next run. Returns None, and writes no row, while another keeper holds the lock. Raises django.db.Error.
     """
     with alone() as free:
         if not free:
@@ -62,7 +64,10 @@ def _days(kind: Retention) -> int:
 
 
 def _detach_expired(kind: Retention, run: Pruned, deadline: float) -> list[str]:
-    """Detach what is expired of the class; returns what is detached now. One that cannot be postpones those after it."""
+    """Detach the expired partitions of a class, and return the names of the detached partitions.
+
+    A partition kept busy by a reader is postponed, along with all later partitions of the class.
+    """
     expired = _find_expired(kind, _shrink_window(kind))
     for number, name in enumerate(expired):
         if not _detach(name, deadline):
@@ -72,15 +77,17 @@ def _detach_expired(kind: Retention, run: Pruned, deadline: float) -> list[str]:
 
 
 def _shrink_window(kind: Retention) -> str:
-    """Move the window's start to the first month that is kept; returns that month as `2026_11`.
+    """Move the window's start to the first month kept, and return the month as `2026_11`.
 
-    That is never later than the present month, nor than the last there is: a window is never empty.
+    The first month kept is at most the current month and at most the last existing month: a window is never empty.
     """
     rows = _execute(
         """
+        -- cut: the start of the month, in UTC, of the oldest moment within the retention
         WITH cut AS (
             SELECT date_trunc('month', (now() - make_interval(days => %(days)s)) AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS at)
         UPDATE audit_window
+        -- greatest: the window never grows back over dropped months. least: at least the last month stays.
         SET starts = least(greatest(starts, cut.at), (ends AT TIME ZONE 'UTC' - interval '1 month') AT TIME ZONE 'UTC')
         FROM cut WHERE retention = %(kind)s
         RETURNING to_char(starts AT TIME ZONE 'UTC', 'YYYY_MM')
@@ -91,17 +98,26 @@ def _shrink_window(kind: Retention) -> str:
 
 
 def _find_expired(kind: Retention, first_kept: str) -> list[str]:
-    """Tables of the class's months before `first_kept`, oldest first: attached, half detached, or detached by an earlier run."""
+    """Return the tables of a class's months before `first_kept`, oldest first.
+
+    The tables are attached, half detached, or already detached by an earlier run.
+    """
     rows = _execute(
-        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
-        " AND relname ~ %(form)s AND relname < %(first)s ORDER BY relname",
+        """
+        SELECT relname FROM pg_class
+        -- Tables are found by name, because a detached table is no longer a partition of audit_log.
+        WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname ~ %(form)s
+          -- Names end in YYYY_MM, and therefore sort by time.
+          AND relname < %(first)s
+        ORDER BY relname
+        """,
         {"form": rf"^audit_log_{kind.value}_\d{{4}}_\d{{2}}$", "first": f"audit_log_{kind.value}_{first_kept}"},
     )
     return [name for (name,) in rows]
 
 
 def _detach(name: str, deadline: float) -> bool:
-    """Take the partition out of the tree, whatever an earlier try left of that; False when it is read until the deadline."""
+    """Detach the partition, or finish an interrupted detach; return False when readers keep the partition to the deadline."""
     while how := _left_to_detach(name):
         try:
             _execute(how)
@@ -115,9 +131,14 @@ def _detach(name: str, deadline: float) -> bool:
 
 
 def _left_to_detach(name: str) -> str:
-    """The statement that detaches the partition, or finishes that; empty once it is detached."""
+    """Return the statement to detach the partition or to finish the detach; empty once the partition is detached."""
     found = _execute(
-        "SELECT inhparent::regclass::text, inhdetachpending FROM pg_inherits WHERE inhrelid = %(name)s::regclass", {"name": name}
+        """
+        SELECT inhparent::regclass::text,
+               inhdetachpending  -- true after an interrupted DETACH CONCURRENTLY; only FINALIZE is possible then
+        FROM pg_inherits WHERE inhrelid = %(name)s::regclass
+        """,
+        {"name": name},
     )
     if not found:
         return ""
@@ -127,9 +148,10 @@ def _left_to_detach(name: str) -> str:
 
 @transaction.atomic(using=OWNER)
 def _drop(detached: list[str], run: Pruned) -> None:
-    """Drop the tables and write the run's row, together. One that is being read is postponed."""
+    """Drop the tables and write the audit row of the run, in one transaction. A table being read is postponed."""
     for name in detached:
         try:
+            # A savepoint per table: a lock time-out undoes one drop and not the whole run.
             with transaction.atomic(using=OWNER):
                 rows = _execute(f"SELECT count(*) FROM {name}")[0][0]
                 _execute(f"DROP TABLE {name}", timeout=DROP_TIMEOUT)
@@ -146,7 +168,7 @@ def _drop(detached: list[str], run: Pruned) -> None:
 
 
 def _execute(statement: str, params: dict[str, Any] | None = None, *, timeout: str = DETACH_TIMEOUT) -> list[tuple[Any, ...]]:
-    """Run one statement of the owner's that gives up on a lock after `timeout`; returns its rows."""
+    """Run one statement as the owner and return its rows. Raises OperationalError when a lock takes longer than `timeout`."""
     with connections[OWNER].cursor() as cursor:
         cursor.execute(f"SET lock_timeout = '{timeout}'")
         cursor.execute(statement, params)

@@ -1,4 +1,4 @@
-"""The OpenAPI description of this floor's endpoints: the audit log."""
+"""The OpenAPI description of the endpoints in `audit.api`."""
 
 from drf_spectacular.utils import OpenApiParameter
 
@@ -7,22 +7,22 @@ from audit.actions import Action
 from common.endpoints import UUID, Endpoint, describe, page_limit
 
 _FILTERS = (
-    describe("action", "Exactly this action.", {"type": "string", "enum": [action.value for action in Action]}),
-    describe("actor", "Exactly this actor.", {"type": "string", "minLength": 1}),
-    describe("user_id", "Exactly this user.", {"type": "string", "minLength": 1}),
-    describe("engine_id", "Exactly this engine.", UUID),
-    describe("since", "From this time on.", {"type": "string", "format": "date-time"}),
-    describe("until", "Before this time.", {"type": "string", "format": "date-time"}),
-    describe("limit", "Rows of a page.", page_limit(default=api.PAGE, most=api.MAX_LIMIT)),
+    describe("action", "Only rows with this action.", {"type": "string", "enum": [action.value for action in Action]}),
+    describe("actor", "Only rows with this actor.", {"type": "string", "minLength": 1}),
+    describe("user_id", "Only rows of this user.", {"type": "string", "minLength": 1}),
+    describe("engine_id", "Only rows of this engine.", UUID),
+    describe("since", "Only rows from this time on.", {"type": "string", "format": "date-time"}),
+    describe("until", "Only rows before this time.", {"type": "string", "format": "date-time"}),
+    describe("limit", "Number of rows per page.", page_limit(default=api.PAGE, most=api.MAX_LIMIT)),
     describe(
         "cursor",
-        "Of a page: follow `next` and `previous` instead of making one.",
+        "Position of a page. Follow `next` and `previous` instead of making a cursor yourself.",
         {"type": "string", "pattern": r"^(older|newer)\.[0-9]{1,18}\.[0-9]{1,18}$"},
     ),
 )
 _ANY_USER = describe(
     "user_id",
-    "One segment, percent-encoded.",
+    "The product's id of the user, percent-encoded as one path segment.",
     {"type": "string", "minLength": 1, "example": "alice"},
     required=True,
     where=OpenApiParameter.PATH,
@@ -55,11 +55,11 @@ _PAGE = {
 
 ENDPOINTS = (
     Endpoint(
-        "GET", "/audit", api.rows, "list_audit", "The product's own rows of the audit log, newest first",
+        "GET", "/audit", api.rows, "list_audit", "List the product's own rows of the audit log, newest first",
         answer=api.Rows, example=_PAGE, parameters=_FILTERS, tag="record",
     ),
     Endpoint(
-        "GET", "/engines/{user_id}/audit", api.rows, "list_audit_of_user", "The rows of one user, also of engines long destroyed",
+        "GET", "/engines/{user_id}/audit", api.rows, "list_audit_of_user", "List a user's audit rows, also of destroyed engines",
         answer=api.Rows, example=_PAGE, parameters=(_ANY_USER, *_FILTERS), tag="record",
     ),
 )  # fmt: skip

@@ -1,11 +1,11 @@
-"""What a term typed into the audit list means: exact matches only."""
+"""The search terms of the admin's audit list, translated into query conditions: exact matches only."""
 
 from django.db.models import Q
 
 from audit.models import AuditRow
 from common import uuids
 
-HELP = "User, engine, product, operation, request or actor; or typed, as in user:alice"
+HELP = "User, engine, product, operation, request or actor; a prefix chooses the kind, as in user:alice"
 
 _UUIDS = {"engine": "engine_id", "product": "product_id", "operation": "operation_id"}
 _TEXTS = {"user": "user_id", "product": "product_slug", "request": "request_id", "actor": "actor"}
@@ -13,10 +13,10 @@ _NOTHING = Q(pk__in=())
 
 
 def read(term: str) -> Q:
-    """The condition that a term stands for: `engine:ID`, `user:NAME` and so on say it, a bare term is looked up.
+    """Return the query condition for a term. A prefix (`engine:ID`, `user:NAME`) names the column; a bare term is guessed.
 
-    A bare id is an engine's, else a product's, else an operation's or a request's; bare text is a user's name, else a
-    product's slug, an actor or a request's id.
+    A bare UUID is read as the id of an engine, else of a product, else of a user, else of an operation or a request. Bare text is
+    read as a user's id, else as a product's slug, an actor or a request's id.
     """
     kind, _, value = term.partition(":")
     uuid = uuids.parse(value)
@@ -38,5 +38,5 @@ def _guess(term: str) -> Q:
 
 
 def _first_known(*conditions: Q) -> Q | None:
-    """The first condition that any row meets; each is answered by an index."""
+    """Return the first condition with a matching row, or None. Every check is answered by an index."""
     return next((condition for condition in conditions if AuditRow.objects.filter(condition).order_by().exists()), None)

@@ -1,11 +1,12 @@
-"""The only writer of `audit_log`.
+"""Writes the rows of `audit_log`; no other module inserts into the table.
 
-`record` writes one row. `record_move` writes the row of a change of state *in the same statement* as the change: the UPDATE that
-the caller hands over becomes a CTE, and the row is selected from what it returned. No row changed, no row written; no row
-written, nothing changed.
+`record` writes one row. `record_move` writes the audit row of a change of state *in the same statement* as the change: the
+caller's UPDATE becomes a CTE, and the INSERT selects from the result of the UPDATE. If the UPDATE changes no row, no audit row is
+written. If the INSERT fails, the UPDATE is undone.
 
-A wrong clock is no reason to refuse either: a time outside the partitions there are is moved to the nearest one that exists and
-kept in `metadata`, a duration is held between 0 and what its column can hold.
+A wrong clock refuses neither the row nor the change. A timestamp outside the existing partitions is moved to the nearest
+partition, and the original time is kept in `metadata`. A duration is limited to the range from 0 to the largest integer of its
+column.
 """
 
 from collections.abc import Mapping
@@ -21,21 +22,26 @@ from audit.actors import Actor
 from common import context, statements
 
 SUBJECT = ("product_id", "product_slug", "user_id", "engine_id", "from_status", "to_status", "engine_seq")
-"""Columns that say what a row is about: given to `record`, or returned by the UPDATE that `record_move` is given."""
+"""Columns naming the subject of a row: arguments of `record`, or columns returned by the UPDATE given to `record_move`."""
 
 _SUBJECT_TYPES = dict(zip(SUBJECT, ("uuid", "text", "text", "uuid", "text", "text", "bigint"), strict=True))
 
 _INSERT = f"""
 INSERT INTO audit_log (timestamp, {", ".join(SUBJECT)}, action, actor, metadata, duration_ms, operation_id, request_id, retention)
-SELECT greatest(w.starts, least(s.started, w.ends - interval '1 microsecond')),
+SELECT -- timestamp: the start, moved into the window, because only times inside the window have a partition
+       greatest(w.starts, least(s.started, w.ends - interval '1 microsecond')),
        {", ".join(f"s.{column}" for column in SUBJECT)},
        %(action)s, %(actor)s,
+       -- metadata: with the original start where the timestamp was moved
        CASE WHEN s.started >= w.starts AND s.started < w.ends THEN %(metadata)s::jsonb
             ELSE %(metadata)s::jsonb || jsonb_build_object('{CLAMPED}', s.started) END,
+       -- duration_ms: only where the caller passed a start; limited to the range of the integer column
        CASE WHEN %(timed)s
             THEN greatest(0, least(extract(epoch FROM clock_timestamp() - s.started) * 1000, {2**31 - 1}))::int END,
        %(operation_id)s::uuid, %(request_id)s::text, %(retention)s
+-- Without a start from the caller, the row has the start of the transaction.
 FROM (SELECT *, coalesce(%(started)s::timestamptz, now()) AS started FROM subject) s
+-- LEFT JOIN: a plain JOIN on a missing window would insert nothing, without an error, and keep the change of state.
 LEFT JOIN audit_window w ON w.retention = %(retention)s
 RETURNING id
 """
@@ -44,12 +50,12 @@ _RECORD = "WITH subject AS (SELECT {}) ".format(", ".join(f"%({c})s::{t} AS {c}"
 
 
 class NotRecorded(RuntimeError):
-    """The row could not be written; whatever it belongs to must not happen."""
+    """An audit row could not be written; the transaction must be rolled back with the action of the row."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a row is about; each field is null where it does not apply."""
+    """The product, engine and change of state that a row describes; a field is null where it does not apply."""
 
     product_id: UUID | None = None
     product_slug: str | None = None
@@ -73,10 +79,10 @@ def record(
     started: datetime | None = None,
     using: str = "default",
 ) -> int:
-    """Write one row, in the caller's transaction if there is one, and return its id.
+    """Write one row, inside the caller's transaction if one is open, and return the row's id.
 
-    `started` is when the action began, by the database's clock (now, when None); given, the row has a `duration_ms`.
-    Raises ValueError or TypeError for metadata outside the catalogue.
+    `started` is the start of the action by the database's clock; None means now. Only a row with a given `started` gets a
+    `duration_ms`. Raises ValueError or TypeError for metadata outside the catalogue.
     """
     params = {**_common(action, by, metadata, operation_id, started), **vars(subject)}
     with statements.cursor(using) as cursor:
@@ -94,14 +100,15 @@ def record_move(
     operation_id: UUID | None = None,
     started: datetime | None = None,
 ) -> int | None:
-    """Run `update` and write its row as one statement; return the row's id, or None when the UPDATE hit nothing.
+    """Run `update` and write its audit row in one statement; return the audit row's id, or None when no row was updated.
 
-    `update` is an UPDATE (or INSERT) of at most one row that returns the columns of SUBJECT, with its parameters named
-    `%(x)s` in `params`; names may not clash with those of the row (prefix them).
+    `update` is an UPDATE (or INSERT) of at most one row, returning the columns of SUBJECT. Its parameters are written `%(x)s`,
+    with the values in `params`. Parameter names must differ from the names used for the audit row: give them a prefix. Raises
+    ValueError for a parameter name used twice, and the errors of `record`.
     """
     common = _common(action, by, metadata, operation_id, started)
     if clash := common.keys() & params.keys():
-        raise ValueError(f"parameter names of the row: {sorted(clash)}")
+        raise ValueError(f"parameter names already used for the audit row: {sorted(clash)}")
     with statements.cursor() as cursor:
         cursor.execute(f"WITH subject AS ({update}) {_INSERT}", {**common, **params})
         row = cursor.fetchone()
@@ -111,7 +118,7 @@ def record_move(
 def _common(
     action: Action, by: Actor, metadata: Mapping[str, Any] | None, operation_id: UUID | None, started: datetime | None
 ) -> dict[str, Any]:
-    """Parameters of a row that do not depend on its subject."""
+    """Parameters of an audit row that do not depend on the subject. Raises ValueError, TypeError."""
     check_metadata(action, metadata or {})
     return {
         "action": action.value,

@@ -1,1 +1,1 @@
-"""Benchmarks that anyone can run: `manage.py bench NAME`. Alternatives are measured in turn in one run; trust the ratios."""
+"""Benchmarks, run by `manage.py bench NAME`. Alternatives are measured alternately in a single run: trust the ratios."""

@@ -1,4 +1,4 @@
-"""`admit` on one process of the shipped web server, beside two applications of `bench/` that take the same steps."""
+"""`admit` on one process of the shipped web server, compared with two applications in `bench/peers/` with identical steps."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ from bench.servers import Server
 from common.settings import settings
 
 OURS, SQLALCHEMY, ASYNCPG = "Roundhouse", "FastAPI + SQLAlchemy", "raw asyncpg"
-LIMITS = {SQLALCHEMY: (0.8, 1.0), ASYNCPG: (0.25, 0.35)}  # at least, and what we aim for
+LIMITS = {SQLALCHEMY: (0.8, 1.0), ASYNCPG: (0.25, 0.35)}  # ratio of our rate to the rate of the application: limit and aim
 POLICY = {"max_engines": 1_000_000, "rate_limit_rpm": 1_000_000_000}
 WARM_UP_S = 1.0
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one server did in one round: requests per second, seconds of each, and its processor time per request."""
+    """Result of a server in a round: requests per second, seconds of every request, and processor seconds per request."""
 
     rate: float
     seconds: list[float]
@@ -35,7 +35,7 @@ class Round:
 
 
 def _python() -> Path:
-    """The interpreter of the applications' own virtual environment. Raises CommandError."""
+    """The Python of the applications' own virtual environment. Raises CommandError if the environment is not installed."""
     python = Path(settings.BASE_DIR) / ".venv-bench" / "bin" / "python"
     if not python.exists():
         raise CommandError("the applications to compare with are not installed: run `make bench-venv`")
@@ -44,7 +44,7 @@ def _python() -> Path:
 
 @contextlib.contextmanager
 def started(log: IO[bytes]) -> Iterator[list[Server]]:
-    """The three servers, one worker process each, as many connections to PostgreSQL as ours has threads."""
+    """Run the three servers: a worker process per server, and as many PostgreSQL connections as our server has threads."""
     env = settings.ENV
     theirs = {
         "BENCH_DATABASE_URL": env.database_url,
@@ -67,7 +67,10 @@ def started(log: IO[bytes]) -> Iterator[list[Server]]:
 
 
 def check(up: list[Server], key: str) -> None:
-    """Raise CommandError unless all of them answer an admit alike: status, body, and the headers of the rate limit."""
+    """Raise CommandError unless all servers answer an admit alike: status, body, and the names of the rate limit headers.
+
+    An admit of a missing engine must give the reason `engine_not_found`, and a wrong platform key status 401.
+    """
     answers: list[tuple[str, Any, Any]] = []
     for server in up:
         answer = requests.post(f"{server.url}/engines/user-0/admit", json={}, headers={"X-Platform-Key": key}, timeout=30)
@@ -76,17 +79,17 @@ def check(up: list[Server], key: str) -> None:
         missing = requests.post(f"{server.url}/engines/nobody/admit", json={}, headers={"X-Platform-Key": key}, timeout=30).json()
         refused = requests.post(f"{server.url}/engines/user-0/admit", json={}, headers={"X-Platform-Key": "x"}, timeout=30)
         if missing.get("reason") != "engine_not_found" or refused.status_code != 401:
-            raise CommandError(f"{server.name}: {missing}, {refused.status_code}")
+            raise CommandError(f"{server.name}: a missing engine gives {missing}, a wrong key {refused.status_code}")
     name, status, whole = answers[0]
     if status != 200 or not whole[0]["admitted"] or len(whole[1]) != 3:
-        raise CommandError(f"{name}: {status} {whole}")
+        raise CommandError(f"{name} does not admit: {status} {whole}")
     for other, *rest in answers[1:]:
         if rest != [status, whole]:
             raise CommandError(f"{other} answers {rest}, {name} {[status, whole]}")
 
 
 def load(server: Server, key: str, *, seconds: float, connections: int, users: int) -> Round:
-    """One round. Raises CommandError for any answer that is not an admit."""
+    """Load a server for `seconds`. Raises CommandError if any answer is not an admit."""
     _, elsewhere = servers.processors()
     before = server.cpu_s()
     arguments = [server.url, str(seconds), str(connections), str(users)]
@@ -96,13 +99,13 @@ def load(server: Server, key: str, *, seconds: float, connections: int, users: i
     )  # fmt: skip
     result = json.loads(done.stdout)
     if set(result["statuses"]) != {"200"}:
-        raise CommandError(f"{server.name}: {result['statuses']}")
+        raise CommandError(f"{server.name}: not every answer is an admit: {result['statuses']}")
     count = len(result["seconds"])
     return Round(count / result["took_s"], result["seconds"], (server.cpu_s() - before) / count)
 
 
 def measure(rounds: int, seconds: float, connections: int, users: int, log: IO[bytes]) -> dict[str, list[Round]]:
-    """Rounds of each server in turn, all on the same engines."""
+    """The rounds by server name. The servers alternate, and all rounds use one set of engines."""
     results: dict[str, list[Round]] = {OURS: [], SQLALCHEMY: [], ASYNCPG: []}
     with registry.product(POLICY, users) as (_, key), started(log) as up:
         check(up, key)

@@ -1,4 +1,4 @@
-"""`GET /audit` with 100 rows, beside the same query through Django REST framework's ModelSerializer."""
+"""`GET /audit` with 100 rows, compared with the same query through Django REST framework's ModelSerializer."""
 
 import json
 import statistics
@@ -26,9 +26,9 @@ LIMIT = 2.0
 
 
 class Rows(serializers.ModelSerializer[AuditRow]):
-    """The columns that `GET /audit` shows."""
+    """The columns of `GET /audit`."""
 
-    txid = serializers.CharField()  # a number too large for some clients, as text
+    txid = serializers.CharField()  # as text: the number is too large for some clients
 
     class Meta:
         model = AuditRow
@@ -37,7 +37,7 @@ class Rows(serializers.ModelSerializer[AuditRow]):
 
 @api_view(["GET"])
 def through_serializer(request: Request) -> Response:
-    """The product's newest rows, as the framework's tutorial writes it."""
+    """The newest audit rows of the product, written in the style of the framework's tutorial."""
     assert isinstance(request.auth, Product)
     own = (
         AuditRow.objects.annotate(txid=RawSQL("txid::text", []))
@@ -48,16 +48,16 @@ def through_serializer(request: Request) -> Response:
 
 
 def _ask(view: Callable[..., Any], key: str) -> Any:
-    """The rendered answer of the view, with all that the framework does for a request."""
+    """The rendered answer of `view`, including all work of the framework for a request."""
     answer = view(APIRequestFactory().get(f"/audit?limit={ROWS}", headers={"X-Platform-Key": key, "Host": "localhost"}))
     if isinstance(answer, Response):
         answer.render()
-    connection.close()  # as after every request
+    connection.close()  # as Django does after every request
     return answer
 
 
 def measure(rounds: int, count: int) -> list[tuple[float, float]]:
-    """Requests per second of each round, ours and the serializer's; the two in turn."""
+    """Requests per second by round, (`GET /audit`, serializer). The two views alternate."""
     with registry.product({}, 1) as (product, key):
         subject = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id="user-0")
         for n in range(ROWS):
@@ -67,10 +67,10 @@ def measure(rounds: int, count: int) -> list[tuple[float, float]]:
 
 
 def _check(key: str) -> None:
-    """Raise CommandError unless both answer with the same rows."""
+    """Raise CommandError unless both views answer with the same rows."""
     ours, theirs = (json.loads(_ask(view, key).content)["results"] for view in (api.rows, through_serializer))
     if [row["id"] for row in ours] != [row["id"] for row in theirs] or len(ours) != ROWS:
-        raise CommandError("the two do not answer with the same rows")
+        raise CommandError("GET /audit and the ModelSerializer view answer with different rows")
 
 
 def _rate(view: Callable[..., Any], key: str, count: int) -> float:

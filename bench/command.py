@@ -1,4 +1,4 @@
-"""`manage.py bench NAME`: the benchmarks that there are, with their options."""
+"""`manage.py bench NAME`: the benchmarks and their options."""
 
 import os
 from argparse import ArgumentParser
@@ -12,49 +12,49 @@ from common.settings import settings
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the names of the benchmarks, and the options of each."""
-    parser.add_argument("--url", default=f"http://127.0.0.1:{settings.ENV.port}", help="where the deployment answers")
+    """Add the names and the options of all benchmarks."""
+    parser.add_argument("--url", default=f"http://127.0.0.1:{settings.ENV.port}", help="URL of the deployment to measure")
     kinds = parser.add_subparsers(dest="kind", required=True)
-    provision = kinds.add_parser("provision", help="provision, wake and destroy beside the raw Docker SDK")
-    provision.add_argument("--count", type=int, default=50, help="lives of an engine, one at a time")
-    provision.add_argument("--bulk", type=int, default=200, help="engines provisioned --at-once at a time; 0: none")
+    provision = kinds.add_parser("provision", help="provision, wake and destroy compared with the raw Docker SDK")
+    provision.add_argument("--count", type=int, default=50, help="engine lives measured one at a time")
+    provision.add_argument("--bulk", type=int, default=200, help="engines provisioned --at-once at a time; 0: no bulk part")
     provision.add_argument("--at-once", type=int, default=8)
-    admit = kinds.add_parser("admit", help="admit beside the applications of bench/, one process each")
+    admit = kinds.add_parser("admit", help="admit compared with the applications of bench/peers/, one process per server")
     admit.add_argument("--rounds", type=int, default=5)
-    admit.add_argument("--seconds", type=float, default=5, help="of each round and server")
+    admit.add_argument("--seconds", type=float, default=5, help="seconds per round and server")
     admit.add_argument("--connections", type=int, default=16)
-    admit.add_argument("--users", type=int, default=200, help="engines that are asked for in turn")
+    admit.add_argument("--users", type=int, default=200, help="engines admitted in turn")
     load = kinds.add_parser(
-        "load", help="admits of a deployment of its own while others wait, Valkey freezes, PostgreSQL restarts"
+        "load", help="admits of a temporary deployment while provisions wait, Valkey freezes, PostgreSQL restarts"
     )
-    load.add_argument("--users", type=int, default=20, help="engines that are asked for in turn")
-    load.add_argument("--provisions", type=int, default=100, help="slow provisions that are waited for at once")
-    load.add_argument("--seconds", type=float, default=30, help="without and with them")
+    load.add_argument("--users", type=int, default=20, help="engines admitted in turn")
+    load.add_argument("--provisions", type=int, default=100, help="slow provisions started at once")
+    load.add_argument("--seconds", type=float, default=30, help="seconds of admits without, then with waiting provisions")
     load.add_argument("--frozen", type=float, default=45, help="seconds for which Valkey is frozen")
-    web_servers = kinds.add_parser("servers", help="web servers that could run Roundhouse, one process each")
-    web_servers.add_argument("--seconds", type=float, default=5, help="of each of three loads of a server")
+    web_servers = kinds.add_parser("servers", help="web servers able to run Roundhouse, one process per server")
+    web_servers.add_argument("--seconds", type=float, default=5, help="seconds of every load; a server gets three loads")
     web_servers.add_argument("--connections", type=int, default=16)
-    web_servers.add_argument("--users", type=int, default=200, help="engines that are asked for in turn")
-    web_servers.add_argument("--provisions", type=int, default=100, help="provisions that are waited for")
-    footprint = kinds.add_parser("footprint", help="memory, disk and second start of a `make run` of its own")
-    footprint.add_argument("--engines", type=int, default=0, help="provisioned afterwards, to see what each adds")
-    footprint.add_argument("--backend", default="", help="where they live; the run chooses when it is left out")
+    web_servers.add_argument("--users", type=int, default=200, help="engines admitted in turn")
+    web_servers.add_argument("--provisions", type=int, default=100, help="waiting provisions of the third load")
+    footprint = kinds.add_parser("footprint", help="memory, disk space and second start of a temporary `make run`")
+    footprint.add_argument("--engines", type=int, default=0, help="engines provisioned afterwards, to measure their growth")
+    footprint.add_argument("--backend", default="", help="backend of the engines; without it `make run` chooses")
     for name, what, count in (
-        ("transition", "a move with its audit row beside a plain Model.save()", 300),
-        ("audit", "GET /audit with 100 rows beside ModelSerializer", 100),
+        ("transition", "a move with its audit row compared with a plain Model.save()", 300),
+        ("audit", "GET /audit with 100 rows compared with ModelSerializer", 100),
     ):
         kind = kinds.add_parser(name, help=what)
         kind.add_argument("--rounds", type=int, default=7)
-        kind.add_argument("--count", type=int, default=count, help="of each in a round")
+        kind.add_argument("--count", type=int, default=count, help="calls of either alternative per round")
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Run the benchmark that `options` name. Exit code 1 when a limit does not hold. Raises CommandError."""
+    """Run the benchmark named by `options`. Exit code 1 when a limit does not hold. Raises CommandError."""
     getattr(Bench(stdout), options["kind"])(options)
 
 
 class Bench:
-    """The benchmarks: each method is one of them, and takes its options."""
+    """The benchmarks: a method per benchmark, called with the options of the command line."""
 
     def __init__(self, stdout: OutputWrapper) -> None:
         self.stdout = stdout
@@ -65,7 +65,7 @@ class Bench:
 
         if settings.ENV.engine_backend != "docker":
             raise CommandError(
-                "bench provision compares with Docker: run the deployment, and this, with ORCH_ENGINE_BACKEND=docker"
+                "bench provision compares with Docker: run both the deployment and the benchmark with ORCH_ENGINE_BACKEND=docker"
             )
         count, bulk, at_once = options["count"], options["bulk"], options["at_once"]
         with deployment(options["url"]) as fleet:
@@ -114,7 +114,7 @@ class Bench:
 
         edition = os.environ.get("ORCH_PROCESSES") or "small"
         with footprint.second_run(edition, options["backend"]) as run:
-            report, holds = footprint.report(edition, run.start_s, footprint.look(run))
+            report, holds = footprint.report(edition, run.start_s, footprint.inspect(run))
             if count := options["engines"]:
                 report += "\n" + footprint.report_engines(count, *footprint.grow(run, count))
         self._tell(report, holds)
@@ -132,7 +132,7 @@ class Bench:
         self._tell(*audit.report(audit.measure(options["rounds"], options["count"])))
 
     def _tell(self, report: str, holds: bool) -> None:
-        """Print it; exit code 1 when a limit does not hold."""
+        """Print the report; exit code 1 when a limit does not hold."""
         self.stdout.write(report)
         if not holds:
             raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""What a benchmark's own deployment has on the Docker daemon: the memory of its containers, and their removal."""
+"""Docker objects of a benchmark's temporary deployment: memory of its containers, size of its volumes, and removal."""
 
 from typing import Any, cast
 
@@ -12,12 +12,12 @@ MB = 1024 * 1024
 
 
 def connect() -> docker.DockerClient:
-    """The daemon of the settings."""
+    """A client of the Docker daemon in the settings."""
     return docker.DockerClient(base_url=settings.ENV.docker_url) if settings.ENV.docker_url else docker.from_env()
 
 
 def memory_mb(client: docker.DockerClient, deployment: str) -> tuple[float, float]:
-    """Memory of the deployment's running containers in MB: the guard's, and the engines'. Without unused file cache."""
+    """Memory of the deployment's running containers in MB, without unused file cache: (guard, all engines together)."""
     found = client.containers.list(filters={"label": f"{DEPLOYMENT}={deployment}"}, ignore_removed=True)
     ours, engines = 0.0, 0.0
     for container in found:
@@ -31,7 +31,7 @@ def memory_mb(client: docker.DockerClient, deployment: str) -> tuple[float, floa
 
 def _used_mb(memory: dict[str, Any]) -> float:
     details = memory.get("stats", {})
-    cache = details.get("inactive_file", details.get("total_inactive_file", 0))  # of the second version of cgroups, or the first
+    cache = details.get("inactive_file", details.get("total_inactive_file", 0))  # name in cgroups v2, or v1
     return float(memory["usage"] - cache) / MB
 
 
@@ -43,7 +43,7 @@ def volumes_bytes(client: docker.DockerClient, deployment: str) -> int:
 
 
 def remove_all(client: docker.DockerClient, deployment: str) -> None:
-    """Remove everything that carries the deployment's label, and its rules from the host."""
+    """Remove all objects with the deployment's label, and the guard's firewall rules from the host."""
     mine: dict[str, str | list[str] | bool] = {"label": f"{DEPLOYMENT}={deployment}"}
     for guard in client.containers.list(filters={**mine, "name": "guard", "status": "running"}):
         guard.exec_run(["sh", "-c", END])

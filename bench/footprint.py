@@ -1,7 +1,7 @@
-"""What `make run` takes of a machine: the seconds of its second start, its memory, its disk; and what each engine adds.
+"""What `make run` takes of a machine: the seconds of its second start, its memory, its disk space, and the growth per engine.
 
-Memory is PSS, "proportional set size": a page that several processes share counts for each of them by its share, so that the sum
-over all is what they take together.
+Memory is PSS ("proportional set size"): PSS divides a shared page among the processes sharing the page. The sum over all
+processes thus counts every page once.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from django.core.management.base import CommandError
 from bench import containers, load
 from bench.own_deployment import Own
 
-START_S = 6.0  # limit: the second start, until `/health` answers
-SMALL_MB = 450.0  # limit: everything of the small edition, without engines
-IDLE_S, IDLE_CPU_S = 5.0, 0.5  # idle is so little processor time in so many seconds, of all processes together
+START_S = 6.0  # limit of the second start, until `/health` answers
+SMALL_MB = 450.0  # limit of all processes of the small edition, without engines
+IDLE_S, IDLE_CPU_S = 5.0, 0.5  # idle: all processes together use less than IDLE_CPU_S in IDLE_S
 PATIENCE_S = 180.0
 UP = "Roundhouse is up"
 MB = 1024 * 1024
@@ -30,7 +30,7 @@ MB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of a run: PSS by process in MB, the engines' own beside it, and the bytes of the home and of the engines in it."""
+    """Of a run: PSS by process in MB, memory of all engines in MB, bytes on disk without engines, and of all engines."""
 
     processes: list[tuple[str, float]]
     engines_mb: float
@@ -47,7 +47,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Run:
-    """A `make run` of the benchmark's own that is up, the name of its deployment, and the seconds of its second start."""
+    """A temporary `make run` with all processes up, the name of its deployment, and the seconds of its second start."""
 
     own: Own
     deployment: str
@@ -56,9 +56,9 @@ class Run:
 
 @contextlib.contextmanager
 def second_run(edition: str, backend: str) -> Iterator[Run]:
-    """A run that is started for the second time, in a home of its own; nothing is left of it.
+    """Start `make run` for the second time, in a temporary home; stop the run and delete everything afterwards.
 
-    `backend`: where engines live; the run chooses when it is empty. Raises CommandError.
+    `backend` is the backend of the engines; if empty, `make run` chooses. Raises CommandError.
     """
     deployment = f"bench-{secrets.token_hex(4)}"
     home = Path(tempfile.mkdtemp(prefix="roundhouse-bench-"))
@@ -70,7 +70,7 @@ def second_run(edition: str, backend: str) -> Iterator[Run]:
         own.stop("launch", patience_s=PATIENCE_S)
         yield Run(own, deployment, start(own))
     finally:
-        has_containers = _has_containers(home)  # the end of a run without engines forgets it
+        has_containers = _has_containers(home)  # read before the stop: a stopped run without engines forgets its backend
         own.stop("launch", patience_s=PATIENCE_S)
         if has_containers:
             containers.remove_all(containers.connect(), deployment)
@@ -84,7 +84,7 @@ def _has_containers(home: Path) -> bool:
 
 
 def start(own: Own) -> float:
-    """Start it as `make run` does, and return when every process is up; the seconds until `/health` answered."""
+    """Start as `make run` does, and wait until every process is up. Returns the seconds until `/health` answered."""
     log = own.log("launch")
     log.parent.mkdir(exist_ok=True)
     log.write_bytes(b"")
@@ -95,13 +95,13 @@ def start(own: Own) -> float:
     deadline = time.monotonic() + PATIENCE_S
     while UP not in log.read_text():
         if time.monotonic() > deadline:
-            raise CommandError(f"it does not come up: {log.read_text()[-2000:]}")
+            raise CommandError(f"`make run` does not come up: {log.read_text()[-2000:]}")
         time.sleep(0.1)
     return took
 
 
 def wait_until_idle(own: Own) -> None:
-    """Return when its processes have done next to nothing for some seconds. Raises CommandError."""
+    """Return once all processes together used less than IDLE_CPU_S in IDLE_S. Raises CommandError after PATIENCE_S."""
     deadline = time.monotonic() + PATIENCE_S
     before = _cpu_s(own)
     while True:
@@ -110,7 +110,7 @@ def wait_until_idle(own: Own) -> None:
         if now - before < IDLE_CPU_S:
             return
         if time.monotonic() > deadline:
-            raise CommandError(f"it does not become idle: {now - before:.1f} s of processor time in {IDLE_S:.0f} s")
+            raise CommandError(f"the run does not become idle: {now - before:.1f} s of processor time in {IDLE_S:.0f} s")
         before = now
 
 
@@ -119,13 +119,16 @@ def _cpu_s(own: Own) -> float:
 
 
 def _processes(own: Own) -> list[psutil.Process]:
-    """The launcher and everything below it, in the order of their start."""
+    """The launcher and all its descendants, in the order of their start."""
     launcher = psutil.Process(own.pid("launch"))
     return sorted([launcher, *launcher.children(recursive=True)], key=lambda process: process.create_time())
 
 
 def _engine_processes(own: Own) -> set[int]:
-    """Process ids of engines that are processes: they outlive who started them, but all work in the home's `engines`."""
+    """Process ids of the engines of the subprocess backend, found by their working directory in the home's `engines`.
+
+    Parents are no help: an engine outlives the process by which it was started.
+    """
     found = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -134,11 +137,11 @@ def _engine_processes(own: Own) -> set[int]:
     return found
 
 
-# -- What it takes -----------------------------------------------------------------------------------------------------
+# -- Footprints --------------------------------------------------------------------------------------------------------
 
 
-def look(run: Run) -> Footprint:
-    """The footprint of a run once it is idle. PostgreSQL's processes are one line. Raises CommandError."""
+def inspect(run: Run) -> Footprint:
+    """Measure a run once the run is idle. Processes with equal titles, like PostgreSQL's, share a line. Raises CommandError."""
     own = run.own
     wait_until_idle(own)
     engines = _engine_processes(own)
@@ -159,7 +162,7 @@ def look(run: Run) -> Footprint:
 
 
 def pss_mb(pid: int) -> float:
-    """The PSS of a process in MB, 0 for one that is gone."""
+    """The PSS of a process in MB, 0 for an ended process."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -168,7 +171,7 @@ def pss_mb(pid: int) -> float:
 
 
 def _title(process: psutil.Process) -> str:
-    """What `ps` shows of it, without folders and without what comes behind the first few words."""
+    """The first three words of the command line, without folders; only the name for PostgreSQL and Valkey."""
     if process.name() in ("postgres", "valkey-server"):
         return str(process.name())
     words = [Path(word).name for word in " ".join(process.cmdline()).split()]
@@ -176,7 +179,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def disk_bytes(folder: Path) -> int:
-    """Bytes on disk of everything in `folder`; its links to folders outside count too: PostgreSQL's data may lie elsewhere."""
+    """Bytes on disk of all files in `folder`. Linked folders count too, because PostgreSQL's data may lie elsewhere."""
     return sum(path.lstat().st_blocks * 512 for path in _files(folder))
 
 
@@ -190,11 +193,14 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def grow(run: Run, count: int) -> tuple[Footprint, Footprint]:
-    """The footprint before and after `count` engines are provisioned, with one more there before: the first opens connections."""
+    """The footprints before and after `count` engines are provisioned.
+
+    A first engine is provisioned before both footprints, because the first engine makes Roundhouse open connections.
+    """
     load.provision(run.own, load.register(run.own, "first", {}), 1)
-    before = look(run)
+    before = inspect(run)
     load.provision(run.own, load.register(run.own, "more", {}), count)
-    return before, look(run)
+    return before, inspect(run)
 
 
 # -- Reports -----------------------------------------------------------------------------------------------------------
@@ -215,7 +221,7 @@ def report(edition: str, start_s: float, found: Footprint) -> tuple[str, bool]:
 
 
 def report_engines(count: int, before: Footprint, after: Footprint) -> str:
-    """What `count` engines added, each."""
+    """Memory and disk space added per engine, and the number of engines per GB of memory."""
     ours = (after.total_mb - before.total_mb) / count
     engine = (after.engines_mb - before.engines_mb) / count
     disk = (after.home_bytes - before.home_bytes) / count / MB

@@ -1,4 +1,4 @@
-"""What disturbs a deployment, and what its admits notice of that: waiting provisions, a frozen Valkey, a restarted PostgreSQL."""
+"""How admits fare while a deployment is disturbed by waiting provisions, by a frozen Valkey, and by a restarted PostgreSQL."""
 
 import contextlib
 import http.client
@@ -23,10 +23,10 @@ from bench.own_deployment import Own
 from common.settings import settings
 
 BOOT_S = 20.0
-RATE = 40.0  # admits per second, all callers together: far from what the deployment could do
+RATE = 40.0  # admits per second, all callers together: far below the capacity of the deployment
 CALLERS = 8
 HEALTH_EVERY_S = 0.5
-WATCH_S = 5.0  # between two looks at an operation
+WATCH_S = 5.0  # between two reads of an operation
 TIMEOUT_S = 30.0
 POLICY = {"rate_limit_rpm": 1_000_000}
 NO_ANSWER = 0
@@ -35,7 +35,7 @@ WEB_WORKERS = int(settings.ENV.WEB_WORKERS["full"])
 
 @dataclass(frozen=True)
 class Call:
-    """A request: when it was sent (monotonic clock), the seconds it took, its status, and whether the limiter counted it."""
+    """A request: time of sending (monotonic clock), duration in seconds, status, and whether the limiter counted the request."""
 
     began: float
     seconds: float
@@ -45,7 +45,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the report: what was measured, and the limit it has to keep, if there is one."""
+    """A line of the report: a quantity, its value, its limit if it has a limit, and whether the limit holds."""
 
     what: str
     value: str
@@ -59,7 +59,7 @@ class Finding:
 
 @dataclass
 class Traffic:
-    """Requests made all the while: admits at a steady rate, and `/health`. Lists grow as the answers come."""
+    """Background requests: admits at a steady rate, and `/health`. The lists grow as answers arrive."""
 
     port: int
     key: str
@@ -69,7 +69,7 @@ class Traffic:
 
     @contextlib.contextmanager
     def flowing(self) -> Iterator[None]:
-        """Inside, it flows."""
+        """Send the requests while the block runs."""
         over = threading.Event()
         threads = [threading.Thread(target=self._admit, args=(over, n)) for n in range(CALLERS)]
         threads.append(threading.Thread(target=self._ask_health, args=(over,)))
@@ -98,7 +98,7 @@ class Traffic:
 
 
 class _Caller:
-    """A client with a connection that it keeps, as a product's HTTP library does."""
+    """A client with a kept-alive connection, like a product's HTTP library."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
@@ -117,7 +117,7 @@ class _Caller:
         try:
             return self._ask_once(method, path, headers)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-            self._connection.close()  # kept for longer than the server keeps it: once more, on a new one
+            self._connection.close()  # the server closed the idle connection: retry on a new connection
             return self._ask_once(method, path, headers)
 
     def _ask_once(self, method: str, path: str, headers: dict[str, str]) -> http.client.HTTPResponse:
@@ -131,7 +131,7 @@ class _Caller:
 
 
 def register(own: Own, slug: str, env: dict[str, str]) -> str:
-    """A product whose engines have these variables; returns its platform key."""
+    """Register a product with the engine environment `env`; returns the platform key."""
     headers = {"X-Admin-Key": own.admin_key()}
     made = _call(own, "POST", "/products/register", headers, {"slug": slug, "display_name": slug, "policy": POLICY})
     _call(own, "PUT", f"/products/{made['product_id']}/engine-env", headers, {"env": env})
@@ -146,13 +146,16 @@ def _call(own: Own, method: str, path: str, headers: dict[str, str], body: Any) 
 
 
 def provision(own: Own, key: str, users: int) -> None:
-    """A running engine for each of `user-0`, `user-1` and so on."""
+    """Provision a running engine per user; the users are `user-0`, `user-1` and so on."""
     for n in range(users):
         _call(own, "POST", "/engines/provision", {"X-Platform-Key": key}, {"user_id": f"user-{n}"})
 
 
 class Waiting:
-    """Provisions of engines that boot slowly, each waited for by a client of its own; in a process that does not disturb ours."""
+    """Provisions of slowly booting engines, with a waiting client (a thread) per provision.
+
+    All clients run in a separate process, to leave the measuring process undisturbed.
+    """
 
     def __init__(self, own: Own, key: str, count: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -167,14 +170,14 @@ class Waiting:
         self._begin.set()
 
     def end(self) -> tuple[int, Counter[int]]:
-        """Stop waiting; how many were still waited for, and how often each status was answered."""
+        """Stop waiting. Returns the number of provisions still waited for, and the number of answers per status."""
         self._over.set()
         result: tuple[int, Counter[int]] = self._results.get()
         return result
 
 
 def _wait_for_all(url: str, key: str, count: int, ready: Event, begin: Event, over: Event, results: Any) -> None:
-    os.nice(10)  # what these clients compute is no part of the deployment
+    os.nice(10)  # low priority: the clients must not slow the deployment down
     statuses, done = Counter[int](), list[int]()
     for n in range(count):
         threading.Thread(target=_wait_for_one, args=(url, key, n, begin, over, statuses, done), daemon=True).start()
@@ -184,7 +187,7 @@ def _wait_for_all(url: str, key: str, count: int, ready: Event, begin: Event, ov
 
 
 def _wait_for_one(url: str, key: str, number: int, begin: Event, over: Event, statuses: Counter[int], done: list[int]) -> None:
-    """Ask for the engine; told that it takes longer than somebody may wait there, look at the operation now and then."""
+    """Provision an engine; after a 202 (operation still open), read the operation every WATCH_S seconds until its end."""
     headers = {"X-Platform-Key": key, "Prefer": "wait=60"}
 
     def ask(method: str, path: str, body: Any = None) -> requests.Response:
@@ -205,7 +208,7 @@ def _wait_for_one(url: str, key: str, number: int, begin: Event, over: Event, st
 
 
 def frozen_valkey(own: Own, traffic: Traffic, seconds: float) -> list[Finding]:
-    """SIGSTOP Valkey for so long."""
+    """Freeze Valkey with SIGSTOP for `seconds`; findings on the admits during the freeze and after it."""
     logged = own.log("web").stat().st_size
     with traffic.flowing():
         time.sleep(5)
@@ -219,18 +222,18 @@ def frozen_valkey(own: Own, traffic: Traffic, seconds: float) -> list[Finding]:
     back = _settled([call for call in traffic.admits if call.began >= ended], lambda call: call.is_counted)
     slowest = max(call.seconds for call in during)
     lines = [json.loads(line) for line in own.log("web").read_bytes()[logged:].splitlines() if b"rate_limiter_" in line]
-    most = WEB_WORKERS * (1 + math.ceil((seconds + 1) / 60))  # a minute of each process, and what is left at the end
+    most = WEB_WORKERS * (1 + math.ceil((seconds + 1) / 60))  # per web worker: a line per minute, and a last line
     return [
         Finding(f"Valkey frozen for {seconds:.0f} s: slowest of {len(during)} admits", _ms(slowest), "<= 500 ms", slowest <= 0.5),
         Finding("  admits that were not answered with 200", *_others(during)),
         Finding("  admits that were not counted, by the log", str(sum(line["uncounted_admits"] for line in lines))),
-        Finding("  lines about it in the log", str(len(lines)), f"1 to {most}", 1 <= len(lines) <= most),
+        Finding("  log lines about uncounted admits", str(len(lines)), f"1 to {most}", 1 <= len(lines) <= most),
         Finding("  the limiter counts again, after its return", f"{back - ended:.1f} s", "<= 5 s", back - ended <= 5),
     ]
 
 
 def restarted_postgres(own: Own, traffic: Traffic) -> list[Finding]:
-    """Stop PostgreSQL and start it at once."""
+    """Restart PostgreSQL; findings on the admits from the stop on."""
     with traffic.flowing():
         time.sleep(5)
         began = time.monotonic()
@@ -248,7 +251,7 @@ def restarted_postgres(own: Own, traffic: Traffic) -> list[Finding]:
 
 
 def waiting_provisions(own: Own, traffic: Traffic, slow_key: str, count: int, seconds: float) -> list[Finding]:
-    """So many provisions of slow engines at once; admits before, while they come in, and while they are waited for."""
+    """Start `count` slow provisions at once; findings on admits before, while the provisions come in, and while they wait."""
     waiting = Waiting(own, slow_key, count)
     with traffic.flowing():
         began = time.monotonic()
@@ -273,7 +276,7 @@ def waiting_provisions(own: Own, traffic: Traffic, slow_key: str, count: int, se
             f"{count} provisions come in within {taken_in - asked:.1f} s: p50 and p99",
             _ms(percentile(coming, 0.5), percentile(coming, 0.99)),
         ),
-        Finding(f"they wait, {waited_for} to the end: p50 of {len(busy)} admits", _ms(percentile(busy, 0.5))),
+        Finding(f"provisions wait, {waited_for} to the end: p50 of {len(busy)} admits", _ms(percentile(busy, 0.5))),
         Finding("  p99", _ms(meanwhile), f"<= 3 x {_ms(before)}", meanwhile <= 3 * before),
         Finding("  admits that were not answered with 200", *_others(traffic.admits)),
         Finding("  slowest /health, from the first provision on", _ms(slowest), "< 1000 ms", slowest < 1),
@@ -287,12 +290,12 @@ def _engines(own: Own, key: str) -> int:
 
 
 def _settled(calls: Sequence[Call], is_well: Callable[[Call], bool]) -> float:
-    """When the last of the calls that are not well had its answer; when the first was sent, if all are. Monotonic clock."""
+    """The end of the last call without `is_well`, or the start of the first call if all are well. Monotonic clock, seconds."""
     return max((call.began + call.seconds for call in calls if not is_well(call)), default=min(call.began for call in calls))
 
 
 def _others(calls: Sequence[Call]) -> tuple[str, str, bool]:
-    """Value, limit and verdict of "none but 200"."""
+    """Value, limit and verdict of the rule: every answer is 200."""
     others = Counter(call.status for call in calls if call.status != 200)
     return ", ".join(f"{number} x {status or 'none'}" for status, number in others.items()) or "0", "0", not others
 
@@ -302,7 +305,7 @@ def _ms(*seconds: float) -> str:
 
 
 def measure(own: Own, *, users: int, provisions: int, seconds: float, frozen_s: float) -> Iterator[Finding]:
-    """All of it, one after the other, on a deployment that nobody else uses."""
+    """Disturb a deployment without other users in three ways, one after the other; yields the findings."""
     key = register(own, "bench", {})
     slow = register(own, "bench-slow", {"DEMO_FAULTS": "1", "DEMO_BOOT_DELAY_S": str(BOOT_S)})
     provision(own, key, users)

@@ -1,5 +1,7 @@
-"""A deployment of the benchmark's own, in a temporary home: every process of `full` with the settings that ship, and servers to
-freeze."""
+"""A temporary deployment of a benchmark: every process of `full` with the shipped settings.
+
+PostgreSQL and Valkey are child processes, for a benchmark to freeze or to restart.
+"""
 
 import contextlib
 import os
@@ -24,7 +26,7 @@ SERVERS = ("valkey", "postgres")
 
 
 class Own:
-    """Its processes by name; each is a session of its own, so that a signal reaches all of it."""
+    """The processes of the deployment by name. Every process leads a session, and thus a signal reaches its children too."""
 
     def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
@@ -39,7 +41,7 @@ class Own:
         return self.home / "log" / f"{name}.log"
 
     def run(self, *arguments: str) -> str:
-        """Run a Python program of the project to its end; what it printed. Raises CommandError when it fails."""
+        """Run a Python program of the project to its end, and return its output. Raises CommandError when the program fails."""
         done = subprocess.run(
             [sys.executable, *arguments], cwd=settings.BASE_DIR, env=self._environment, capture_output=True, text=True
         )
@@ -48,12 +50,12 @@ class Own:
         return done.stdout
 
     def start(self, *names: str) -> None:
-        """Start the processes; do not wait for them."""
+        """Start the processes without waiting for readiness."""
         for name in names:
             self.spawn(name, "-m", "config.processes", "exec", name)
 
     def spawn(self, name: str, *arguments: str) -> None:
-        """Start a Python program of the project as the process `name`; do not wait for it."""
+        """Start a Python program of the project as the process `name`, without waiting for readiness."""
         with self.log(name).open("ab") as output:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *arguments], cwd=settings.BASE_DIR, env=self._environment,
@@ -64,11 +66,11 @@ class Own:
         return self._processes[name].pid
 
     def send(self, name: str, number: signal.Signals) -> None:
-        """Send it to the process and all that it started."""
+        """Send the signal `number` to the process and its children."""
         os.killpg(self._processes[name].pid, number)
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM, patience_s: float = servers.STOP_S) -> None:
-        """End the process and return when it is gone; SIGKILL if it does not go in time."""
+        """Send the signal `number`, and return when the process has ended; SIGKILL after `patience_s` seconds."""
         process = self._processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -79,11 +81,11 @@ class Own:
             process.wait()
 
     def wait(self) -> None:
-        """Return once it answers that it is healthy. Raises CommandError."""
+        """Return once `/health` answers 200. Raises CommandError after UP_S seconds."""
         deadline = time.monotonic() + UP_S
         while not self._serves():
             if time.monotonic() > deadline:
-                raise CommandError(f"not healthy after {UP_S:.0f} s: {self.log('web').read_text()[-2000:]}")
+                raise CommandError(f"the deployment is not healthy after {UP_S:.0f} s: {self.log('web').read_text()[-2000:]}")
             time.sleep(0.05)
 
     def _serves(self) -> bool:
@@ -97,7 +99,7 @@ class Own:
         return next(line.partition("=")[2] for line in lines if line.startswith("ORCH_ADMIN_KEY="))
 
     def close(self) -> None:
-        """End everything: what works, then the engines, then the servers."""
+        """End the processes in order: the applications, then the engines, then the servers."""
         for name in [name for name in self._processes if name not in SERVERS]:
             self.stop(name)
         with contextlib.suppress(CommandError):
@@ -108,7 +110,7 @@ class Own:
 
 @contextlib.contextmanager
 def deployment(**environment: str) -> Iterator[Own]:
-    """A deployment that serves, with further variables in its environment; nothing is left of it. Raises CommandError."""
+    """A serving deployment with additional environment variables; ended and deleted afterwards. Raises CommandError."""
     home = Path(tempfile.mkdtemp(prefix="roundhouse-bench-"))
     home.chmod(0o711)
     own = Own(home, **environment)

@@ -1,4 +1,4 @@
-"""Provision, wake and destroy through the API, beside the raw Docker SDK doing the same to the same image."""
+"""Provision, wake and destroy through the API, compared with the raw Docker SDK on the same image."""
 
 import math
 import time
@@ -19,18 +19,18 @@ from common.settings import settings
 from engines.backends.docker.options import Options
 
 POLL_S = 0.01
-NETWORKED = "raw start + health, on a network of its own"  # for comparison: how much of a wake is the network's
+NETWORKED = "raw start + health, on a network of its own"  # shows how much of a wake the network costs
 PAIRS = {"provision": "raw create + start + health", "wake": "raw start + health", "destroy": "raw stop + remove"}
-ADDED_MS = {"provision": 150, "wake": 100}  # at p50, at most
-ROUND = 50  # engines of each kind in turn: the machine may be faster a minute later
-BULK_SHARE = 0.7  # of the raw SDK's rate, at least
+ADDED_MS = {"provision": 150, "wake": 100}  # limits of the milliseconds added by the API at p50
+ROUND = 50  # engines per turn: short turns, because the speed of the machine changes within minutes
+BULK_SHARE = 0.7  # limit: the least share of the raw SDK's rate
 Samples = dict[str, list[float]]
 
 
 class Raw:
-    """The least that gives a healthy container: create, start, ask for its health; no record, no limits, Docker's own network.
+    """The least work for a healthy container: create, start, poll its health; no record, no limits, Docker's own network.
 
-    `left`: where it registers the removal of each, since a benchmark may end anywhere. `network`: name of another one for them.
+    `left` gets a removal callback per container, because a benchmark may end anywhere. `network` names the containers' network.
     """
 
     def __init__(self, left: ExitStack, network: str = "bridge") -> None:
@@ -39,7 +39,7 @@ class Raw:
         self.network = network
 
     def provision(self) -> Container:
-        """A healthy container with a volume."""
+        """Create a container with a volume, and start the container until it is healthy."""
         name = f"bench-{uuid4().hex[:12]}"
         self.left.callback(self._remove, name)
         container = self.client.containers.create(
@@ -53,7 +53,7 @@ class Raw:
         return self.wake(container)
 
     def wake(self, container: Container) -> Container:
-        """Start it and wait until it is healthy."""
+        """Start the container and wait until its `/health` answers 200."""
         container.start()
         container.reload()
         published = container.ports["8000/tcp"]
@@ -64,13 +64,13 @@ class Raw:
         return container
 
     def destroy(self, container: Container) -> None:
-        """End it and remove it with its volume."""
+        """Stop the container, and remove the container and its volume."""
         container.stop(timeout=30)
         container.remove()
         self.client.volumes.get(str(container.name)).remove()
 
     def _remove(self, name: str) -> None:
-        """Whatever there still is of it, running or not."""
+        """Remove the container and the volume called `name`, if they exist, running or not."""
         for kind in (self.client.containers, self.client.volumes):
             with suppress(NotFound):
                 kind.get(name).remove(force=True)
@@ -90,9 +90,9 @@ def _time(call: Callable[[], object], into: list[float]) -> None:
 
 
 def one_at_a_time(fleet: Deployment, count: int) -> Samples:
-    """`count` lives of an engine through the API and `count` of a raw container, in turn; seconds of each step.
+    """Seconds per step of `count` lives of an engine through the API and `count` lives of a raw container, alternately.
 
-    Beside them the wakes of another raw container, on a network as each product has one.
+    After every pair, a second raw container is woken on a network of its own, like the network of a product.
     """
     seconds = defaultdict[str, list[float]](list)
     with ExitStack() as left:
@@ -117,7 +117,7 @@ def _live(fleet: Deployment, user: str, raw: Raw, seconds: Samples) -> None:
 
 
 def _networked(raw: Raw) -> tuple[Raw, Container]:
-    """A raw container that does not run, on a network that is made for it."""
+    """A `Raw` with a newly created network, and a stopped container on the network."""
     network = raw.client.networks.create(f"bench-{uuid4().hex[:12]}")
     raw.left.callback(network.remove)
     other = Raw(raw.left, str(network.name))
@@ -134,7 +134,10 @@ def _timed_provision(raw: Raw, into: list[float]) -> Container:
 
 
 def in_bulk(fleet: Deployment, count: int, at_once: int) -> tuple[float, float]:
-    """Engines per second through the API and with the raw SDK, `at_once` at a time: ROUND of each in turn, and all stay up."""
+    """Engines per second through the API and with the raw SDK, `at_once` at a time.
+
+    The API and the raw SDK alternate after ROUND engines. All engines stay up until the end.
+    """
     containers = list[Container]()
     ours_s = theirs_s = 0.0
     with ExitStack() as left, ThreadPoolExecutor(at_once) as pool:
@@ -156,7 +159,7 @@ def _provision(fleet: Deployment, user: str) -> float:
 
 
 def report(seconds: Samples) -> tuple[str, bool]:
-    """The table, what the API adds at the median, and whether the limits hold."""
+    """The table with the milliseconds added by the API at the median, and whether the limits hold."""
     lines, holds = [table(seconds)], True
     for ours, theirs in PAIRS.items():
         added = (percentile(seconds[ours], 0.5) - percentile(seconds[theirs], 0.5)) * 1000
@@ -170,7 +173,7 @@ def report(seconds: Samples) -> tuple[str, bool]:
 
 
 def report_bulk(ours: float, raw: float, what: str) -> tuple[str, bool]:
-    """The two rates in engines per second, and whether the limit holds."""
+    """A line with both rates in engines per second, and whether the limit holds."""
     holds = ours / raw >= BULK_SHARE
     verdict = f"{'PASS' if holds else 'FAIL'} (at least {BULK_SHARE})"
     return f"{what}: {ours:.2f}/s, raw {raw:.2f}/s, ratio {ours / raw:.2f}  {verdict}", holds

@@ -1,4 +1,4 @@
-"""A product and running engines put straight into the registry, for benchmarks that ask about engines and never call one."""
+"""A product and running engines inserted directly into the registry, for benchmarks without calls to engines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ from policy.models import Product
 def product(policy: dict[str, Any], engines: int) -> Iterator[tuple[Product, str]]:
     """A product with a platform key and `engines` running engines, of the users `user-0`, `user-1` and so on.
 
-    No process belongs to the engines and none is probed; they and the product's keys are gone afterwards. The product stays:
-    rows of the audit log speak of it. Raises CommandError where the database has no tables.
+    The engines have no process and are never probed. Afterwards the engines are deleted and the product's keys are revoked. The
+    product stays, because audit rows name the product. Raises CommandError when the database has no tables.
     """
     if Product._meta.db_table not in connection.introspection.table_names():
         raise CommandError("The database has no tables yet: run manage.py migrate first.")

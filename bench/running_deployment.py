@@ -1,4 +1,4 @@
-"""The deployment under test: reached over REST as a product, with a product of its own that is gone afterwards."""
+"""The running deployment under test, called over REST with the platform key of a newly registered product."""
 
 import time
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ TIMEOUT_S = 120.0
 
 @dataclass
 class Deployment:
-    """A running deployment, and the benchmark's product in it."""
+    """A running deployment and the benchmark's product."""
 
     url: str
     product: Product
     session: requests.Session
 
     def timed(self, method: str, path: str, body: Any = None) -> float:
-        """Seconds that a request took. Raises CommandError unless it was answered with 200."""
+        """Send a request and return its duration in seconds. Raises CommandError for every status but 200."""
         began = time.perf_counter()
         answer = self.session.request(method, self.url + path, json=body, timeout=TIMEOUT_S)
         seconds = time.perf_counter() - began
@@ -37,18 +37,18 @@ class Deployment:
         return seconds
 
     def sleep(self, user_id: str) -> None:
-        """Put the user's engine to sleep, and wait until it does."""
+        """Put the user's engine to sleep, and wait until the operation has finished."""
         operation = lifecycle.sleep(lifecycle.find(self.product, user_id), by=actors.ADMIN)
         operations.finish(operation, TIMEOUT_S)
 
 
 @contextmanager
 def deployment(url: str) -> Iterator[Deployment]:
-    """Register a product for the benchmark; at the end every engine of it is destroyed. Raises CommandError."""
+    """Register a product; destroy all its engines at the end. Raises CommandError if no deployment answers at `url`."""
     try:
         requests.get(f"{url}/health", timeout=5).raise_for_status()
     except requests.RequestException as error:
-        raise CommandError(f"no deployment answers at {url}: start one with `make run`, or name it with --url") from error
+        raise CommandError(f"no deployment answers at {url}: start `make run`, or give another URL with --url") from error
     product, key = products.register(f"bench-{uuid4().hex[:12]}", "Benchmark", {}, by=actors.ADMIN)
     session = requests.Session()
     session.headers["X-Platform-Key"] = key

@@ -1,4 +1,4 @@
-"""Web servers as processes of a benchmark, each on a port of its own and, where there are several, a processor of its own."""
+"""Web servers as processes of a benchmark, pinned to a processor apart from the clients' processors."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ STOP_S = 10.0
 
 @dataclass(frozen=True)
 class Server:
-    """A server that listens on `port`."""
+    """A server listening on `port` of 127.0.0.1."""
 
     name: str
     port: int
@@ -30,28 +30,28 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def cpu_s(self) -> float:
-        """Processor time that the server and its workers have used so far, in seconds."""
+        """Processor time used so far by the server and its workers, in seconds."""
         parent = psutil.Process(self.process.pid)
         used = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
         return sum(times.user + times.system for times in used)
 
 
 def free_port() -> int:
-    """A port that nothing listens on just now."""
+    """A port without a listener at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def processors() -> tuple[set[int], set[int]]:
-    """The processor for the server under test, and those for what asks it; the same where there is only one."""
+    """The processor of the server under test, and the clients' processors; equal on a machine with a single processor."""
     usable = sorted(os.sched_getaffinity(0))
     return {usable[-1]}, set(usable[:-1]) or set(usable)
 
 
 @contextmanager
 def running(name: str, argv: list[str], port: int, environment: Mapping[str, str], log: IO[bytes]) -> Iterator[Server]:
-    """The server of this command line, once it takes connections; stopped afterwards. Raises CommandError."""
+    """Start the command line `argv`, yield once `port` accepts connections, and stop the server. Raises CommandError."""
     pinned, _ = processors()
     process = subprocess.Popen(
         argv, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
@@ -65,7 +65,7 @@ def running(name: str, argv: list[str], port: int, environment: Mapping[str, str
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End the process and its group: SIGTERM, and SIGKILL for what is left after STOP_S seconds."""
+    """End the process with SIGTERM; if it still runs after STOP_S seconds, SIGKILL its process group."""
     process.terminate()
     try:
         process.wait(STOP_S)

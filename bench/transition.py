@@ -1,4 +1,4 @@
-"""One move of an engine with its audit row, beside a plain `Model.save()` of the same engine that records nothing."""
+"""A move of an engine with its audit row, compared with a plain `Model.save()` of an engine without an audit row."""
 
 import statistics
 import time
@@ -34,7 +34,7 @@ def _timed(call: Callable[[Engine], None], engine: Engine) -> float:
 
 
 def measure(rounds: int, count: int) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of the median move and of the median save, for each round and each mode of transaction; the two in turn."""
+    """By transaction mode, a pair per round: seconds of the median move and of the median save. Moves and saves alternate."""
     modes = {"autocommit": (_move, _save), "atomic": (transaction.atomic(_move), transaction.atomic(_save))}
     results: dict[str, list[tuple[float, float]]] = {mode: [] for mode in modes}
     with registry.product({}, 2) as (product, _):

@@ -1,4 +1,4 @@
-"""Web servers that could run Roundhouse, one process each: how fast they are, and whether they give what it needs of a server."""
+"""Web servers able to run Roundhouse, one process per server: their speed, and two abilities required by Roundhouse."""
 
 import contextlib
 import json
@@ -24,12 +24,16 @@ from engines.models import Operation
 SHIPPED = "gunicorn, config.web.server"
 UNREADABLE = b"GET /health HTTP/1.1\r\nHost: localhost\r\nno header at all\r\n\r\n"
 WSGI = "config.web.wsgi:application"
-FEW = 2  # connections; what they wait for is not each other
+FEW = 2  # connections: too few to queue behind one another
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a server does: admits per second; the seconds of admits, few at a time, alone and while provisions come and wait."""
+    """Figures of a server.
+
+    `rate`: admits per second. `alone`, `beside`: seconds of every admit on FEW connections, without and with waiting provisions.
+    `raw_path`, `envelope`: results of `_gives_raw_path` and `_answers_in_envelope`.
+    """
 
     rate: float
     alone: list[float]
@@ -39,7 +43,7 @@ class Figures:
 
 
 def commands(port: int) -> dict[str, list[str]]:
-    """Command lines, by name; as many threads as the shipped server has for admits."""
+    """Command lines by server name, with as many threads as the shipped server has for admits."""
     threads = str(settings.ENV.web_threads)
     gunicorn = [sys.executable, "-m", "gunicorn", "config.web.wsgi", "--bind", f"127.0.0.1:{port}", "--no-control-socket"]
     granian = ["--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--blocking-threads", threads]
@@ -60,7 +64,7 @@ def commands(port: int) -> dict[str, list[str]]:
 
 
 def _others() -> Path:
-    """The folder of the servers that are none of our requirements. Raises CommandError."""
+    """The folder of the servers outside our requirements. Raises CommandError if the folder does not exist."""
     folder = Path(settings.BASE_DIR) / ".venv-bench" / "servers"
     if not folder.exists():
         raise CommandError("the servers to compare with are not installed: run `make bench-venv`")
@@ -68,7 +72,7 @@ def _others() -> Path:
 
 
 def measure(seconds: float, connections: int, users: int, provisions: int, log: IO[bytes]) -> Iterator[tuple[str, Figures]]:
-    """Each server in turn. No worker runs: what is provisioned is waited for."""
+    """Measure the servers in sequence. No Celery worker runs, and thus provisions wait until their clients give up."""
     path = f"{_others()}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     for name in commands(0):
         port = servers.free_port()
@@ -90,7 +94,7 @@ def _measure(server: Server, key: str, seconds: float, connections: int, users: 
             clients.submit(_provision, server.url, key, n, 2 * seconds)
         try:
             beside = admit.load(server, key, seconds=seconds, connections=FEW, users=users).seconds
-        except CommandError:  # no answer at all, from a server whose only worker waits
+        except CommandError:  # no answer at all: the only worker of the server waits
             beside = [math.inf]
     return Figures(full.rate, alone.seconds, beside, raw_path, envelope)
 
@@ -102,13 +106,13 @@ def _provision(url: str, key: str, number: int, wait_s: float) -> None:
 
 
 def _gives_raw_path(server: Server, key: str) -> bool:
-    """Whether a slash in a user's id is told from one in the path."""
+    """Whether the server keeps an encoded slash (`%2F`) in a user id apart from the slashes of the path."""
     answer = requests.get(f"{server.url}/engines/a%2Fb", headers={"X-Platform-Key": key}, timeout=30)
     return bool(answer.json()["error"]["code"] == "ENGINE_NOT_FOUND")
 
 
 def _answers_in_envelope(server: Server) -> bool:
-    """Whether a request that cannot be read is answered with the error envelope."""
+    """Whether the server answers an unreadable request with the error envelope."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(UNREADABLE)
         client.shutdown(socket.SHUT_WR)

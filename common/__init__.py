@@ -1,1 +1,1 @@
-"""The ground floor: what would make sense in another Django project. No model, and no word of this domain."""
+"""The lowest layer: general Django code without models, and the settings. Imports nothing else of Roundhouse."""

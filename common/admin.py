@@ -1,4 +1,4 @@
-"""What every model of ours is in the admin: lists and pages to look at. Whatever changes one is a verb, called by a view."""
+"""Base classes of our models in the admin: read-only lists and pages. Views change a model only by calling a verb."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ OLDER, NEWER = "older", "newer"  # query parameters of a list: the position of a
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
-    """A model that can be looked at. Its page is `page_template`, filled by `get_page`."""
+    """A model shown read-only. The page of an object is `page_template`, with the context of `get_page`."""
 
     page_template = ""
     show_full_result_count = False
@@ -41,7 +41,7 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         return False
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        """Only what a filter of the list names: a lookup typed into the address could scan the whole table."""
+        """Allow only the parameters of the list's filters: a lookup typed into the address could scan the whole table."""
         return any(lookup == item.parameter_name for item in self.list_filter)
 
     def change_view(
@@ -53,11 +53,11 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         return self.render(request, self.page_template, found, **self.get_page(request, found), **(extra_context or {}))
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Django's own log holds nothing of ours: the history is the audit log."""
+        """Refuse with 404: the history of our models is the audit log, and Django's own log is empty."""
         raise Http404
 
     def find(self, request: HttpRequest, object_id: str) -> Any:
-        """The object that an address names. Raises PermissionDenied for who may not look at it, Http404."""
+        """The object with the id `object_id`. Raises PermissionDenied without the view permission, Http404 for an unknown id."""
         self.check_permission(request, self.has_view_permission(request))
         found = self.get_object(request, unquote(object_id))
         if found is None:
@@ -76,13 +76,13 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
     def render(
         self, request: HttpRequest, template: str, original: Any = None, *, status: int = 200, **context: Any
     ) -> HttpResponse:
-        """A page of the admin about `original`, or about none."""
+        """A page of the admin, about the object `original` or about no object."""
         request.current_app = self.admin_site.name  # as Django's own admin views do
         about = {"opts": self.opts, "original": original, "title": str(original or "")}
         return TemplateResponse(request, template, {**self.admin_site.each_context(request), **about, **context}, status=status)
 
     def render_once(self, request: HttpRequest, original: Any, **secret: Any) -> HttpResponse:
-        """A page with a key in plaintext, shown this once: in this response and in nothing that is kept."""
+        """A page with a key in plaintext, shown only once: no browser or proxy may store the response."""
         response = self.render(request, "admin/shown_once.html", original, **secret)
         response["Cache-Control"] = "no-store"
         return response
@@ -94,7 +94,7 @@ class KeysetChangeList(ChangeList):
     older_url = newer_url = ""
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: list[str | None] | None = None) -> "QuerySet[Any]":
-        for name in (OLDER, NEWER):  # a cursor is no lookup, and a filter's link starts at the newest page
+        for name in (OLDER, NEWER):  # a position is not a filter, and links of filters start at the newest page
             self.filter_params.pop(name, None)
         return super().get_queryset(request, exclude_parameters)
 
@@ -114,22 +114,20 @@ class KeysetChangeList(ChangeList):
             with statements.limited():
                 return self._read_whole(**positions)
         except TookTooLong:
-            messages.error(
-                request, "That search takes too long. Narrow it down: choose a time, or search for one engine or user."
-            )
+            messages.error(request, "The search takes too long. Choose a period, or search for a single engine or user.")
             return Page([])
         except ValueError as error:
             raise IncorrectLookupParameters(error) from error
 
     def _read_whole(self, *, older: str, newer: str) -> Page:
-        """A page; towards newer rows the last page is the whole first page of the list, and not the few rows that are left."""
+        """A page of rows; the newest page is always full, even if only few rows are newer than the position `newer`."""
         key, size = self.model_admin.sort_key, self.list_per_page  # type: ignore[attr-defined]
         page = keyset.read(self.queryset, key, size, older=older, newer=newer)
         return keyset.read(self.queryset, key, size) if newer and not older and not page.newer else page
 
 
 class KeysetAdmin(ReadOnlyAdmin):
-    """A model with too many rows to count: its list is paged by `sort_key`, the names of a time and of the id."""
+    """A model with too many rows to count: the list is paged by `sort_key`, the field names of a time and of the id."""
 
     sort_key: keyset.Key = ("created_at", "id")
     change_list_template = "admin/keyset_change_list.html"
@@ -145,7 +143,7 @@ Column = TypeVar("Column", bound=Callable[..., Any])
 
 
 def labelled(description: str, variants: Mapping[str, str]) -> Callable[[Column], Column]:
-    """Decorator of a list's column whose values are shown as labels: value → variant of Unfold's label."""
+    """Decorator: show the values of a list's column as labels; `variants` maps a value to a variant of Unfold's label."""
 
     def mark(column: Column) -> Column:
         display(description=description, label=dict(variants))(column)
@@ -155,7 +153,7 @@ def labelled(description: str, variants: Mapping[str, str]) -> Callable[[Column]
 
 
 class StaticFilter(SimpleListFilter):
-    """A filter whose choices are written in the code: value → (words, condition). An unknown value is no filter."""
+    """A filter with choices fixed in code: value → (label, condition). An unknown value does not filter."""
 
     choices_of: Mapping[str, tuple[str, Q]] = {}
 

@@ -1,4 +1,4 @@
-"""JSON answers, defined once: a `TypedDict` beside the function that renders it; the OpenAPI schema is made of the `TypedDict`.
+"""JSON answers, defined once: a `TypedDict`, beside the rendering function, is also the source of the OpenAPI schema.
 
     class Stopped(TypedDict):
         \"\"\"The engine does not run.\"\"\"
@@ -8,8 +8,8 @@
     def render_stopped() -> Stopped:
         return {"status": "stopped"}
 
-`components(Stopped)` is the schema, as `components/schemas` of the OpenAPI document has it. Take `TypedDict` from
-`typing_extensions`: before Python 3.12 pydantic, which makes the schema, cannot read the `TypedDict` of `typing`.
+`components(Stopped)` is the schema for `components/schemas` of the OpenAPI document. Import `TypedDict` from `typing_extensions`:
+before Python 3.12, pydantic, which makes the schema, cannot read the `TypedDict` of `typing`.
 """
 
 from collections.abc import Iterable
@@ -31,21 +31,21 @@ Number = Annotated[int, Field(ge=1)]
 
 
 def choice(values: Iterable[str]) -> WithJsonSchema:
-    """Marks a string that is one of these: `Annotated[str, choice(Status.values)]`."""
+    """Restrict a string to `values`: `Annotated[str, choice(Status.values)]`."""
     return WithJsonSchema({"type": "string", "enum": list(values)})
 
 
-_ELSEWHERE = "x-schema"  # pydantic refuses `$ref` to a schema that it has not made itself
+_ELSEWHERE = "x-schema"  # pydantic refuses `$ref` to a foreign schema
 
 
 def refer(name: str) -> WithJsonSchema:
-    """Marks a value that has the schema `name`, which is written by hand: `Annotated[dict[str, Any], refer("Policy")]`."""
+    """Give a value the schema `name`, which is written by hand: `Annotated[dict[str, Any], refer("Policy")]`."""
     return WithJsonSchema({_ELSEWHERE: name})
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """An answer that is one of several kinds: `name` is the schema's, `description` its text, `kinds` are TypedDicts."""
+    """An answer of several kinds: `name` and `description` are the schema's, `kinds` are TypedDicts."""
 
     name: str
     description: str
@@ -61,12 +61,12 @@ def name_of(answer: Answer) -> str:
 
 
 def description_of(answer: Answer) -> str:
-    """What the answer says, in one sentence."""
+    """The answer's meaning, in a sentence."""
     return answer.description if isinstance(answer, OneOf) else (answer.__doc__ or "")
 
 
 def reference(answer: Answer) -> Json:
-    """A schema that refers to the answer's."""
+    """A reference to the answer's schema."""
     return {"$ref": f"#/components/schemas/{name_of(answer)}"}
 
 
@@ -83,7 +83,7 @@ def components(answer: Answer) -> dict[str, Json]:
 
 
 def _linked(part: Any) -> Any:
-    """The part of a schema with references in place of what `refer` has left."""
+    """The part of a schema, with references in place of the marks of `refer`."""
     if isinstance(part, list):
         return [_linked(item) for item in part]
     if not isinstance(part, dict):
@@ -94,7 +94,7 @@ def _linked(part: Any) -> Any:
 
 
 class _Generator(GenerateJsonSchema):
-    """pydantic's generator in the form that OpenAPI documents usually have: without titles, and null as one more type."""
+    """pydantic's generator, in the usual form of OpenAPI documents: without titles, and with null as a further type."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

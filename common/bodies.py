@@ -1,4 +1,4 @@
-"""Reading what a caller sent, strictly; and answering in JSON, whatever it says that it accepts."""
+"""Strict reading of request bodies, and answers in JSON, whatever the `Accept` header says."""
 
 from collections.abc import Iterable, Mapping
 from typing import IO, Any
@@ -15,16 +15,16 @@ MAX_BODY = 1024 * 1024  # bytes
 
 
 class Json(JSONParser):
-    """JSON in UTF-8 of at most MAX_BODY bytes, of whatever charset the header speaks."""
+    """Parser of JSON in UTF-8, of at most MAX_BODY bytes; a charset in the `Content-Type` header is ignored."""
 
     def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
-        """The body's value. Raises ParseError for all that is not text in JSON: NaN and lone surrogates among it."""
+        """The body's value. Raises ParseError for everything but valid JSON; NaN and lone surrogates are refused, too."""
         body = stream.read(MAX_BODY + 1)
         if len(body) > MAX_BODY:
             raise ParseError(f"The body is longer than {MAX_BODY} bytes.")
         try:
             parsed = json.loads(body.decode(), parse_constant=json.strict_constant)
-            if b"\\u" in body:  # an escape may be half a character, which no answer and no database can hold
+            if b"\\u" in body:  # an escape may be a lone surrogate, which no response and no database can hold
                 json.dumps(parsed, ensure_ascii=False).encode()
         except ValueError as error:
             raise ParseError(f"The body is not JSON in UTF-8: {error}.") from error
@@ -34,7 +34,7 @@ class Json(JSONParser):
 
 
 class OnlyJson(DefaultContentNegotiation):
-    """Every answer is JSON: `Accept` is not looked at, as the orchestrator that products come from does not either."""
+    """Every answer is JSON: `Accept` is ignored, as in the orchestrator with which our API is compatible."""
 
     def select_renderer(
         self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
@@ -44,7 +44,7 @@ class OnlyJson(DefaultContentNegotiation):
 
 
 class Text(serializers.CharField):
-    """A JSON string as it was sent: nothing is trimmed, and a number is none."""
+    """A JSON string, unchanged: nothing is trimmed, and a number is refused."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(trim_whitespace=False, **options)
@@ -56,7 +56,7 @@ class Text(serializers.CharField):
 
 
 class Flag(serializers.BooleanField):
-    """JSON's true or false; a number or a word is neither."""
+    """JSON's true or false; numbers and strings are refused."""
 
     def to_internal_value(self, data: Any) -> bool:
         if not isinstance(data, bool):
@@ -65,7 +65,7 @@ class Flag(serializers.BooleanField):
 
 
 class Whole(serializers.IntegerField):
-    """A JSON number without a fraction; a string of digits is none, nor is true."""
+    """A JSON number without a fraction; strings of digits and booleans are refused."""
 
     def to_internal_value(self, data: Any) -> int:
         if not isinstance(data, int) or isinstance(data, bool):
@@ -74,7 +74,7 @@ class Whole(serializers.IntegerField):
 
 
 class Body(serializers.Serializer[Any]):
-    """A JSON object with these fields and no others; wrong or unknown fields are named in the error."""
+    """A JSON object with only the declared fields; the error names wrong and unknown fields."""
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict) and (unknown := sorted(set(data) - set(self.fields))):

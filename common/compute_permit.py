@@ -1,10 +1,9 @@
-"""The permit to compute: among the threads of a web process one holds it at a time, so that the hot path finds its way in
-between.
+"""The permit to compute: a single thread of a web process holds the permit at a time, to keep the hot path fast.
 
-Python gives its interpreter lock to any thread that wants it. An admit needs the lock a dozen times, and beside sixteen threads
-that take in as many provisions the admit comes last each time. The permit is no lock. It ends when its thread has done, when its
-thread begins to wait for an operation (`release`), and after LONGEST_S in any case: a thread that holds the permit for so long
-waits for something else, a slow client for instance. docs/decisions/0702 has the figures.
+Python gives its interpreter lock to any waiting thread. An admit, which is on the hot path and needs no permit, needs the lock a
+dozen times; beside sixteen threads with provisions, the admit would come last every time. The permit is not a lock. The permit
+ends when its thread is done, when its thread begins to wait for an operation (`release`), and after LONGEST_S in any case:
+a thread holding the permit for longer is waiting, for example for a slow client. docs/decisions/0702 has the figures.
 """
 
 import threading
@@ -12,15 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LONGEST_S = 0.1  # what a request needs, several times over
+LONGEST_S = 0.1  # seconds; several times the need of a request
 
-_holder: tuple[int, float] | None = None  # the thread that holds the permit, and since when (monotonic clock)
+_holder: tuple[int, float] | None = None  # the holding thread's id, and the start of the hold (monotonic clock)
 _released = threading.Condition()
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Wait for the permit, and hold it for the length of the block or less."""
+    """Wait for the permit, and hold the permit during the block, for at most LONGEST_S seconds."""
     global _holder
     with _released:
         while _holder is not None and (left_s := _holder[1] + LONGEST_S - time.monotonic()) > 0:
@@ -33,7 +32,7 @@ def held() -> Iterator[None]:
 
 
 def release() -> None:
-    """Let the next thread have the permit, if this thread holds it: this thread is about to wait, or has done."""
+    """Pass the permit on if the calling thread holds the permit; called at the end, and before a wait for an operation."""
     global _holder
     with _released:
         if _holder is not None and _holder[0] == threading.get_ident():

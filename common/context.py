@@ -1,7 +1,7 @@
-"""The context of the request at hand: its id, and the name of the credential that it came with.
+"""The context of the current request: its id, and the name of its credential.
 
-Audit rows, log lines, error answers and messages to workers take both from here. A thread handles one request at a time, and a
-context variable has a value of its own in each thread.
+Audit rows, log lines, error answers and messages to workers read both values here. A thread handles a single request at a time,
+and a context variable has a separate value in every thread.
 """
 
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The request's `X-Request-ID`; in a worker, the id of the request that the work is done for."""
+"""The request's `X-Request-ID`; in a worker, the id of the request behind the work."""
 
 credential: ContextVar[str | None] = ContextVar("credential", default=None)
-"""The name of the credential that the request came with, where it has a name."""
+"""The name of the request's credential; None if the credential has no name."""
 
 
 @contextmanager
 def of_request(identifier: str | None) -> Iterator[None]:
-    """Work for the request with this id inside the block, with no credential yet; afterwards the context is as before."""
+    """Set the context to the request `identifier`, without a credential, during the block; restore the context afterwards."""
     id_token, credential_token = request_id.set(identifier), credential.set(None)
     try:
         yield

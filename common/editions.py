@@ -1,7 +1,7 @@
-"""The two editions of a deployment: `small` has one worker for everything, `full` has a process for each queue."""
+"""The two editions of a deployment: `small` has a single worker for everything, `full` has a process per queue."""
 
 from typing import Literal
 
 Edition = Literal["small", "full"]
 EDITIONS: tuple[Edition, ...] = ("small", "full")
-USUAL: Edition = "small"  # where ORCH_PROCESSES is not set
+USUAL: Edition = "small"  # the default of ORCH_PROCESSES

@@ -1,6 +1,6 @@
-"""How an endpoint is described in the OpenAPI document.
+"""Descriptions of endpoints for the OpenAPI document.
 
-Each floor describes its endpoints beside their views, in its `schema` module; `fleet.openapi` makes the document of them.
+A package describes its endpoints in a `schema` module, beside their views; `fleet.openapi` makes the document.
 """
 
 from collections.abc import Callable
@@ -18,24 +18,24 @@ UUID: Json = {"type": "string", "format": "uuid"}
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One method of one path, and how it may be answered.
+    """A method of a path, and its answers.
 
-    What every endpoint has in common is not said here: errors that any request may meet, keys, request ids, `Idempotency-Key`.
+    Facts about all endpoints are left out: errors possible for any request, keys, request ids, `Idempotency-Key`.
     """
 
     method: str
-    path: str  # as the document writes it: `/engines/{user_id}`
+    path: str  # in the document's form: `/engines/{user_id}`
     view: Callable[..., HttpResponseBase]  # made by `api_view`
-    name: str  # operationId: what a client would call its function
+    name: str  # operationId: the name of a client's function
     summary: str
-    answer: Answer  # of a 200
-    example: Json  # of the answer
+    answer: Answer  # with status 200
+    example: Json  # of an answer with status 200
     body: type[Body] | None = None  # of the request
     body_example: Json | None = None
-    errors: tuple[str, ...] = ()  # codes of its own
+    errors: tuple[str, ...] = ()  # error codes specific to the endpoint
     parameters: tuple[OpenApiParameter, ...] = ()  # of path, query and header
-    headers: dict[int, tuple[str, ...]] = field(default_factory=dict)  # of answers by status: names among the HEADERS
-    is_read: bool = False  # changes nothing, whatever its method: an `Idempotency-Key` would mean nothing
+    headers: dict[int, tuple[str, ...]] = field(default_factory=dict)  # of answers, by status: names in HEADERS
+    is_read: bool = False  # changes nothing, whatever the method: an `Idempotency-Key` is useless
     is_waiting: bool = False  # may be answered with a 202, or with the failure of an operation
     tag: str = "engines"
     description: str = ""
@@ -56,5 +56,5 @@ def describe_id(name: str, description: str) -> Any:
 
 
 def page_limit(*, default: int, most: int) -> Json:
-    """The schema of a `limit`: how many a page has."""
+    """The schema of a `limit`: the number of rows on a page."""
     return {"type": "integer", "minimum": 1, "maximum": most, "default": default}

@@ -1,7 +1,7 @@
 """Keyset pagination: a list is paged by the values of its sort key, (a time or a number, the id), newest first.
 
-Nothing is counted, and an old page costs what the first one does. A *position* is the key of one row as text: `older` and `newer`
-of a page are the positions from which the pages on both sides go on.
+Nothing is counted, and an old page costs as much as the first page. A *position* is the sort key of a row as text: `older` and
+`newer` of a page are the positions from which the neighbouring pages continue.
 
     page = keyset.read(AuditRow.objects.all(), ("timestamp", "id"), 50)
     next_page = keyset.read(AuditRow.objects.all(), ("timestamp", "id"), 50, older=page.older)
@@ -21,7 +21,7 @@ from django.db.models.expressions import BaseExpression
 from django.db.models.lookups import GreaterThan, LessThan
 
 Key = tuple[str, str]
-"""The names of two fields: what the list is sorted by, and the id, which tells rows with the same value apart."""
+"""The names of two fields: the field that orders the list, and the id, which orders rows with equal values."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGITS = re.compile(r"\d{1,18}", re.ASCII)
@@ -29,7 +29,7 @@ _DIGITS = re.compile(r"\d{1,18}", re.ASCII)
 
 @dataclass(frozen=True)
 class Page:
-    """Rows, newest first, and the positions of the pages on both sides; an empty position means that there is no such page."""
+    """Rows, newest first, and the positions of the neighbouring pages; an empty position means: no further page."""
 
     rows: list[Any]
     older: str = ""
@@ -39,12 +39,11 @@ class Page:
 def read(
     found: "QuerySet[Any]", key: Key, size: int, *, older: str = "", newer: str = "", shown: BaseExpression | None = None
 ) -> Page:
-    """At most `size` rows: the newest, or the rows next to a position (`older` counts where both are given).
+    """At most `size` rows: the newest, or the rows next to a position (`older` counts if both are given).
 
-    Each row is a model, or the value of the expression `shown`. Raises ValueError for a position that cannot be one.
+    A row is a model, or the value of the expression `shown`. Raises ValueError for an invalid position.
 
-    However the positions are followed, each row that is there all the time comes exactly once: rows that share one time are told
-    apart by their id.
+    By following positions in any direction, a reader gets every lasting row exactly once: the id orders rows with equal times.
     """
     if newer and not older:
         return _read_newer(found, key, size, newer, shown)
@@ -62,23 +61,23 @@ def _read_newer(found: "QuerySet[Any]", key: Key, size: int, newer: str, shown: 
 
 
 def _fetch(found: "QuerySet[Any]", key: Key, shown: BaseExpression | None) -> list[tuple[Any, str]]:
-    """Each row with its position."""
+    """Pairs of a row and its position."""
     if shown is None:
         return [(row, _position([getattr(row, name) for name in key])) for row in found]
     return [(row, _position(values)) for row, *values in found.annotate(shown=shown).values_list("shown", *key)]
 
 
 class _Row(Func):
-    """SQL's row constructor: two rows are compared by their first values, and by their second where the first are equal."""
+    """SQL's row constructor: PostgreSQL compares rows by their first values, and by their second if the first are equal."""
 
     template = "(%(expressions)s)"
-    output_field = BooleanField()  # of no meaning: Django wants one
+    output_field = BooleanField()  # unused, but Django requires an output field
 
 
 def _beyond(found: "QuerySet[Any]", key: Key, position: str, side: "type[LessThan] | type[GreaterThan]") -> "QuerySet[Any]":
     """The rows on one side of the position.
 
-    The bound on the first value alone is redundant: PostgreSQL leaves partitions out by it.
+    The bound on the first value alone is redundant, but lets PostgreSQL skip partitions.
     """
     values = _parse(found.model, key, position)
     bound = "lte" if side is LessThan else "gte"
@@ -114,4 +113,4 @@ def _decode(field: "Field[Any, Any] | Any", text: str) -> Any:
     try:
         return _EPOCH + timedelta(microseconds=int(text))
     except OverflowError as error:
-        raise ValueError("a position is beyond the last year there is") from error
+        raise ValueError("a position is later than the year 9999") from error

@@ -1,7 +1,7 @@
-"""Django's settings, as the other floors read them: typed.
+"""Django's settings, typed, for all packages but `config`.
 
-Import `settings` from here instead of from `django.conf`, whose attributes are `Any` to a type checker. It is the same object, so
-whatever a test changes in Django's settings is seen here too.
+Import `settings` from here instead of from `django.conf`, whose attributes are `Any` to a type checker. Both modules export a
+single object: a change by a test to Django's settings is visible here, too.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from common.env import Env
 
 
 class Settings(Protocol):
-    """The settings of ours, and the few of Django's, that are read outside `config`."""
+    """Our settings, and a few of Django's, as far as they are read outside `config`."""
 
     @property
     def ENV(self) -> Env:
@@ -30,19 +30,19 @@ class Settings(Protocol):
 
     @property
     def ENGINES_ROOT(self) -> Path:
-        """The folder in which engines that are processes keep their files."""
+        """The folder for the files of subprocess engines."""
 
     @property
     def REDIS_URL(self) -> str:
-        """Where Valkey answers."""
+        """The connection URL of Valkey."""
 
     @property
     def PROCESS(self) -> str:
-        """The name of this process in `config.processes`; empty outside of it."""
+        """The name of the current process in `config.processes`; empty for a process outside the list."""
 
     @property
     def DATABASES(self) -> Mapping[str, dict[str, Any]]:
-        """Django's: the application's role (`default`) and the owner's (`owner`)."""
+        """Django's databases: the application's role (`default`) and the owner's role (`owner`)."""
 
 
 settings = cast(Settings, _settings)

@@ -1,8 +1,8 @@
-"""SQL written by hand: statements that are prepared once per connection, and a limit on how long a statement may take.
+"""SQL written by hand: statements that are prepared once per connection, and a time limit for statements.
 
-Django's own cursors put the parameters into the text, so that PostgreSQL reads and plans each text anew. For a statement as long
-as a move with its audit row, or as short as a read of the hot path, planning takes longer than carrying the statement out. To put
-a short read together costs the ORM ten times what PostgreSQL takes to answer.
+Django's own cursors put the parameters into the text, and PostgreSQL then parses and plans every text anew. For a statement as
+long as a move with its audit row, or as short as a read of the hot path, planning takes longer than executing. The ORM takes ten
+times as long to compose a short read as PostgreSQL takes to answer.
 """
 
 import json
@@ -20,10 +20,10 @@ M = TypeVar("M", bound=Model)
 
 
 def cursor(using: str = "default") -> AbstractContextManager[CursorWrapper]:
-    """A cursor on Django's connection, in its transaction, that prepares what it executes. While queries are logged: Django's
-    own.
+    """A cursor that prepares its statements, on Django's connection; Django's own cursor while queries are logged.
 
-    The server has to be told the types that it cannot infer: `%(x)s::text`.
+    The cursor takes part in the connection's transaction. A parameter with a type unclear to PostgreSQL needs a cast:
+    `%(x)s::text`.
     """
     connection = connections[using]
     if connection.queries_logged:
@@ -33,9 +33,9 @@ def cursor(using: str = "default") -> AbstractContextManager[CursorWrapper]:
 
 
 class Columns(Generic[M]):
-    """The columns of a model in a SELECT, under the alias of its table; of all its fields, or of the fields with these `names`.
+    """The columns of a model in a SELECT, with the table's `alias`: of all fields, or only of the fields `names`.
 
-    A row that was read becomes a model again with `build`.
+    `build` makes a model of a row from the result.
     """
 
     def __init__(self, model: type[M], alias: str, *names: str) -> None:
@@ -47,17 +47,17 @@ class Columns(Generic[M]):
         self._json = [at for at, field in enumerate(fields) if isinstance(field, JSONField)]
 
     def build(self, values: Sequence[Any]) -> M:
-        """The model with these values; a field that was not selected is read when somebody asks for it."""
+        """The model with the given values; a field outside the SELECT is read from the database on first access."""
         if self._json:
             values = [json.loads(value) if at in self._json else value for at, value in enumerate(values)]
         return self.model.from_db("default", self._names, values)
 
 
 def first(statement: str, params: Sequence[Any]) -> tuple[Any, ...] | None:
-    """The first row that the statement gives, or None. Raises django.db.Error.
+    """The first row of the statement's result, or None. Raises django.db.Error.
 
-    Where this thread has a connection of Django's, it answers, within its transaction. Otherwise a connection of the pool answers
-    without becoming Django's: to make it so takes several times as long as the statement.
+    If the thread has a connection of Django's, the statement runs on the connection, within its transaction. Otherwise the
+    statement runs on a connection of the pool, without Django's set-up, which takes several times as long as the statement.
     """
     if connection.connection is not None or connection.queries_logged:
         with cursor() as own:
@@ -73,12 +73,12 @@ def _run(cursor: Any, statement: str, params: Sequence[Any]) -> tuple[Any, ...] 
 
 
 class TookTooLong(Exception):
-    """A statement reached its time limit, and PostgreSQL stopped it."""
+    """PostgreSQL stopped a statement at its time limit."""
 
 
 @contextmanager
 def limited(seconds: float = LIMIT_S) -> Iterator[None]:
-    """Inside the block, in a transaction, a statement may take so many seconds. Raises TookTooLong."""
+    """Run the block in a transaction whose statements may take `seconds` each. Raises TookTooLong."""
     try:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds * 1000:.0f}"])

@@ -1,4 +1,4 @@
-"""Times: as every API answer writes them, and the database's clock."""
+"""The format of times in API answers, and the database's clock."""
 
 from datetime import UTC, datetime
 from typing import overload
@@ -18,7 +18,7 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def database_now() -> datetime:
-    """The time by the database's clock, which every decision goes by. Raises django.db.Error."""
+    """The time by the database's clock, which is used for decisions. Raises django.db.Error."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT statement_timestamp()")
         now: datetime = cursor.fetchone()[0]

@@ -1,10 +1,10 @@
-"""UUIDs in text that somebody has typed."""
+"""UUIDs in text typed by people."""
 
 from uuid import UUID
 
 
 def parse(text: str) -> UUID | None:
-    """The UUID that the text is, or None."""
+    """The UUID written in `text`, or None if `text` is not a UUID."""
     try:
         return UUID(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""The process's connections to Valkey: one pool, short time-outs and a breaker, so that a frozen Valkey delays nobody for long.
+"""The process's connections to Valkey: a shared pool, and short time-outs and a breaker against long delays by a frozen Valkey.
 
-The first failure opens the breaker for BREAKER_S seconds: a frozen Valkey costs one time-out per process and not one per request.
+The first failure opens the breaker for BREAKER_S seconds: a frozen Valkey costs a time-out per process, not per request.
 """
 
 import threading
@@ -24,13 +24,13 @@ class Away(Exception):
 
 
 def client() -> redis.Redis:
-    """A client shared by all threads; every command raises redis.RedisError within about TIMEOUT_S when Valkey is away."""
+    """A client shared by all threads; commands raise redis.RedisError within about TIMEOUT_S if Valkey does not answer."""
     with _asking:
         return _make()
 
 
-# Of two threads that ask first at the same time the second would make another, and that one, once it is forgotten, closes its
-# connections under whoever still waits on them.
+# Without the lock, two threads calling `client` first at once would make two clients. The surplus client, once garbage-collected,
+# would close its connections while a thread still waits on them.
 _asking = threading.Lock()
 
 
@@ -42,7 +42,7 @@ def _make() -> redis.Redis:
 
 
 def ask(question: Callable[[redis.Redis], T]) -> T:
-    """What `question` gets out of a client. Raises Away when Valkey does not answer; for BREAKER_S after that, without asking."""
+    """Return `question(client)`. Raises Away if Valkey does not answer, and then for BREAKER_S without contacting Valkey."""
     global _open_until
     if time.monotonic() < _open_until:
         raise Away("the breaker is open")

@@ -13,7 +13,7 @@ def moment(time: datetime | None) -> str:
 
 
 def duration(milliseconds: float | None) -> str:
-    """The two largest units that say something: `340 ms`, `2.4 s`, `3 min 12 s`, `5 d 4 h`; a dash for None."""
+    """In the two largest units above zero: `340 ms`, `2.4 s`, `3 min 12 s`, `5 d 4 h`; a dash for None."""
     if milliseconds is None:
         return "-"
     if milliseconds < 1000:
@@ -30,7 +30,7 @@ def duration(milliseconds: float | None) -> str:
 
 
 def facts(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Metadata as pairs of words: a key that ends in `_s` says that its value is seconds."""
+    """Metadata as pairs of texts; a value whose key ends in `_s` is in seconds."""
     return [
         (key.removesuffix("_s").replace("_", " "), value(worth) + (" s" if key.endswith("_s") else ""))
         for key, worth in metadata.items()

@@ -1,4 +1,4 @@
-"""The Celery app, as whoever sends a task needs it, too. What its own processes do beside their tasks is in `config.worker`."""
+"""The Celery app, for all processes that send or run tasks; `config.worker` starts Celery's own processes."""
 
 import os
 from typing import Any
@@ -19,12 +19,12 @@ app.autodiscover_tasks(lambda: [floor for floor in ("engines", "policy", "audit"
 
 @setup_logging.connect
 def keep_our_logging(**_: Any) -> None:
-    """Celery would put its own handlers on the root logger; settings have configured it already."""
+    """Keep Celery from adding handlers to the root logger, which `config.settings` has configured already."""
 
 
 @before_task_publish.connect
 def send_request_id(headers: dict[str, Any], **_: Any) -> None:
-    """What a request has done travels with its id, and every line of it in a worker's log carries that, Celery's included."""
+    """Send the current request's id with every task: the worker logs the id in all lines of the task, Celery's included."""
     headers["request_id"] = context.request_id.get()
 
 

@@ -1,4 +1,4 @@
-"""One JSON object per line on stdout, from our own log calls and from every library's."""
+"""Logging to stdout, a JSON object per line, for our own log calls and for all libraries."""
 
 import logging
 import logging.config
@@ -9,7 +9,7 @@ from common import context
 
 
 def configure(level: str) -> None:
-    """Send structlog's and the standard library's records through the same processors."""
+    """Send records of structlog and of the standard library through shared processors, from the threshold `level` upwards."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_context,
@@ -37,9 +37,9 @@ def configure(level: str) -> None:
             "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"}},
             "root": {"handlers": ["stdout"], "level": level},
             "loggers": {
-                # At DEBUG it writes whole contexts of pages, and with one of them the key that the page shows once.
+                # At DEBUG, Django logs the whole context of a page, including the plaintext key of a page shown only once.
                 "django.template": {"level": "INFO"},
-                # "Task received", from a thread that cannot know for which request; the task's own lines can.
+                # "Task received" comes from a thread without the request's id. The task's own lines carry the id.
                 "celery.worker.strategy": {"level": "WARNING"},
                 **{name: {"level": "WARNING"} for name in ("urllib3", "docker", "asyncio")},
             },
@@ -48,7 +48,7 @@ def configure(level: str) -> None:
 
 
 def _add_context(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Add the id of the request at hand, and the name of the admin key that it came with."""
+    """Add the id of the current request, and the name of the request's admin key."""
     named = {"request_id": context.request_id.get(), "admin_key": context.credential.get()}
     line.update({name: value for name, value in named.items() if value is not None})
     return line

@@ -1,9 +1,9 @@
-"""The one list of processes: the supervisor of `make run`, the Procfile and the image's entry point all read it.
+"""The list of all processes, read by the supervisor of `make run`, the Procfile and the image's entry point.
 
-There are two editions of it (`ORCH_PROCESSES`): `small` has one worker for everything, `full` one process for each queue.
+The list has two editions (`ORCH_PROCESSES`): `small` has a single worker for everything, `full` has a process per queue.
 
-python -m config.processes exec NAME     become that process
-python -m config.processes procfile      print the Procfile, which is that of `full`
+python -m config.processes exec NAME     become the process NAME
+python -m config.processes procfile      print the Procfile of the edition `full`
 """
 
 import ctypes
@@ -24,11 +24,12 @@ from config.local.embedded import Refused, home
 
 @dataclass(frozen=True)
 class Process:
-    """One long-running process, or (`once`, and `step` of a local start or stop) one that ends by itself.
+    """A process of Roundhouse: long-running (`server`, `app`), or ending by itself (`once`, and `step` of a local start or stop).
 
-    `command` is called in the process itself, just before it turns into that program; `stop_seconds` is the grace
-    between `stop_signal` and SIGKILL. `nice` is added to its niceness: whoever has time gives way to `web`. `only` names
-    the edition that has the process; without it both have.
+    `command` returns the command line, and is called in the new process just before executing the command line. `stop_seconds`
+    is the grace period between `stop_signal` and SIGKILL. `nice` is added to the niceness of the process: processes with less
+    urgent work leave the processor to `web`. `only` names the single edition with the process; by default both editions have
+    the process.
     """
 
     name: str
@@ -42,13 +43,13 @@ class Process:
 
 
 def _setting(name: str) -> str:
-    """Value of `ORCH_<NAME>` as text; `config.settings` checks it once the program is up."""
+    """Value of `ORCH_<NAME>` as text, unchecked: `config.settings` checks the value once the program runs."""
     return os.environ.get(f"ORCH_{name.upper()}") or settings_defaults()[f"ORCH_{name.upper()}"]
 
 
 def settings_defaults() -> dict[str, str]:
-    """Defaults of the settings that command lines are made of."""
-    from common.env import Env  # here: only `web` needs the settings' defaults, and pydantic takes long to import
+    """Defaults of the settings used in command lines, by name of the variable."""
+    from common.env import Env  # here: only `web` needs the defaults, and pydantic takes long to import
 
     names = ("bind", "port", "web_threads", "engine_backend")
     defaults = {f"ORCH_{name.upper()}": str(Env.model_fields[name].default) for name in names}
@@ -56,7 +57,7 @@ def settings_defaults() -> dict[str, str]:
 
 
 def edition() -> Edition:
-    """The edition that the environment asks for. Raises Refused when there is none of that name."""
+    """The edition chosen by `ORCH_PROCESSES`. Raises Refused for an unknown edition."""
     chosen = os.environ.get("ORCH_PROCESSES") or USUAL
     if chosen not in EDITIONS:
         raise Refused(f"ORCH_PROCESSES={chosen} is neither {' nor '.join(EDITIONS)}")
@@ -98,7 +99,7 @@ def _migrate() -> list[str]:
     return [sys.executable, "manage.py", "migrate", "--noinput"]
 
 
-WORKERS_NICE = 10  # a boot takes seconds, an admit milliseconds; engines that are processes of a worker inherit it
+WORKERS_NICE = 10  # a boot takes seconds and gives way to an admit of milliseconds; subprocess engines inherit the niceness
 
 PROCESSES = (
     Process("postgres", "server", _postgres, stop_signal="INT", stop_seconds=30),
@@ -119,14 +120,14 @@ BY_NAME = {process.name: process for process in PROCESSES}
 
 
 def of_kind(*kinds: str, edition: Edition) -> list[Process]:
-    """The edition's processes of these kinds, in the order in which they start."""
+    """The edition's processes of the given kinds, in starting order."""
     return [process for process in PROCESSES if process.kind in kinds and process.only in (None, edition)]
 
 
 def environment(process: Process, base: Mapping[str, str]) -> dict[str, str]:
-    """What the process gets of `base`: everything, but the owner's database role only where it is needed.
+    """The variables of `base` for the process, without the owner's database URL unless the process needs the URL.
 
-    A process that one edition alone has is of that edition, whatever `base` says: while somebody switches, both may run.
+    A process with `only` always gets its own edition, whatever `base` says: during a switch, both editions may run.
     """
     changed = {**base, "ORCH_PROCESS": process.name, "PYTHONUNBUFFERED": "1"}
     if process.only:
@@ -137,22 +138,22 @@ def environment(process: Process, base: Mapping[str, str]) -> dict[str, str]:
 
 
 def become(process: Process) -> NoReturn:
-    """Replace this process by that one; does not return. Raises Refused."""
+    """Execute `process` in place of the current process; does not return. Raises Refused."""
     argv = settle(process)
     os.execve(argv[0], argv, os.environ)
 
 
 def settle(process: Process) -> list[str]:
-    """Give this process the environment, user and niceness of that one, and return its command line. Raises Refused."""
+    """Give the current process the environment, user and niceness of `process`; return the command line. Raises Refused."""
     argv = process.command()
     identity = postgres.identity(home()) if process.name == "postgres" else {}
     if process.kind == "server":
-        os.chdir("/")  # the user who runs PostgreSQL may not be allowed where we are
+        os.chdir("/")  # PostgreSQL's user may have no access to the current folder
     if identity:
         _change_user(identity)
     if os.environ.get("SUPERVISOR_ENABLED"):
         die_with_parent(getattr(signal, f"SIG{process.stop_signal}"))
-    if process.nice and _setting("engine_backend") != "docker":  # dockerd would not give way, and the workers starve beside it
+    if process.nice and _setting("engine_backend") != "docker":  # dockerd is not nice: workers would starve beside dockerd
         give_way(process.nice)
     os.environ.update(environment(process, os.environ))
     return argv
@@ -165,7 +166,7 @@ def _change_user(identity: dict[str, Any]) -> None:
 
 
 def give_way(nice: int) -> None:
-    """Add to our niceness; and to our session's when that is ours alone: Linux shares processors out between sessions first."""
+    """Add `nice` to our niceness, and to our session's if we lead the session: Linux divides processors among sessions first."""
     os.nice(nice)
     if nice and os.getsid(0) == os.getpid():
         with suppress(OSError):
@@ -173,13 +174,13 @@ def give_way(nice: int) -> None:
 
 
 def die_with_parent(number: int) -> None:
-    """Have the kernel send us signal `number` when our parent dies, so that a killed supervisor leaves nothing running."""
+    """Have the kernel send us signal `number` when our parent dies: a killed supervisor then leaves nothing running."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, number, 0, 0, 0)
 
 
 def procfile() -> str:
-    """The Procfile's text: the processes of a deployment that has its own PostgreSQL and Valkey, and is a larger fleet."""
+    """The Procfile's text: the processes of `full`, for a larger fleet with its own PostgreSQL and Valkey."""
     run = "env ORCH_PROCESSES=full python -m config.processes exec"
     lines = [f"{process.name}: {run} {process.name}\n" for process in of_kind("app", edition="full")]
     return "".join([f"release: {run} migrate\n", *lines])
@@ -193,7 +194,7 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(procfile())
         case ["procfile", "--check"]:
             if Path("Procfile").read_text() != procfile():
-                print("Procfile is out of date: python -m config.processes procfile > Procfile", file=sys.stderr)
+                print("Procfile is out of date; rewrite it with: python -m config.processes procfile > Procfile", file=sys.stderr)
                 return 1
         case _:
             print(f"usage: python -m config.processes exec {{{','.join(BY_NAME)}}} | procfile [--check]", file=sys.stderr)

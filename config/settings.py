@@ -1,4 +1,4 @@
-"""Django's settings, all of them derived from `common.env.Env`; a wrong environment ends the process here."""
+"""Django's settings, all derived from `common.env.Env`; a wrong environment ends the process here with exit code 2."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ DEBUG = False
 SECRET_KEY = ENV.secret_key
 ALLOWED_HOSTS = [host for host in ENV.allowed_hosts.split(",") if host]
 if not PRODUCTION:
-    ALLOWED_HOSTS.append(socket_addresses.host(ENV.bind))  # `make run` calls it by that, and so do the lines that it prints
+    ALLOWED_HOSTS.append(socket_addresses.host(ENV.bind))  # the address that `make run` calls and prints
 CSRF_TRUSTED_ORIGINS = [origin for origin in ENV.trusted_origins.split(",") if origin]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.web.wsgi.application"
@@ -66,7 +66,7 @@ _ALL_APPS = [
     "engines",
     "fleet",
 ]
-# A process of Celery shows no pages, and loads neither the admin nor the API's description.
+# A process of Celery serves no pages, and thus loads neither the admin nor the OpenAPI packages.
 _APPS_OF_WORKERS = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.postgres", "audit", "policy", "engines"]
 _APPS = {"beat": [], "keeper": ["audit"]} | dict.fromkeys(("worker", "wake", "ops", "background", "health"), _APPS_OF_WORKERS)
 INSTALLED_APPS: list[str] = _APPS.get(PROCESS, _ALL_APPS)
@@ -108,7 +108,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = reverse_lazy("admin:login")
 
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles" if PRODUCTION else None  # locally the finders serve them
+STATIC_ROOT = BASE_DIR / "staticfiles" if PRODUCTION else None  # locally WhiteNoise finds the files in the apps' folders
 WHITENOISE_USE_FINDERS = not PRODUCTION
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
@@ -129,22 +129,22 @@ SECURE_HSTS_SECONDS = 31_536_000 if PRODUCTION else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = PRODUCTION
 SILENCED_SYSTEM_CHECKS = ["security.W008"]  # see SECURE_SSL_REDIRECT
 X_FRAME_OPTIONS = "DENY"
-# Nothing but the admin is served as HTML; what its pages need is `fleet.csp.ADMIN`; `/docs/` has `fleet.csp.DOCS`.
+# The default forbids everything. The admin has the policy `fleet.csp.ADMIN`, and `/docs/` `fleet.csp.DOCS`; the rest is not HTML.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {"default-src": ["'none'"], "base-uri": ["'none'"], "form-action": ["'none'"], "frame-ancestors": ["'none'"]}
 }
 
-# -- Processes of Celery: what they take messages from, and how many at a time ------------------------------------------
+# -- Processes of Celery: their queues, and their numbers of threads -----------------------------------------------------
 
-# Who carries operations out: the queues of each, and how many operations at a time.
+# Workers of operations, by process: the queues, and the number of operations at a time.
 OPERATION_WORKERS = {
     "wake": (["wake"], ENV.wake_concurrency),
     "ops": (["lifecycle"], ENV.ops_concurrency),
     "background": (["background"], ENV.background_concurrency),
     "worker": (["wake", "lifecycle", "background"], sum(ENV.concurrency.values())),
 }
-# The operations that `worker` has claimed never have all its threads: the rest are for periodic jobs, for engines' logs,
-# and for messages whose claim finds no room.
+# All consumers, by process: the queues, and the number of threads. Claimed operations never occupy all threads of `worker`: four
+# are left for periodic jobs, for engines' logs, and for messages of operations that cannot be claimed yet.
 CONSUMERS = OPERATION_WORKERS | {
     "worker": ([*OPERATION_WORKERS["worker"][0], "health"], OPERATION_WORKERS["worker"][1] + 4),
     "health": (["health"], 2),
@@ -152,27 +152,28 @@ CONSUMERS = OPERATION_WORKERS | {
 }
 BEAT_SCHEDULE = embedded.home() / "beat-schedule"
 
-# -- PostgreSQL: the application's role, and the owner's where it is given ----------------------------------------------
+# -- PostgreSQL: the application's role, and the owner's role if configured ----------------------------------------------
 
 
 def _pool_size() -> int:
-    """A connection for every thread of this process, and a few for what runs beside them; `web` has two sets of threads."""
+    """Connections in the pool: one per thread of the process, plus 4 for background threads; `web` has two sets of threads."""
     return (max(4, CONSUMERS[PROCESS][1]) if PROCESS in CONSUMERS else 2 * ENV.web_threads) + 4
 
 
 def _database(url: str) -> dict[str, Any]:
-    """Django's entry for `url`, with a small pool of checked connections in each process."""
+    """Django's entry for `url`, with a small pool of checked connections per process."""
     entry: dict[str, Any] = dict(dj_database_url.parse(url or "postgresql://unset/unset", engine="common.pooled"))
     entry["OPTIONS"] = {
         **entry.get("OPTIONS", {}),
         "connect_timeout": 5,
-        "prepare_threshold": 0,  # for `common.statements`: prepared at once; Django's own cursors never prepare
+        "prepare_threshold": 0,  # for `common.statements`: prepare at the first use; Django's own cursors never prepare
         "application_name": PROCESS or "roundhouse",
         "pool": {
             "min_size": 1,
             "max_size": _pool_size(),
             "timeout": 5,
-            # A pool that goes on trying by itself doubles its pauses: after an outage it would be away as long again.
+            # The pool's own retries double their pauses: with a long time-out, the pool would stay unusable after an outage
+            # for as long again as the outage.
             "reconnect_timeout": 1,
             "max_idle": 60,
         },
@@ -221,7 +222,7 @@ SPECTACULAR_SETTINGS = {
 REDIS_URL = ENV.redis_url
 CELERY_BROKER_URL = ENV.redis_url.replace("unix://", "redis+socket://", 1)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-_BROKER_TIMEOUT_S = 5.0 if PROCESS in CONSUMERS else 1.0  # a consumer's reads block for 1 s
+_BROKER_TIMEOUT_S = 5.0 if PROCESS in CONSUMERS else 1.0  # a consumer's read blocks for up to 1 s
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": _BROKER_TIMEOUT_S,
     "socket_connect_timeout": 1.0,
@@ -231,7 +232,7 @@ CELERY_TASK_PUBLISH_RETRY = False
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "lifecycle"
 CELERY_TASK_ROUTES = {
-    "engines.tasks.run_operation": {"queue": "lifecycle"},  # where `queues.send` names no other
+    "engines.tasks.run_operation": {"queue": "lifecycle"},  # unless `queues.send` names a queue
     "engines.tasks.*": {"queue": "health"},
     "policy.tasks.*": {"queue": "health"},
     "audit.tasks.*": {"queue": "keeper"},
@@ -241,7 +242,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
 
 def _every(task: str, seconds: float) -> dict[str, Any]:
-    """A periodic task; a message older than its period is dropped, the next one is there already."""
+    """A periodic task; a message older than the period is dropped, because beat has sent the next message by then."""
     return {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 1.0)}}
 
 
@@ -274,7 +275,7 @@ logs.configure(ENV.log_level)
 
 
 def _entry(title: str, icon: str, view: str, permission: str = "") -> dict[str, Any]:
-    """A line of the sidebar, for who has the permission."""
+    """A line of the sidebar, shown to users with `permission`; to all users if empty."""
     shown = {"permission": lambda request: request.user.has_perm(permission)} if permission else {}
     return {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{view}"), **shown}
 
@@ -313,7 +314,7 @@ UNFOLD = {
     },
 }
 
-# -- Celery: whoever reads the settings may send tasks. Not in `config/__init__`: the launcher and the supervisor's children need
-# -- no Celery before they turn into what they start, and importing it takes half a second of each.
+# -- Celery: imported here, because every process with settings may send tasks. The import is not in `config/__init__`: importing
+# -- Celery takes half a second, and the launcher and the supervisor's children need no Celery before their own program starts.
 
 from config import celery as _app  # noqa: E402, F401

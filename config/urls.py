@@ -1,4 +1,4 @@
-"""Every path there is."""
+"""All URL paths of the API, its documentation and the admin."""
 
 from django.contrib import admin
 from django.urls import path, register_converter

@@ -1,8 +1,8 @@
-"""Celery's own processes: a worker, with what it does when it starts, and beat.
+"""Celery's own processes: workers, with their work at the start, and beat.
 
 python -m config.worker NAME     NAME is a process of `config.processes`
 
-Not by Celery's command line, which takes half a second of each process to import. The worker called `worker` has beat in it.
+Celery's command line is not used, because importing it takes half a second per process. The worker named `worker` also runs beat.
 """
 
 import logging
@@ -18,14 +18,14 @@ from django.conf import settings
 
 from config.celery import app
 
-BEAT_STOP_S = 2.0  # for keeping its schedule; it looks up once a second
+BEAT_STOP_S = 2.0  # for saving the schedule; beat checks once a second whether to stop
 log = structlog.get_logger(__name__)
 
 
 def main(name: str) -> int:
-    """Be that process until it is told to end; returns its exit code."""
+    """Run the process `name` until a signal stops the process; return the exit code."""
     os.environ["ORCH_PROCESS"] = name
-    os.environ["CELERY_SKIP_CHECKS"] = "1"  # they load every page; `migrate` runs them
+    os.environ["CELERY_SKIP_CHECKS"] = "1"  # Django's checks load every page; `migrate` runs the checks
     if name == "beat":
         app.Beat(schedule=str(settings.BEAT_SCHEDULE), loglevel="WARNING", quiet=True).run()
         return 0
@@ -39,8 +39,8 @@ def _work(name: str) -> int:
         queues=queues,
         pool_cls="threads",
         concurrency=threads,
-        prefetch_multiplier=1,  # nothing is reserved: a waiting message is there for whoever is free
-        without_gossip=True,  # between workers this is traffic that nobody listens to, and so are the next two
+        prefetch_multiplier=1,  # no reservations: a waiting message goes to the first free worker
+        without_gossip=True,  # gossip, mingle and heartbeats between workers have no listener here
         without_mingle=True,
         without_heartbeat=True,
         loglevel=logging.WARNING,
@@ -52,9 +52,9 @@ def _work(name: str) -> int:
 
 @worker_init.connect
 def join(**_: Any) -> None:
-    """Who probes or boots engines has to reach them from the first message on, or would take them for dead.
+    """Connect the worker to the engines' networks before the first message: unreachable engines would seem dead.
 
-    A worker that probes engines first resumes those that died while no worker was there: such an engine has not failed.
+    A worker with probes first resumes engines that died while no worker ran: their death does not count as a failure.
     """
     queues, _threads = settings.CONSUMERS[settings.PROCESS]
     if queues == ["keeper"]:
@@ -68,7 +68,7 @@ def join(**_: Any) -> None:
 
 @worker_ready.connect
 def begin(**_: Any) -> None:
-    """A worker of operations watches itself (engines.worker.renewal); `keeper` does what it missed."""
+    """Start the watch of operation workers (`engines.worker.renewal`), beat in `worker`, and the overdue tasks of `keeper`."""
     if settings.PROCESS in settings.OPERATION_WORKERS:
         from engines.worker import renewal
 
@@ -81,7 +81,7 @@ def begin(**_: Any) -> None:
 
 
 def _start_beat() -> None:
-    """Beat as a thread of this worker, until the worker ends."""
+    """Run beat as a thread of the worker until the worker ends."""
     from celery.beat import Service
 
     service = Service(app, max_interval=1, schedule_filename=str(settings.BEAT_SCHEDULE))
@@ -91,9 +91,9 @@ def _start_beat() -> None:
         try:
             service.start()
         finally:
-            if not stopping.is_set():  # a worker without its beat would look alive, and nothing periodic would be done
+            if not stopping.is_set():  # without beat, the worker would look alive but start no periodic task
                 log.error("beat_ended", exc_info=True)
-                os._exit(1)  # a supervisor starts the next one
+                os._exit(1)  # a supervisor starts a new worker
 
     thread = threading.Thread(target=run, name="beat", daemon=True)
 

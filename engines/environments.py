@@ -1,4 +1,4 @@
-"""Old versions of products' engine environments: removed when no engine needs them any more."""
+"""Removes old versions of products' engine environments when no engine needs them any more."""
 
 from datetime import timedelta
 
@@ -9,11 +9,11 @@ from django.db.models.functions import Cast, Now
 from engines.models import Engine, Operation
 from policy.models import EngineEnv
 
-GRACE = timedelta(hours=24)  # after a version was replaced: longer than any transaction that has just read its number
+GRACE = timedelta(hours=24)  # from the replacement of a version to its removal; outlasts any transaction that has read its number
 
 
 def prune() -> int:
-    """Remove every version that was replaced a day ago and that no living engine has or is being given; returns how many."""
+    """Remove versions replaced a day ago, unless a living engine has or is about to get the version; returns how many."""
     product, version = OuterRef("product"), OuterRef("version")
     replaced = EngineEnv.objects.filter(product=product, version__gt=version, created_at__lt=Now() - GRACE)
     had = Engine.objects.living().filter(product=product, env_version=version)

@@ -1,4 +1,4 @@
-"""Refusals of this floor. `fleet.errors` maps each to a status and a code; the message is a sentence for the caller."""
+"""The refusals of `engines`. `fleet.errors` maps them to HTTP statuses and codes; the message is a sentence for the caller."""
 
 from uuid import UUID
 
@@ -6,31 +6,31 @@ from engines.models import Operation
 
 
 class EngineError(Exception):
-    """Base of this floor's refusals."""
+    """Base class of all refusals of `engines`."""
 
 
 class InvalidUserId(EngineError):
-    """A user id that cannot be."""
+    """The user id breaks the rule for user ids."""
 
 
 class ImageUnknown(EngineError):
-    """An engine version that is not an image's name."""
+    """The engine version is not the name of an image."""
 
 
 class EngineNotFound(EngineError):
-    """The product has no living engine for this user."""
+    """The product has no living engine for the user."""
 
 
 class EngineAlreadyExists(EngineError):
-    """The product has a living engine for this user."""
+    """The product has a living engine for the user already."""
 
 
 class EngineAlreadyRunning(EngineError):
-    """A start of a running engine."""
+    """A start or a wake of a running engine."""
 
 
 class EngineNotRunning(EngineError):
-    """A verb that needs a running engine (or, for a stop, one that is not stopped yet)."""
+    """The engine is in none of the states that the verb needs: not running, for most verbs."""
 
 
 class PortExhaustion(EngineError):
@@ -38,19 +38,19 @@ class PortExhaustion(EngineError):
 
 
 class CapacityExhausted(EngineError):
-    """The host has no room for one more running engine: `value` would pass `limit`, the setting called `rule`."""
+    """The host has no room for a further running engine: `value` would exceed `limit`, the setting named `rule`."""
 
     def __init__(self, rule: str, limit: int, value: int) -> None:
         super().__init__(f"No host has room for one more engine ({rule} {limit}). Try again later, or destroy or stop engines.")
         self.rule, self.limit, self.value = rule, limit, value
 
     def metadata(self) -> dict[str, str | int]:
-        """The refusal as an audit row keeps it."""
+        """The refusal as metadata of an audit row."""
         return {"rule": self.rule, "limit": self.limit, "value": self.value}
 
 
 class ProductHasEngines(EngineError):
-    """A product cannot be deleted while engines of it live."""
+    """A product with living engines cannot be deleted."""
 
     def __init__(self, engines: int) -> None:
         super().__init__(f"Engines of the product live ({engines}); destroy them first.")
@@ -58,7 +58,7 @@ class ProductHasEngines(EngineError):
 
 
 class OperationInProgress(EngineError):
-    """Another operation on the engine is open."""
+    """A different operation on the engine is open."""
 
     def __init__(self, kind: str, operation_id: UUID) -> None:
         super().__init__(f"A {kind} of this engine is under way; wait for it to end.")
@@ -66,27 +66,27 @@ class OperationInProgress(EngineError):
 
 
 class OperationNotFound(EngineError):
-    """The product has no operation with this id."""
+    """The product has no operation with the given id."""
 
 
 class Crowded(EngineError):
-    """Too many wait already in this process for what the request needs."""
+    """Too many requests of this process wait for the same locks already."""
 
 
 class LogsUnavailable(EngineError):
-    """No worker has read the engine's log in time."""
+    """No worker read the engine's log in time."""
 
 
 class Unfinished(EngineError):
-    """The operation is still open at the caller's deadline; it goes on."""
+    """The operation is still open at the caller's deadline, and goes on."""
 
     def __init__(self, operation: Operation) -> None:
-        super().__init__(f"The {operation.kind} is not finished yet and goes on; ask GET /operations/{operation.pk}.")
+        super().__init__(f"The {operation.kind} is not finished yet and goes on; poll GET /operations/{operation.pk}.")
         self.operation = operation
 
 
 class Unsuccessful(EngineError):
-    """The operation ended without doing what it was asked to do."""
+    """The operation failed, or was superseded."""
 
     def __init__(self, operation: Operation) -> None:
         message = operation.error_message or f"The {operation.kind} was superseded by another request."

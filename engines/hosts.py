@@ -1,4 +1,4 @@
-"""Hosts: which one an engine goes to, its ports, and whether its runtime answers."""
+"""Hosts: the host of a new engine, the ports of a host, and whether its runtime answers."""
 
 from django.db import connection
 from django.db.models import Q
@@ -12,7 +12,7 @@ NAME = "local"
 
 
 def local() -> Host:
-    """The one host there is for now, locked for this transaction, so that ports are given out one at a time."""
+    """The only host for now, locked for the transaction: two transactions never give out ports at the same time."""
     host = Host.objects.select_for_update(no_key=True).filter(name=NAME).first()
     if host is None:
         Host.objects.bulk_create([Host(name=NAME)], ignore_conflicts=True)
@@ -21,28 +21,31 @@ def local() -> Host:
 
 
 def is_known(identity: str) -> bool:
-    """Whether the runtime that answers is the one that answered last, without having been away."""
+    """Whether the runtime had the same identity when it last answered, and has not been unreachable since."""
     return Host.objects.filter(name=NAME, identity=identity, unreachable_since=None).exists()
 
 
 def mark_seen(identity: str) -> None:
-    """The runtime with this identity answers, and what it should run is being brought back."""
+    """Note the identity of the runtime, which answers; the needed restarts of its engines are open already."""
     Host.objects.update_or_create(name=NAME, defaults={"identity": identity, "unreachable_since": None})
 
 
 def mark_unreachable() -> None:
-    """The runtime does not answer; remembers since when, also where it never has."""
+    """Note since when the runtime has not answered, even if it never answered before."""
     Host.objects.bulk_create([Host(name=NAME)], ignore_conflicts=True)
     Host.objects.filter(Q(unreachable_since=None), name=NAME).update(unreachable_since=Now())
 
 
 def unreachable() -> list[Host]:
-    """Hosts whose runtime does not answer: their engines are unknown."""
+    """Hosts whose runtime does not answer: the state of their engines is unknown."""
     return list(Host.objects.exclude(unreachable_since=None))
 
 
 def pick_port(host: Host) -> int:
-    """A free port of the locked host, at random: one just freed should not go to another user at once. Raises PortExhaustion."""
+    """A random free port of the locked host. Raises PortExhaustion.
+
+    Random, because a port freed a moment ago should not go to a different user at once.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT port FROM generate_series(%s::int, %s::int) port WHERE NOT EXISTS (SELECT 1 FROM engines_engine e"

@@ -1,28 +1,28 @@
-"""What a user's id and an image's name may be."""
+"""The rules for user ids and image names."""
 
 import re
 
 from engines.errors import ImageUnknown, InvalidUserId
 from policy import rules
 
-# What emoji are made of and `isprintable` refuses: joiners, the letters of flags, and pictures newer than Python's Unicode.
+# Parts of emoji that `isprintable` refuses: joiners, the letters of flags, and pictures newer than Python's Unicode.
 _EMOJI = re.compile("[\u200c\u200d\U0001f000-\U0001faff\U000e0020-\U000e007f]")
 
 
 def check_user_id(user_id: object) -> str:
-    """The user id as it is stored. Raises InvalidUserId unless it is 1 to 255 printable characters, not `.` or `..` alone."""
+    """The user id to store. Raises InvalidUserId unless it is 1 to 255 printable characters, and neither `.` nor `..`."""
     if not isinstance(user_id, str) or not 1 <= len(user_id) <= 255 or not _is_printable(user_id) or user_id in (".", ".."):
         raise InvalidUserId("user_id: must be a string of 1 to 255 printable characters, and not . or .. alone.")
     return user_id
 
 
 def _is_printable(text: str) -> bool:
-    """No control, separator but the space, or override of the reading direction."""
+    """Whether the text has no control character, no separator except spaces, and no override of the reading direction."""
     return text.isprintable() or _EMOJI.sub("", text).isprintable()
 
 
 def check_image(image: object) -> str:
-    """The image's name, or an empty string for none in particular. Raises ImageUnknown when it cannot be one."""
+    """The image's name, or an empty string when none is requested. Raises ImageUnknown for an impossible name."""
     if image != "" and not rules.is_image(image):
         raise ImageUnknown("engine_version: must be the name of an image, up to 255 characters without spaces.")
     return str(image)

@@ -1,6 +1,6 @@
-"""Where a worker leaves an engine's last lines for the web process that asked for them: a key of Valkey, read once.
+"""Passes an engine's last log lines from a worker to the requesting web process, by a key of Valkey, read once.
 
-The lines are kept nowhere else, and here for KEPT_S seconds at most.
+The lines are kept nowhere else, and in Valkey for KEPT_S seconds at most.
 """
 
 import json
@@ -13,12 +13,12 @@ Answer = dict[str, list[str] | str]
 
 
 def put(token: str, answer: Answer) -> None:
-    """Leave the answer for whoever asked under `token`. Raises redis.RedisError."""
+    """Leave the answer for the web process waiting under `token`. Raises redis.RedisError."""
     valkey.client().set(_key(token), json.dumps(answer), ex=KEPT_S)
 
 
 def take(token: str) -> Answer | None:
-    """The answer, once; None while there is none. Raises redis.RedisError."""
+    """The answer, which is removed by reading it; None before it has come. Raises redis.RedisError."""
     found = valkey.client().getdel(_key(token))
     return dict(json.loads(found)) if found else None
 

@@ -1,4 +1,4 @@
-"""Hosts, engines and the operations on them, with the queries that have a name."""
+"""Models of hosts, engines and operations, with their named queries."""
 
 import uuid
 from typing import ClassVar, Protocol, Self
@@ -11,7 +11,7 @@ from policy.models import Product
 
 
 class Status(models.TextChoices):
-    """States of an engine. DESTROYED is the tombstone's: no API shows it."""
+    """States of an engine. DESTROYED is the state of a tombstone, and no API shows it."""
 
     PROVISIONING = "provisioning"
     RUNNING = "running"
@@ -23,7 +23,7 @@ class Status(models.TextChoices):
 
 
 class Kind(models.TextChoices):
-    """What an operation does."""
+    """The kinds of operations."""
 
     PROVISION = "provision"
     START = "start"
@@ -36,7 +36,10 @@ class Kind(models.TextChoices):
 
 
 class Queue(models.TextChoices):
-    """Where operations wait, each with its own process: what users wait for, what callers wait for, what nobody waits for."""
+    """The queues of operations: WAKE while a user waits, LIFECYCLE while a caller waits, BACKGROUND while nobody waits.
+
+    Every queue has a process of its own, unless `ORCH_PROCESSES` is `small`.
+    """
 
     WAKE = "wake"
     LIFECYCLE = "lifecycle"
@@ -44,7 +47,7 @@ class Queue(models.TextChoices):
 
 
 class OperationState(models.TextChoices):
-    """PENDING and RUNNING are open; RUNNING means that a worker has claimed it at least once."""
+    """States of an operation. PENDING and RUNNING are open; a RUNNING operation has been claimed at least once."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -55,20 +58,20 @@ class OperationState(models.TextChoices):
 
 OPEN = (OperationState.PENDING, OperationState.RUNNING)
 IS_OPEN = f"o.state IN ({', '.join(repr(state.value) for state in OPEN)})"
-"""SQL: operation `o` is open. The states stand there as text, so that PostgreSQL can answer by its partial indexes."""
+"""SQL: operation `o` is open. The states are literals, not parameters: PostgreSQL can then use its partial indexes."""
 
 
 class Trigger(models.TextChoices):
-    """Why an operation was opened. The trigger decides how the operation is done; who asked for it decides nothing."""
+    """Why an operation was opened. The trigger, and never the actor, decides how the operation is carried out."""
 
     REQUESTED = "requested"  # by a product, the operator or staff
-    HEALTH = "health"  # a failed engine is restarted automatically
-    HOST_RESTARTED = "host_restarted"  # an engine that should run does not, since its host was started again
-    RECONCILED = "reconciled"  # an engine that should not run does
+    HEALTH = "health"  # automatic restart of a failed engine
+    HOST_RESTARTED = "host_restarted"  # an engine should run and does not, because its host was started again
+    RECONCILED = "reconciled"  # an instance runs although its engine should not run
 
 
 class Fence(Protocol):
-    """The right to write to an operation: its id, and the number of the attempt that the right is for."""
+    """The right to write to an operation: the operation's id, and the number of the attempt that has the right."""
 
     @property
     def operation_id(self) -> uuid.UUID: ...
@@ -85,7 +88,10 @@ class EngineQuerySet(models.QuerySet["Engine"]):
         return self.filter(destroyed_at=None)
 
     def locked(self, *, skip_locked: bool = False) -> Self:
-        """Locked for this transaction, but not against new rows that refer to them; `skip_locked` leaves out what others hold."""
+        """Lock the rows until the transaction ends; `skip_locked` leaves out rows locked by other transactions.
+
+        The lock (FOR NO KEY UPDATE) still permits new rows that refer to a locked row.
+        """
         return self.select_for_update(no_key=True, skip_locked=skip_locked)
 
 
@@ -93,16 +99,16 @@ class OperationQuerySet(models.QuerySet["Operation"]):
     """Queries of operations."""
 
     def open(self) -> Self:
-        """Still to be done: pending or running."""
+        """Every pending or running operation."""
         return self.filter(state__in=OPEN)
 
     def held(self, fence: Fence) -> Self:
-        """The operation while the attempt is still the valid one; nothing once another worker claimed it, or it ended."""
+        """The operation while `fence` is valid; no row once a later attempt has claimed the operation, or after its end."""
         return self.filter(pk=fence.operation_id, attempt=fence.attempt, state=OperationState.RUNNING)
 
 
 class Host(models.Model):
-    """A machine that runs engines. One row for now."""
+    """A machine that runs engines. The table has a single row for now."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.TextField(unique=True)
@@ -120,7 +126,7 @@ class Host(models.Model):
 
 
 class Engine(models.Model):
-    """One user's instance, from its provision to its tombstone."""
+    """A user's engine, from its provision to its tombstone: a destroyed engine keeps its row."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="engines")
@@ -195,7 +201,7 @@ class Engine(models.Model):
                 condition=Q(incarnation__gte=1) & Q(incarnation__lte=F("incarnations")), name="engine_incarnation_given"
             ),
             models.CheckConstraint(condition=Q(next_restart_at=None) | Q(status="failed"), name="engine_restart_only_failed"),
-            # As `identifiers.check_user_id` has it, but for what only Unicode's tables know.
+            # The rule of `identifiers.check_user_id`, except for the part that needs Unicode's tables.
             models.CheckConstraint(
                 condition=Q(user_id__regex=r"^[^[:cntrl:]]{1,255}$") & ~Q(user_id__in=[".", ".."]),
                 name="engine_user_id_printable",
@@ -208,7 +214,7 @@ class Engine(models.Model):
 
 
 class Operation(models.Model):
-    """Intent: something promised to be done to an engine, and how far it is. The open rows are the queue."""
+    """An intent: a promised change of an engine, and its progress. The open rows are the queue."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     engine = models.ForeignKey(Engine, on_delete=models.PROTECT, related_name="operations")
@@ -217,7 +223,7 @@ class Operation(models.Model):
     queue = models.TextField(choices=Queue.choices, db_default=Queue.LIFECYCLE)
     params = models.JSONField(default=dict, help_text="What makes two operations of one kind differ.")
     actor = models.TextField()
-    request_id = models.TextField(null=True)  # noqa: DJ001 (as in the audit log: null is "of no request")
+    request_id = models.TextField(null=True)  # noqa: DJ001 (as in the audit log, null means: opened by no request)
     incarnation = models.IntegerField(help_text="Incarnation that the operation leaves valid when it succeeds.")
 
     attempt = models.IntegerField(default=0, help_text="Fencing token: claims so far.")
@@ -260,7 +266,7 @@ class Operation(models.Model):
 
     @property
     def is_open(self) -> bool:
-        """Still to be done."""
+        """Whether the operation is pending or running."""
         return self.state in OPEN
 
     @property

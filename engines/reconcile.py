@@ -1,8 +1,11 @@
-"""Makes the runtime agree with the registry: what no engine owns is removed, what should not run is stopped, what should run is
-started after its host came back.
+"""Makes the runtime agree with the registry.
 
-The registry is the truth. An engine with an open operation is left to it. Destroying is safe at any time because neither the id
-of a destroyed engine nor an incarnation's number is ever used again; everything else goes through an operation.
+Instances of destroyed engines and of old incarnations are removed. Instances of stopped and sleeping engines are stopped. After
+a host came back, its engines are restarted.
+
+The registry is the truth. An engine with an open operation is left to the operation. Destroying an instance is safe at any time,
+because neither the id of a destroyed engine nor an incarnation's number is ever used again. Stops and restarts go through an
+operation.
 """
 
 from collections import defaultdict
@@ -25,14 +28,14 @@ from engines.models import Engine, Operation, Status
 
 log = structlog.get_logger(__name__)
 
-_just_started = Event()  # this process: engines may have died while none of us was there to see it
+_just_started = Event()  # set when this process starts: engines may have died while no process watched them
 
 
 def host_is_settled() -> bool:
-    """Whether what is seen of engines can be held against them: the host's runtime answers, and is the one it was before.
+    """Whether a failed probe counts against an engine: the host's runtime answers, and was not started again.
 
-    One that does not answer makes its engines unknown, not failed. One that came back has its engines resumed first, and so has
-    any when a process that judges engines has just started.
+    While the runtime does not answer, the state of its engines is unknown, not failed. After the runtime came back, its engines
+    are resumed before any probe counts; likewise after the start of a process that judges engines.
     """
     try:
         identity = backends.get().identity()
@@ -40,7 +43,7 @@ def host_is_settled() -> bool:
         if is_known and not _just_started.is_set():
             return True
         resumed = resume()
-    except BackendUnavailable as error:  # also in the middle of resuming: then all of it is done again
+    except BackendUnavailable as error:  # also raised in the middle of resuming: the next call resumes again
         hosts.mark_unreachable()
         log.warning("backend_unavailable", error=str(error))
         return False
@@ -51,7 +54,7 @@ def host_is_settled() -> bool:
 
 
 def begin() -> None:
-    """When a process starts that judges engines: resume those that died meanwhile, now or else before the first judgement."""
+    """Called when a process that judges engines starts: resume dead engines, now or at the latest before the first judgement."""
     _just_started.set()
     try:
         host_is_settled()
@@ -62,7 +65,7 @@ def begin() -> None:
 
 
 def sweep() -> int:
-    """Reconcile every instance there is; returns how many corrections were made. A runtime that does not answer is left alone."""
+    """Reconcile all instances with the registry; returns the number of corrections, 0 while the runtime does not answer."""
     found = _by_engine()
     if found is None:
         return 0
@@ -78,7 +81,7 @@ def sweep() -> int:
 
 
 def _corrected(engine_id: UUID, correct: Callable[[], int]) -> int:
-    """How many corrections were made to an engine; one that is refused holds up none of the others.
+    """Run `correct` for an engine; returns its number of corrections, or 0 after an error, which must not stop the sweep.
 
     Raises BackendUnavailable when the runtime is away altogether.
     """
@@ -86,12 +89,12 @@ def _corrected(engine_id: UUID, correct: Callable[[], int]) -> int:
         return correct()
     except BackendError as error:
         log.warning("not_reconciled", engine_id=str(engine_id), code=error.code, error=str(error))
-        backends.get().identity()
+        backends.get().identity()  # raises BackendUnavailable while the runtime is away
         return 0
 
 
 def _owners_of_left_volumes(found: Mapping[UUID, Iterable[Instance]]) -> list[Engine]:
-    """Destroyed engines that have a volume and no instance: a worker that was too late has died while it made one."""
+    """Destroyed engines with a volume but no instance: a late worker died while creating an instance."""
     left = backends.get().list_volumes() - found.keys()
     return list(Engine.objects.select_related("product").filter(pk__in=left).exclude(destroyed_at=None))
 
@@ -103,7 +106,10 @@ def _remove_volume(owner: Engine) -> int:
 
 
 def _note_what_runs(found: Mapping[UUID, Iterable[Instance]]) -> None:
-    """Which failed engines still hold their room: theirs is the one state in which an instance may run or not."""
+    """Update `may_run` of all failed engines: a failed engine keeps its room while its instance runs.
+
+    In every other state, the state itself says whether an instance may run.
+    """
     running = [engine_id for engine_id, instances in found.items() if any(each.state == State.RUNNING for each in instances)]
     failed = Engine.objects.filter(status=Status.FAILED)
     failed.filter(may_run=True).exclude(pk__in=running).update(may_run=False)
@@ -111,7 +117,7 @@ def _note_what_runs(found: Mapping[UUID, Iterable[Instance]]) -> None:
 
 
 def join() -> None:
-    """Before this process looks at any engine: see to it that it can. One that cannot is helped by a later sweep."""
+    """Connect this process to the engines' networks before its first probe. After a failure, a later sweep tries again."""
     try:
         backends.get().join()
     except BackendError as error:
@@ -119,14 +125,14 @@ def join() -> None:
 
 
 def engine(engine_id: UUID) -> int:
-    """The same for one engine."""
+    """Reconcile a single engine; returns the number of corrections."""
     with suppress(BackendError):
         return _corrected(engine_id, lambda: _reconcile(engine_id, (_by_engine() or {}).get(engine_id, [])))
     return 0
 
 
 def _by_engine() -> dict[UUID, list[Instance]] | None:
-    """None while the runtime does not answer."""
+    """The instances of the runtime, by engine id; None while the runtime does not answer."""
     found: dict[UUID, list[Instance]] = defaultdict(list)
     try:
         for instance in backends.get().list():
@@ -138,9 +144,9 @@ def _by_engine() -> dict[UUID, list[Instance]] | None:
 
 
 def _suspects(found: Mapping[UUID, list[Instance]]) -> list[UUID]:
-    """The engines that need a correction, by two queries for the whole fleet.
+    """Ids of the engines that need a correction, by two queries for the whole fleet.
 
-    The registry is read after the runtime: an engine's row is there before its first instance.
+    The registry is read after the runtime, because an engine's row exists before its first instance.
     """
     busy = set(Operation.objects.open().filter(engine__in=found).values_list("engine_id", flat=True))
     owners = Engine.objects.filter(pk__in=found).exclude(pk__in=busy)
@@ -148,7 +154,7 @@ def _suspects(found: Mapping[UUID, list[Instance]]) -> list[UUID]:
 
 
 def _fault(owner: Engine, instance: Instance) -> str:
-    """What is wrong with an instance of an engine without an open operation; empty when nothing is."""
+    """The fault of an instance whose engine has no open operation: a single word, empty for no fault."""
     if owner.destroyed_at is not None:
         return "engine_destroyed"
     if instance.ref.incarnation != owner.incarnation:
@@ -158,16 +164,16 @@ def _fault(owner: Engine, instance: Instance) -> str:
 
 
 def _reconcile(engine_id: UUID, instances: Iterable[Instance]) -> int:
-    """Correct what is wrong with the instances, by the registry as it is now; returns how many corrections were made."""
+    """Correct the faults of an engine's instances by its present row; returns the number of corrections."""
     owner = Engine.objects.select_related("product").filter(pk=engine_id).first()
-    # Instances without an engine are another deployment's: not ours to remove.
+    # An instance without an engine row belongs to a different deployment, and is left alone.
     if owner is None or operations.find_open(owner) is not None:
         return 0
     return sum(_correct(owner, instance, fault) for instance in instances if (fault := _fault(owner, instance)))
 
 
 def _correct(owner: Engine, instance: Instance, fault: str) -> bool:
-    """Remove or stop the instance; False when it has been stopped since it was listed."""
+    """Remove or stop the instance; False when the instance was stopped after it was listed."""
     if fault != "runs":
         _remove(owner, instance.ref, fault)
         return True
@@ -192,10 +198,10 @@ def _record(owner: Engine, metadata: Mapping[str, Any]) -> None:
 
 
 def resume() -> int:
-    """Restart every engine that should run and does not; returns how many restarts were opened. Raises BackendUnavailable.
+    """Restart every engine that should run and does not; returns the number of opened restarts. Raises BackendUnavailable.
 
-    They are done as many at a time as the `background` processes have threads. Any number of processes may do this at once: the
-    registry is read before the runtime, and an engine that has moved since then is left alone.
+    The `background` processes carry out as many restarts at a time as they have threads. Any number of processes may resume
+    engines at once: the registry is read before the runtime, and an engine that has moved since then is left alone.
     """
     wanted = list(Engine.objects.filter(status=Status.RUNNING).values_list("pk", "incarnation", "seq"))
     running = {found.ref for found in backends.get().list() if found.state == State.RUNNING} if wanted else set()

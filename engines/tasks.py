@@ -1,4 +1,4 @@
-"""Celery's way in: ids, one call, safe to run twice. Only the periodic ones expire, and what a caller waits for."""
+"""The Celery tasks: a task takes ids, makes a single call, and may run twice. Only periodic tasks and `read_logs` expire."""
 
 from uuid import UUID
 

@@ -1,4 +1,7 @@
-"""The table of transitions: what each kind of operation does to an engine's state. The docs' state diagram is drawn from it."""
+"""The table of transitions: the effect of every kind of operation on an engine's state.
+
+The state diagram in the documentation is drawn from the table.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +12,10 @@ from engines.models import Kind, Status
 
 @dataclass(frozen=True)
 class Transition:
-    """What a kind of operation does to the state: `before` → `after`, or `failed` when it fails for good."""
+    """The effect of a kind of operation on the state: `before` → `after`, or → `failed` when the operation fails for good.
+
+    `done` and `failed` are the actions of the audit rows.
+    """
 
     before: frozenset[Status]
     after: Status
@@ -31,14 +37,14 @@ TRANSITIONS: Mapping[Kind, Transition] = {
     Kind.ROTATE_KEY: _transition((Status.RUNNING,), Status.RUNNING, Action.ROTATE_KEY, Action.ROTATE_KEY_FAILED),
     Kind.DESTROY: _transition((Status.DESTROYING,), Status.DESTROYED, Action.DESTROY, Action.DESTROY_FAILED),
 }
-"""Every operation's move. Three more have none: (none) → provisioning and any → destroying, when a provision or a destroy is
-asked for, and running → failed, when probes fail."""
+"""The move made by every kind of operation. Three more moves are made before or without an operation: (none) → provisioning
+when a provision is requested, any → destroying when a destroy is requested, and running → failed when probes fail."""
 
 BOOTS = frozenset(kind for kind, transition in TRANSITIONS.items() if transition.after == Status.RUNNING)
 """Kinds of operations that boot an instance."""
 
 STARTS = BOOTS - {Kind.ROTATE_KEY}
-"""Kinds of operations that may bring up an engine that does not run. A rotation boots an engine that ran before."""
+"""Kinds of operations that may bring up an engine that does not run. A rotation always boots an engine that ran before."""
 
 OCCUPYING = frozenset({Status.PROVISIONING, Status.RUNNING, Status.DESTROYING})
 """States in which an instance runs, is about to run, or may still run: a tear-down lasts as long as the stop grace."""

@@ -1,4 +1,4 @@
-"""Staff themselves: Django's users and groups, in the look of everything else."""
+"""Admin pages of staff: Django's users and groups, with Unfold's forms."""
 
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin

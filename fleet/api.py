@@ -1,4 +1,4 @@
-"""The fleet over REST: a product's status and metrics, and whether this process can serve."""
+"""The fleet over REST: a product's status, metrics and explanations, and the health of the process."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from common.answers import Count, NonEmpty, choice
 from common.bodies import Body, Flag, Text, read
 from engines import admission
 from engines.admission import Question
-from engines.admission.explanation import OUTCOMES, VERBS
+from engines.admission.explanation import ANSWERS, VERBS
 from engines.api.answers import ADMIT_REASONS
 from fleet import metrics as figures
 from fleet import status as state
@@ -68,17 +68,17 @@ def health(request: Request) -> Response:
 @authentication_classes([AnyKeyAuthentication])
 @permission_classes([MayExplain])
 def explain(request: Request) -> Response:
-    """POST /policy/explain: what would happen, by which rule; nothing does, so it keeps no `Idempotency-Key` either."""
+    """POST /policy/explain: the effect of a call and the deciding rule; nothing is changed, and no `Idempotency-Key` is kept."""
     body = read(request, Explain)
     for field, verb in _ONLY_OF.items():
         if field in body and body["verb"] != verb:
-            raise ValidationError({field: [f"Only with the verb {verb}."]})
+            raise ValidationError({field: [f"Allowed only with the verb {verb}."]})
     product = _asked_about(request, body.pop("product_id", None))
     return Response(_render(admission.explain(product, Question(**body))))
 
 
 def _asked_about(request: Request, product_id: Any) -> Product:
-    """The product whose key it is, or for the operator the one that the body names. Raises ProductNotFound, ValidationError."""
+    """The calling product or, with an admin key, the product named in the body. Raises ProductNotFound, ValidationError."""
     if not isinstance(request.auth, Product):
         if product_id is None:
             raise ValidationError({"product_id": ["This field is required with an admin key."]})
@@ -89,26 +89,24 @@ def _asked_about(request: Request, product_id: Any) -> Product:
 
 
 class Decision(TypedDict):
-    """What one rule says."""
+    """The decision of a rule."""
 
-    rule: Annotated[NonEmpty, Field(description="A key of the policy, `suspended`, or a ceiling of the host: `host_...`.")]
+    rule: Annotated[NonEmpty, Field(description="A key of the policy, `suspended`, or a limit of the host: `host_...`.")]
     allowed: bool
-    limit: Annotated[Measure | None, Field(description="Null where nothing limits.")]
-    value: Annotated[Measure | None, Field(description="What is measured against it; null while that cannot be said.")]
-    headroom: Annotated[Count | None, Field(description="How many more fit now.")]
+    limit: Annotated[Measure | None, Field(description="Null if there is no limit.")]
+    value: Annotated[Measure | None, Field(description="The value compared with the limit; null if unknown.")]
+    headroom: Annotated[Count | None, Field(description="How many more the limit allows now; null if not counted.")]
 
 
 class Explanation(TypedDict):
-    """What would happen; nothing did."""
+    """The effect that a call would have; nothing was changed."""
 
-    allowed: Annotated[bool, Field(description="No rule refuses; the engine's state may.")]
-    decisions: Annotated[
-        list[Decision], Field(description="In the order in which they are asked: the first that refuses decides.")
-    ]
-    would: Annotated[str, choice(OUTCOMES)]
+    allowed: Annotated[bool, Field(description="True if no rule refuses. The engine's state may still refuse.")]
+    decisions: Annotated[list[Decision], Field(description="In the order of the rules: the first refusal decides.")]
+    would: Annotated[str, choice(ANSWERS)]
     refusal: Annotated[
         NonEmpty | None,
-        Field(description=f"Of `refuse`: the error's code, or an admit's reason ({', '.join(ADMIT_REASONS)})."),
+        Field(description=f"If `would` is `refuse`: the error's code, or an admit's reason ({', '.join(ADMIT_REASONS)})."),
     ]
 
 

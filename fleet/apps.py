@@ -6,4 +6,4 @@ class FleetConfig(AppConfig):
     verbose_name = "Fleet"
 
     def ready(self) -> None:
-        from fleet import checks  # noqa: F401 (registers them)
+        from fleet import checks  # noqa: F401 (registers the checks)

@@ -1,4 +1,4 @@
-"""What `manage.py check --deploy` says of a deployment, beside Django's own checks."""
+"""Checks of a deployment (`manage.py check --deploy`), in addition to Django's own checks."""
 
 from typing import Any
 
@@ -10,26 +10,26 @@ from common.settings import settings
 
 @register(Tags.security, deploy=True)
 def check_roles(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """The log is append-only for the application because another role owns it."""
+    """Warn unless a separate role owns the tables: only then is the audit log append-only for the application."""
     if settings.DATABASES["owner"]["USER"] != settings.DATABASES["default"]["USER"]:
         return []
-    hint = "Give ORCH_DATABASE_OWNER_URL, for this check, migrate and the keeper only, a role of its own; see docs/operations.md."
-    message = "The application connects as the owner of its tables: audit_log is not protected from it."
+    hint = "Set ORCH_DATABASE_OWNER_URL with a separate role, for check, migrate and the keeper only; see docs/operations.md."
+    message = "The application connects as the owner of its tables: audit_log is not protected from the application."
     return [checks.Warning(message, hint=hint, id="fleet.W001")]
 
 
 @register(Tags.security)
 def check_master_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Engine keys can be encrypted; whether what is set is a Fernet key, `common.env` has seen to."""
+    """Report an empty master key: engine keys cannot be encrypted. `common.env` refuses a key not in Fernet's format."""
     if settings.ENV.master_keys:
         return []
-    hint = 'Make one: python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
+    hint = 'Make a key: python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
     return [checks.Error("ORCH_MASTER_KEY is empty.", hint=hint, id="fleet.E001")]
 
 
 @register(Tags.security, deploy=True)
 def check_admin_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """The key that registers products cannot be guessed."""
+    """Warn of a short admin key: a guessed key could register products."""
     if len(settings.ENV.admin_key) >= 32:
         return []
     return [

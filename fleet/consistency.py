@@ -1,8 +1,9 @@
-"""Whether the audit log, replayed, gives the registry: every engine where it does not, and what disagrees.
+"""Replay the audit log, compare the result with the registry, and report every disagreeing engine.
 
-Moves of an engine are rows with a `to_status`; they are replayed by `engine_seq`, never by time. Retention may have taken the
-oldest moves of an engine that is older than the log's window, and the rows of operations that began before it; nothing else may
-be missing. All of it is one SQL statement, so that millions of rows stay in the database and only what disagrees comes out.
+The moves of an engine are its audit rows with a `to_status`. Replay orders moves by `engine_seq`, never by time. Retention may
+have removed the oldest moves of an engine created before the log's window, and the rows of operations begun before the window. No
+further row may be missing. The comparison is a single SQL statement: millions of rows stay in the database, and only the
+disagreements are fetched.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,56 +15,71 @@ from django.db import connection, transaction
 from audit.actions import Action, Retention
 from engines.models import OperationState, Status
 
-SHOWN = 5  # disagreements of one engine that are spelled out
+SHOWN = 5  # disagreements reported in words per engine
 _CHUNK = 500  # engines fetched at a time
 
 _MOVES = f"""
+-- Replay the moves of every engine. place: the number of the move, to sort the sentences of an engine.
 SELECT engine_id, engine_seq AS place, text FROM (
     SELECT coalesce(m.engine_id, e.id) AS engine_id, m.engine_seq,
+        -- chain: the first defect found by comparing a move with the previous move of the engine.
+        -- The order of the cases matters: a later case relies on numbers accepted by the earlier cases.
         CASE
+        -- An engine without any move. Retention may have removed all moves of an engine older than the window.
         WHEN m.id IS NULL THEN
             CASE WHEN e.created_at >= starts THEN format('no move is recorded, the registry has %s', e.seq) END
         WHEN m.engine_seq IS NULL OR m.engine_seq < 1 THEN format('row %s is a move without a number', m.id)
         WHEN m.engine_seq = m.prev_seq THEN format('move %s is recorded twice', m.engine_seq)
         WHEN m.engine_seq > m.prev_seq + 1 THEN format('moves %s to %s are missing', m.prev_seq + 1, m.engine_seq - 1)
+        -- The first recorded move is not move 1. Only retention may have removed the moves before.
         WHEN m.prev_seq IS NULL AND m.engine_seq > 1 THEN
             CASE WHEN e.created_at >= starts THEN format('moves 1 to %s are missing', m.engine_seq - 1) END
-        WHEN m.prev_to = '{Status.DESTROYED}' THEN format('move %s comes after its end', m.engine_seq)
+        WHEN m.prev_to = '{Status.DESTROYED}' THEN format('move %s comes after the destroy', m.engine_seq)
+        -- A move must leave the state in which the previous move ended; move 1 leaves no state (NULL).
         WHEN m.from_status IS DISTINCT FROM m.prev_to THEN
             format('move %s leaves %s, after %s',
                    m.engine_seq, coalesce(m.from_status, 'nothing'), coalesce(m.prev_to, 'nothing'))
         END AS chain,
+        -- ending: the last move of an engine must have the number and the state of the registry.
         CASE
         WHEN NOT m.is_last OR e.id IS NULL THEN NULL
         WHEN m.engine_seq <> e.seq THEN format('the log ends with move %s, the registry with %s', m.engine_seq, e.seq)
         WHEN m.to_status <> e.status THEN format('the log ends as %s, the registry says %s', m.to_status, e.status)
         END AS ending
     FROM engines_engine e
+    -- FULL: keeps engines without moves, and moves without an engine in the registry.
     FULL JOIN (
         SELECT id, engine_id, engine_seq, from_status, to_status,
             lag(engine_seq) OVER replay AS prev_seq, lag(to_status) OVER replay AS prev_to,
             lead(id) OVER replay IS NULL AS is_last
         FROM audit_log WHERE to_status IS NOT NULL AND engine_id IS NOT NULL
+        -- The window holds all moves of an engine in their order; lag reads the previous move, lead finds the last move.
+        -- NULLS FIRST: a move without a number must not hide the last numbered move. id makes the order of duplicates stable.
         WINDOW replay AS (PARTITION BY engine_id ORDER BY engine_seq NULLS FIRST, id)
     ) m ON m.engine_id = e.id
+    -- starts: the oldest time kept by retention. All moves are in the standard class.
     CROSS JOIN (SELECT starts FROM audit_window WHERE retention = '{Retention.STANDARD}') live
+-- LATERAL: a result row per sentence, because a move can have a defect of the chain and of the ending.
 ) replayed CROSS JOIN LATERAL (VALUES (chain), (ending)) told(text)
 WHERE (chain IS NOT NULL OR ending IS NOT NULL) AND text IS NOT NULL
 """
 
 _ROWS = """
+-- Compare every audit row of an engine, a move or an operation with the registry; a row gets the first sentence that applies.
 SELECT engine_id, place, text FROM (
     SELECT r.engine_id, r.engine_seq AS place, format('row %s (%s) ', r.id, r.action) || CASE
         WHEN r.engine_id IS NULL THEN 'names no engine'
         WHEN e.id IS NULL THEN 'is of an engine that is not in the registry'
         WHEN r.product_id IS DISTINCT FROM e.product_id THEN 'names another product than the registry'
         WHEN r.user_id IS DISTINCT FROM e.user_id THEN 'names another user than the registry'
+        -- The log is ahead of the registry. An engine_seq behind is normal: the engine has moved since.
         WHEN r.engine_seq > e.seq THEN format('says move %s, the registry has %s', r.engine_seq, e.seq)
         WHEN r.operation_id IS NOT NULL AND o.id IS NULL
             THEN format('names operation %s, which is not in the registry', r.operation_id)
         WHEN o.engine_id <> r.engine_id THEN format('names operation %s, which is of engine %s', o.id, o.engine_id)
         END AS text
     FROM audit_log r
+    -- LEFT: rows without an engine or an operation in the registry stay, because they disagree.
     LEFT JOIN engines_engine e ON e.id = r.engine_id
     LEFT JOIN engines_operation o ON o.id = r.operation_id
     WHERE r.engine_id IS NOT NULL OR r.to_status IS NOT NULL OR r.operation_id IS NOT NULL
@@ -71,17 +87,22 @@ SELECT engine_id, place, text FROM (
 """
 
 _OPERATIONS = f"""
+-- Compare the number of audit rows of every operation with the number due by the state of the operation.
 SELECT engine_id, NULL::bigint AS place,
     format('operation %s (%s, %s) has %s rows of an outcome and %s of being superseded',
            id, kind, state, outcomes, superseded) AS text
 FROM (
     SELECT o.id, o.engine_id, o.kind, o.state, coalesce(r.outcomes, 0) AS outcomes, coalesce(r.superseded, 0) AS superseded,
+        -- Due: a single outcome of a finished operation, a single row of a superseded operation, none of an open operation.
         (o.state IN ('{OperationState.SUCCEEDED}', '{OperationState.FAILED}'))::int AS outcomes_due,
         (o.state = '{OperationState.SUPERSEDED}')::int AS superseded_due,
+        -- is_kept: the row due is within the window. The timestamp of a row is the start of its action: an outcome has the
+        -- start of the attempt, a supersession the moment of superseding.
         CASE o.state WHEN '{OperationState.SUPERSEDED}' THEN o.finished_at ELSE o.attempt_started_at END >= starts AS is_kept
     FROM engines_operation o
     LEFT JOIN (
         SELECT operation_id,
+            -- An outcome is a move, except for the moves at the request: they open an operation.
             count(*) FILTER (WHERE to_status IS NOT NULL
                 AND action NOT IN ('{Action.PROVISION_REQUESTED}', '{Action.DESTROY_REQUESTED}')) AS outcomes,
             count(*) FILTER (WHERE action = '{Action.OPERATION_SUPERSEDED}') AS superseded
@@ -89,11 +110,13 @@ FROM (
     ) r ON r.operation_id = o.id
     CROSS JOIN (SELECT starts FROM audit_window WHERE retention = '{Retention.STANDARD}') live
 ) counted
+-- Surplus rows are always wrong. Missing rows are wrong only if retention cannot have removed them.
 WHERE outcomes > outcomes_due OR superseded > superseded_due
     OR (is_kept AND (outcomes, superseded) <> (outcomes_due, superseded_due))
 """
 
 _DISAGREEMENTS = f"""
+-- A result row per engine: the number of sentences, and the first sentences in the order of the moves.
 SELECT told.engine_id, p.slug, e.user_id, count(*), (array_agg(text ORDER BY place NULLS LAST, text))[:{SHOWN}]
 FROM ({_MOVES} UNION ALL {_ROWS} UNION ALL {_OPERATIONS}) told
 LEFT JOIN engines_engine e ON e.id = told.engine_id
@@ -104,7 +127,7 @@ GROUP BY told.engine_id, p.slug, e.user_id ORDER BY told.engine_id
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An engine, None for rows that name none, and what disagrees: the first SHOWN sentences of `count`."""
+    """A disagreeing engine (None for audit rows without an engine), and the first SHOWN of its `count` sentences."""
 
     engine_id: UUID | None
     product_slug: str | None
@@ -113,7 +136,7 @@ class Disagreement:
     sentences: list[str]
 
     def __str__(self) -> str:
-        """One line."""
+        """The engine and the sentences in a single line."""
         who = f"engine {self.engine_id}" if self.engine_id else "no engine"
         known = f" (product {self.product_slug}, user {self.user_id})" if self.product_slug else ""
         more = f"; and {self.count - len(self.sentences)} more" if self.count > len(self.sentences) else ""
@@ -122,7 +145,7 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check looked at, and how many engines disagree."""
+    """Numbers of compared engines and audit rows, and of disagreeing engines."""
 
     engines: int
     rows: int
@@ -130,15 +153,17 @@ class Checked:
 
 
 def check(report: Callable[[Disagreement], object]) -> Checked:
-    """Compare log and registry as of one moment and call `report` for each engine that disagrees, in order of their ids.
+    """Compare log and registry in a snapshot; call `report` for every disagreeing engine, in order of engine ids.
 
-    A fleet at work is no reason for a false alarm, and is not held up; only retention waits for the check to end.
+    A fleet at work causes no false alarm, because all queries read a single snapshot. Engines are not delayed; only retention
+    waits until the check has ended.
     """
     with transaction.atomic(durable=True), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        # Before the snapshot: a month that was dropped after it would be missing, and the window not yet say so.
+        # Lock before the first query takes the snapshot: the lock keeps retention from dropping a month. Rows of a month dropped
+        # later would be missing, although the month is still in the snapshot's window.
         cursor.execute("LOCK TABLE audit_log IN ACCESS SHARE MODE")
-        cursor.execute("SET LOCAL work_mem = '128MB'")
+        cursor.execute("SET LOCAL work_mem = '128MB'")  # the replay sorts and joins the whole log
         cursor.execute("SELECT (SELECT count(*) FROM engines_engine), (SELECT count(*) FROM audit_log)")
         engines, rows = cursor.fetchone()
         found = 0

@@ -1,4 +1,4 @@
-"""What a browser may do with our answers: nothing at all, but for the admin's pages and the API's documentation."""
+"""Content security policies of the admin's pages and of the API's documentation; all other answers allow nothing."""
 
 from typing import cast
 
@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 
 from fleet.middleware import Next
 
-# Unfold writes scripts and styles into its pages, and its Alpine evaluates expressions.
+# Unfold writes scripts and styles into its pages (unsafe-inline). Its library Alpine evaluates expressions (unsafe-eval).
 ADMIN = {
     "default-src": ["'none'"],
     "script-src": ["'self'", "'unsafe-inline'", "'unsafe-eval'"],
@@ -20,7 +20,7 @@ ADMIN = {
     "base-uri": ["'none'"],
 }
 
-# Swagger UI: its own script and style sheet, pictures inside the latter, and our document.
+# Swagger UI loads its own script and style sheet, pictures inside the style sheet (data:), and our OpenAPI document.
 DOCS = {
     "default-src": ["'none'"],
     "script-src": ["'self'"],
@@ -34,7 +34,7 @@ DOCS = {
 
 
 def admin_pages(get_response: Next) -> Next:
-    """Give `/admin/` the policy that its pages need; inside django-csp's middleware, which gives everything else its own."""
+    """Give `/admin/` the policy ADMIN. Stands inside django-csp's middleware, which gives all other paths the strict policy."""
     relaxed = cast(Next, csp(ADMIN)(get_response))
 
     def middleware(request: HttpRequest) -> HttpResponse:

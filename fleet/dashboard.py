@@ -17,7 +17,7 @@ RECENT = timedelta(days=1)
 
 
 def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Unfold's callback: adds to the index what the user may see."""
+    """Unfold's callback: add the parts of the index which the user may see to `context`."""
     if request.user.has_perm("engines.view_engine"):
         context["states"] = _states()
         context["unreachable_hosts"] = hosts.unreachable()
@@ -30,7 +30,7 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 
 
 def _states() -> list[dict[str, Any]]:
-    """Every state of a living engine, with how many are in it."""
+    """Every state of a living engine with its number of engines and its badge."""
     living = Engine.objects.living()
     counts = dict(living.values_list("status").annotate(Count("pk")).order_by())
     return [

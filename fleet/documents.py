@@ -1,6 +1,6 @@
-"""Documentation that is written from code, whole or in part, and whether it still says what the code says.
+"""Documentation generated from code: whole files and blocks inside files, and the check for outdated files.
 
-A block begins with `<!-- generated: NAME -->` and ends with `<!-- /generated -->`; what is around it is prose, and kept.
+A block begins with `<!-- generated: NAME -->` and ends with `<!-- /generated -->`. Text outside the block is kept.
 """
 
 import re
@@ -30,9 +30,9 @@ _SPECIAL: frozenset[Move] = frozenset(
     {
         (Status.FAILED, Status.RUNNING, Action.AUTO_RESTART_SUCCESS),
         (Status.FAILED, Status.FAILED, Action.AUTO_RESTART_FAILED),
-        (Status.RUNNING, Status.RUNNING, Action.ROTATE_KEY_FAILED),  # the old key holds
+        (Status.RUNNING, Status.RUNNING, Action.ROTATE_KEY_FAILED),  # the engine keeps its old key
         *(
-            (before, after, action)  # stopped once more, by reconcile
+            (before, after, action)  # reconcile stops a running instance of the engine once more
             for before, done, bad in (
                 (Status.STOPPED, Action.STOP, Action.STOP_FAILED),
                 (Status.SLEEPING, Action.SLEEP, Action.SLEEP_FAILED),
@@ -44,7 +44,7 @@ _SPECIAL: frozenset[Move] = frozenset(
 
 
 def moves() -> frozenset[Move]:
-    """Every move that an engine can make: (from, to, action of its row); from is None before its first."""
+    """Every possible move of an engine: (from, to, action of the audit row). From is None for the first move."""
     ends = {
         move
         for transition in TRANSITIONS.values()
@@ -58,7 +58,7 @@ def moves() -> frozenset[Move]:
 
 
 def draw_states() -> str:
-    """The state diagram in Mermaid: one arrow for each pair of states, with the actions that make that move."""
+    """The state diagram in Mermaid: an arrow per pair of states, labelled with the actions of the move."""
     order = [None, *Status]
     labels: dict[tuple[int, int], list[str]] = defaultdict(list)
     for before, after, action in sorted(moves(), key=lambda move: list(Action).index(move[2])):
@@ -71,13 +71,13 @@ def draw_states() -> str:
 
 
 def list_actions() -> str:
-    """A table of the catalogue."""
+    """A Markdown table of the catalogue of audit actions."""
     kept = {Retention.STANDARD: "`ORCH_AUDIT_RETENTION_DAYS`", Retention.PROBE: "`ORCH_AUDIT_PROBE_RETENTION_DAYS`"}
     rows = [
         (f"`{action}`", entry.meaning, entry.triggered_by, _metadata(entry.metadata), kept[entry.retention])
         for action, entry in CATALOGUE.items()
     ]
-    note = f"A row whose timestamp was outside the partitions there were keeps the original in `{CLAMPED}` (string, ISO 8601)."
+    note = f"A row whose timestamp was outside the existing partitions keeps the original in `{CLAMPED}` (string, ISO 8601)."
     return f"{_table(('action', 'meaning', 'triggered by', 'metadata', 'kept for'), rows)}\n\n{note}"
 
 
@@ -92,7 +92,7 @@ def _metadata(keys: Mapping[str, type | UnionType]) -> str:
 
 
 def list_settings() -> str:
-    """A table of the `ORCH_*` variables."""
+    """A Markdown table of the `ORCH_*` variables."""
     env = type(settings.ENV)
     rows = [
         (
@@ -131,20 +131,20 @@ BLOCKS: Mapping[str, tuple[str, str, Callable[[], str]]] = {
     "docs/operations.md": ("settings", "Operations", list_settings),
     "docs/architecture.md": ("states", "Architecture", draw_states),
 }
-"""File → the block that it holds: its name, the title of a file that does not exist yet, and what writes the block."""
+"""File → its block: name of the block, title used to create a missing file, and function rendering the block."""
 
 
 FILES: Mapping[str, Callable[[], str]] = {"docs/openapi.json": document.text}
-"""File → what writes it whole."""
+"""File → function rendering the whole file."""
 
 
 def stale(root: Path) -> list[str]:
-    """Files, relative to `root`, that are missing or not what the code says."""
+    """Paths, relative to `root`, of missing files and of files different from the code's text."""
     return [name for name in (*BLOCKS, *FILES) if _read(root / name) != _fresh(root, name)]
 
 
 def write(root: Path) -> list[str]:
-    """Bring every file and block up to date; returns the files that changed. A file or a block that does not exist is made."""
+    """Bring every file and block up to date, and create missing files and blocks. Returns the changed files."""
     changed = stale(root)
     for name in changed:
         path = root / name
@@ -159,7 +159,7 @@ def _read(path: Path) -> str:
 
 
 def _fresh(root: Path, name: str) -> str:
-    """The file's text with its block as the code has it now."""
+    """The file's text with its block rendered anew."""
     if name in FILES:
         return FILES[name]()
     block, title, render = BLOCKS[name]

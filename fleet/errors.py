@@ -1,6 +1,6 @@
-"""The one table from refusal to HTTP, and the handlers that answer with it.
+"""The table from exceptions to HTTP status and error code, and the handlers of all errors.
 
-Every error has the form `{"error": {"code", "message", "details"?, "request_id"}}`.
+Every error body has the form `{"error": {"code", "message", "details"?, "request_id"}}`.
 """
 
 from collections.abc import Mapping
@@ -78,14 +78,14 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (BadRequest, 400, "INVALID_REQUEST"),
 )
 
-OUR_OWN_WORDS = {  # where the exception's text is not a sentence for a caller
+OUR_OWN_WORDS = {  # by code: messages for exceptions whose own text is not written for callers
     "UNAVAILABLE": "The service is not available just now; try again in a few seconds.",
     "INTERNAL_ERROR": "Something went wrong on our side; quote the request id when you report it.",
 }
 
 
 def handle(error: Exception, context: Mapping[str, Any]) -> Response:
-    """DRF's exception handler: every error of an endpoint, known or not, as an envelope."""
+    """DRF's exception handler: answer every error of an endpoint, known or unknown, with the error envelope."""
     status, code = classify(error)
     if status >= 500 and not isinstance(error, (engines.EngineError, BackendError)):
         log.error("request_failed", code=code, exc_info=error if code == "INTERNAL_ERROR" else None, error=type(error).__name__)
@@ -94,7 +94,7 @@ def handle(error: Exception, context: Mapping[str, Any]) -> Response:
     return response
 
 
-_OF_CAUSE = {  # of an operation that failed; any other cause is 502 BACKEND_ERROR
+_OF_CAUSE = {  # by the error_code of a failed operation; every error_code outside the table is 502 BACKEND_ERROR
     "boot_timeout": (504, "BOOT_TIMEOUT"),
     "port_exhaustion": (503, "PORT_EXHAUSTION"),
     "port_taken": (503, "PORT_EXHAUSTION"),
@@ -106,7 +106,7 @@ _OF_CAUSE = {  # of an operation that failed; any other cause is 502 BACKEND_ERR
 
 
 def classify(error: Exception) -> tuple[int, str]:
-    """Status and code of an error; 500 INTERNAL_ERROR for one that is in no table."""
+    """HTTP status and error code of an exception; 500 INTERNAL_ERROR for an exception in neither table."""
     if isinstance(error, engines.Unfinished) and error.operation.kind == Kind.PROVISION:
         return 504, "BOOT_TIMEOUT"
     if isinstance(error, engines.Unsuccessful):
@@ -121,13 +121,13 @@ def classify(error: Exception) -> tuple[int, str]:
 
 
 def body(error: Exception) -> dict[str, Any]:
-    """What an error is answered with."""
+    """The response body for an exception."""
     _, code = classify(error)
     return envelope(code, _message(error, code), _details(error))
 
 
 def envelope(code: str, message: str, details: Any = None) -> dict[str, Any]:
-    """The body of an error."""
+    """The error envelope, with the id of the current request if known."""
     error: dict[str, Any] = {"code": code, "message": message}
     if details:
         error["details"] = details
@@ -143,7 +143,7 @@ def _message(error: Exception, code: str) -> str:
         return "The request is not valid; details name each field and what it must be."
     if isinstance(error, drf.APIException):
         return str(error.detail)
-    return OUR_OWN_WORDS.get(code, "No such thing here." if code == "NOT_FOUND" else "The request was refused.")
+    return OUR_OWN_WORDS.get(code, "The requested object does not exist." if code == "NOT_FOUND" else "The request was refused.")
 
 
 def _details(error: Exception) -> Any:
@@ -183,13 +183,13 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     if request.path.startswith("/admin/"):
         return defaults.permission_denied(request, exception)
-    return _outside(403, "POLICY_DENIED", "You may not do this.")
+    return _outside(403, "POLICY_DENIED", "You have no permission for this request.")
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if request.path.startswith("/admin/"):
         return defaults.page_not_found(request, exception)
-    return _outside(404, "NOT_FOUND", "There is no such path; see the API's documentation.")
+    return _outside(404, "NOT_FOUND", "The path does not exist; see the API's documentation.")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -1,7 +1,7 @@
-"""Bring everything that is encrypted under the first master key, in batches, while the fleet is served.
+"""Re-encrypt all tokens under the first master key, in batches, while the fleet is served.
 
-Every column called `ciphertext` or `..._ciphertext` holds Fernet tokens, or nothing. A token itself says whether the first key
-made it, so there is nothing to remember between runs: one that was killed is run again.
+Every column called `ciphertext` or `..._ciphertext` holds Fernet tokens or empty strings. A token itself shows whether the first
+key made the token. Runs therefore keep no state, and a killed run is simply repeated.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ BATCH = 500  # tokens per statement
 
 @dataclass(frozen=True)
 class Column:
-    """A column of tokens."""
+    """A column of Fernet tokens."""
 
     model: type[models.Model]
     name: str
@@ -28,7 +28,7 @@ class Column:
         return f"{self.model._meta.db_table}.{self.name}"
 
     def batches(self) -> Iterator[list[tuple[Any, str]]]:
-        """All (primary key, token) in order, BATCH at a time."""
+        """All pairs (primary key, token) in order of the primary key, in lists of up to BATCH pairs."""
         filled = self.model._default_manager.exclude(**{self.name: ""}).order_by("pk").values_list("pk", self.name)
         batch = list(filled[:BATCH])
         while batch:
@@ -38,22 +38,22 @@ class Column:
 
 @dataclass
 class Found:
-    """What a pass over a column has come across."""
+    """Numbers of tokens counted in a pass over a column."""
 
     tokens: int = 0
-    outdated: int = 0  # under another key than the first
+    outdated: int = 0  # readable, but under a later key than the first
     reencrypted: int = 0
-    unreadable: int = 0  # no master key opens it
+    unreadable: int = 0  # no master key opens the token
 
 
 def columns() -> list[Column]:
-    """Every column of tokens there is."""
+    """The columns of tokens of all models."""
     fields = [(model, field.name) for model in apps.get_models() for field in model._meta.concrete_fields]
     return [Column(model, name) for model, name in fields if name == "ciphertext" or name.endswith("_ciphertext")]
 
 
-def look(column: Column) -> Found:
-    """Count, and change nothing."""
+def inspect(column: Column) -> Found:
+    """Count the tokens of a column without changing them."""
     found = Found()
     for batch in column.batches():
         _renew(batch, found)
@@ -61,10 +61,10 @@ def look(column: Column) -> Found:
 
 
 def rotate(column: Column, report: Callable[[Found], object]) -> Found:
-    """Re-encrypt what is under another key than the first; `report` is called after each batch.
+    """Re-encrypt the outdated tokens of a column under the first key; call `report` after every batch.
 
-    A token that somebody else changes, or holds locked, in the same moment is left as it is: `outdated` is then more than
-    `reencrypted`, and another pass is due.
+    A token stays unchanged when a concurrent transaction changes it or holds its row locked. `outdated` is then more than
+    `reencrypted`, and a further pass is needed.
     """
     found = Found()
     for batch in column.batches():
@@ -76,7 +76,7 @@ def rotate(column: Column, report: Callable[[Found], object]) -> Found:
 
 
 def _renew(batch: list[tuple[Any, str]], found: Found) -> list[tuple[Any, str, str]]:
-    """(primary key, token, the same under the first key) of those under another one; counts them into `found`."""
+    """(primary key, token, re-encrypted token) of the outdated tokens; counts all tokens of the batch into `found`."""
     renewed = []
     for pk, token in batch:
         found.tokens += 1
@@ -91,14 +91,20 @@ def _renew(batch: list[tuple[Any, str]], found: Found) -> list[tuple[Any, str, s
 
 
 def _write(column: Column, renewed: list[tuple[Any, str, str]]) -> int:
-    """Exchange the tokens that are still what they were; how many. Waits for no lock, so that nobody waits for two of ours."""
+    """Replace tokens unchanged since they were read; returns the number replaced. Skips locked rows instead of waiting.
+
+    While waiting, the statement would already hold locks on further rows, and writers of the locked rows would wait too.
+    """
     pk = column.model._meta.pk
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
+            -- fresh: primary key, token as read, re-encrypted token
             UPDATE {column.model._meta.db_table} t SET {column.name} = fresh.token
             FROM unnest(%(ids)s::{pk.db_type(connection)}[], %(old)s::text[], %(new)s::text[]) AS fresh(id, old, token)
+            -- fresh.old: skip a token written since the read, to keep the newer key
             WHERE t.{pk.column} = fresh.id AND t.{column.name} = fresh.old AND t.{pk.column} IN (
+                -- lock the rows of the batch, without the rows locked by concurrent transactions
                 SELECT {pk.column} FROM {column.model._meta.db_table}
                 WHERE {pk.column} = ANY(%(ids)s::{pk.db_type(connection)}[]) FOR NO KEY UPDATE SKIP LOCKED)
             """,

@@ -1,4 +1,4 @@
-"""A product's figures: the last hour from the audit log, the lifetime totals from the engines' rows, which are never pruned."""
+"""A product's figures: the last hour from the audit log, and lifetime totals from the engines' rows, which are never pruned."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -17,12 +17,12 @@ from policy.models import Product
 
 
 class Metrics(TypedDict):
-    """The last hour, and two totals of all time."""
+    """Figures of the last hour, and two lifetime totals."""
 
     provisions_1h: Count
     crashes_1h: Count
     restarts_1h: Count
-    avg_boot_ms: Annotated[Count | None, Field(description="Null without a provision in the hour.")]
+    avg_boot_ms: Annotated[Count | None, Field(description="Average of the last hour's provisions; null without provisions.")]
     total_provisions: Count
     total_destroys: Count
 

@@ -1,4 +1,4 @@
-"""What every request passes through: its id, and its path as it was sent; and what only the admin's pages do."""
+"""Middleware: the id and the undecoded path of every request; sessions, users and messages for `/admin/` only."""
 
 import re
 import uuid
@@ -22,7 +22,10 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 def request_id(get_response: Next) -> Next:
-    """Take `X-Request-ID` from the request or make one; bind it to every log line and audit row; return it."""
+    """Take the request id from `X-Request-ID` or make a new id; return the id in `X-Request-ID` of the response.
+
+    Every log line and audit row of the request carries the id.
+    """
 
     def middleware(request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-ID", "")
@@ -30,7 +33,8 @@ def request_id(get_response: Next) -> Next:
         structlog.contextvars.clear_contextvars()
         with context.of_request(identifier):
             response = get_response(request)
-            if response.status_code >= 400:  # Django does it further out, where the id is not bound any more; never twice
+            # Log here, where the id is still bound. Django logs further out, but never logs a response twice.
+            if response.status_code >= 400:
                 log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
         response["X-Request-ID"] = identifier
         return response
@@ -39,9 +43,9 @@ def request_id(get_response: Next) -> Next:
 
 
 def raw_path(get_response: Next) -> Next:
-    """Route `/engines/...` by the path before decoding, so that `alice%2Faudit` is one segment: a user's name.
+    """Route `/engines/...` by the path before decoding: `alice%2Faudit` stays a single segment, a user id.
 
-    gunicorn gives the raw target as RAW_URI; where it is missing (test clients), the decoded path is all there is.
+    gunicorn gives the raw target as RAW_URI. Without RAW_URI (test clients), the decoded path is encoded again.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:
@@ -54,19 +58,19 @@ def raw_path(get_response: Next) -> Next:
 
 
 class _InAdmin(MiddlewareMixin):
-    """Nothing outside `/admin/` has a session, a user of the site or a form: the API is spared the time."""
+    """Skip the middleware outside `/admin/`: the API has no sessions, site users or forms, and saves the time."""
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         return super().__call__(request) if request.path.startswith("/admin/") else self.get_response(request)
 
 
 class Sessions(_InAdmin, SessionMiddleware):
-    """Django's, for the admin."""
+    """Django's sessions, for `/admin/` only."""
 
 
 class Authentication(_InAdmin, AuthenticationMiddleware):
-    """Django's, for the admin."""
+    """Django's authentication, for `/admin/` only."""
 
 
 class Messages(_InAdmin, MessageMiddleware):
-    """Django's, for the admin."""
+    """Django's messages, for `/admin/` only."""

@@ -1,11 +1,11 @@
-"""The OpenAPI description of this floor's endpoints: a product's figures, and health."""
+"""The OpenAPI description of the endpoints in `fleet.api`."""
 
 from common.endpoints import Endpoint
 from fleet import api, metrics, status
 
 ENDPOINTS = (
     Endpoint(
-        "POST", "/policy/explain", api.explain, "explain", "What would happen, and by which rule; nothing does",
+        "POST", "/policy/explain", api.explain, "explain", "Explain the effect of a call without making it",
         body=api.Explain, body_example={"verb": "provision", "user_id": "alice"}, answer=api.Explanation,
         example={
             "allowed": False,
@@ -18,11 +18,11 @@ ENDPOINTS = (
             "refusal": "QUOTA_EXCEEDED",
         },
         errors=("PRODUCT_NOT_FOUND",), tag="products", is_read=True,
-        description="With an admin key `product_id` says whose; a product is told of itself. `engine_version` is of a provision,"
-        " the flags of an admit.",
+        description="With an admin key, `product_id` names the product. With a platform key, the product is the caller."
+        " `engine_version` is allowed only with the verb `provision`, and the flags only with the verb `admit`.",
     ),
     Endpoint(
-        "GET", "/status", api.status, "get_status", "The product's engines by state",
+        "GET", "/status", api.status, "get_status", "Count the product's engines by state",
         answer=status.Status,
         example={
             "total": 2,
@@ -33,7 +33,7 @@ ENDPOINTS = (
         tag="fleet",
     ),
     Endpoint(
-        "GET", "/metrics", api.metrics, "get_metrics", "The product's last hour, and totals",
+        "GET", "/metrics", api.metrics, "get_metrics", "Get the product's figures of the last hour, and totals",
         answer=metrics.Metrics,
         example={
             "provisions_1h": 1,
@@ -46,8 +46,8 @@ ENDPOINTS = (
         tag="fleet",
     ),
     Endpoint(
-        "GET", "/health", api.health, "get_health", "Whether this process can serve",
+        "GET", "/health", api.health, "get_health", "Check whether this process can serve",
         answer=status.Health, example={"status": "ok", "audit_partitions": "ok", "hosts": "ok"}, tag="fleet",
-        description="503 while the database cannot be reached, or a migration is missing.",
+        description="The answer is 503 while the database cannot be reached or a migration is missing.",
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The state of a product's engines, and of this system itself."""
+"""The states of a product's engines, and the health of the process."""
 
 from typing import Annotated, Literal, NotRequired, cast
 
@@ -16,12 +16,12 @@ from engines.models import Engine
 from engines.models import Status as EngineStatus
 from policy.models import Product
 
-CRITICAL_SHARE = 0.2  # of the engines failed, and
-CRITICAL_COUNT = 5  # at least this many of them
+CRITICAL_SHARE = 0.2  # least share of failed engines for `critical`
+CRITICAL_COUNT = 5  # least number of failed engines for `critical`
 
 
 class ByStatus(TypedDict):
-    """Engines by state."""
+    """Number of engines per state."""
 
     provisioning: Count
     running: Count
@@ -32,7 +32,7 @@ class ByStatus(TypedDict):
 
 
 class Status(TypedDict):
-    """The product's engines by state."""
+    """The number of the product's engines per state, and their health in all."""
 
     total: Count
     by_status: ByStatus
@@ -41,7 +41,7 @@ class Status(TypedDict):
 
 
 def of_product(product: Product) -> Status:
-    """How many engines the product has in each state, and what that means."""
+    """Count the product's engines per state, and rate their health."""
     living = Engine.objects.living().filter(product=product)
     counts = dict.fromkeys(ByStatus.__annotations__, 0)
     counts |= dict(living.values_list("status").annotate(CountOf("pk")).order_by())
@@ -50,7 +50,7 @@ def of_product(product: Product) -> Status:
 
 
 def health(total: int, failed: int) -> str:
-    """`ok` without a failed engine, `critical` when many are, `degraded` between."""
+    """`ok` without failed engines, `critical` at CRITICAL_SHARE and CRITICAL_COUNT or above, otherwise `degraded`."""
     if failed == 0:
         return "ok"
     return "critical" if failed >= CRITICAL_COUNT and failed >= CRITICAL_SHARE * total else "degraded"
@@ -60,7 +60,7 @@ _migrated = False
 
 
 def unavailable() -> str:
-    """Why this process cannot serve, in a few words; empty when the database answers and every migration is applied."""
+    """Why the process cannot serve, in a few words; empty if the database answers and every migration is applied."""
     global _migrated
     try:
         with connection.cursor() as cursor:
@@ -81,16 +81,16 @@ class UnreachableHost(TypedDict):
 
 
 class Health(TypedDict):
-    """This process can serve; what else is said never decides that."""
+    """The process can serve, whatever the further fields say."""
 
     status: Literal["ok"]
     audit_partitions: Annotated[str, choice(["ok", "low"])]
-    hosts: Annotated[NonEmpty, Field(description="`ok`, or on how many hosts engines are unknown.")]
+    hosts: Annotated[NonEmpty, Field(description="`ok`, or on how many hosts the engines' state is unknown.")]
     unreachable_hosts: NotRequired[list[UnreachableHost]]
 
 
 def of_process() -> Health:
-    """The answer of a process that can serve, with further facts."""
+    """The answer of a process able to serve, with further facts."""
     away: list[UnreachableHost] = [
         {"name": host.name, "unreachable_since": iso(host.unreachable_since)}
         for host in hosts.unreachable()

@@ -1,4 +1,4 @@
-"""Products and admin keys in the admin. A plaintext key is in one response, nowhere else."""
+"""Products and admin keys in the admin. A plaintext key is shown in a single response and never stored."""
 
 from typing import Any
 from uuid import UUID
@@ -29,19 +29,19 @@ from policy.rules import RULES
 
 OPERATE = "policy.operate_product"
 OPERATE_ADMIN_KEYS = "policy.operate_adminkey"
-ONCE = "Copy it now: it is shown on this page only, and not again."
-WARNING = "Whoever still uses this key is refused from the next request on. It cannot be taken back."
+ONCE = "Copy the key now: it is shown on this page only, and never again."
+WARNING = "Requests with this key are refused from the next request on. A revoked key cannot be restored."
 
 
-END_OVERRIDE = "The rule has the policy's value again from the next request on."
+END_OVERRIDE = "From the next request on, the rule has the policy's value again."
 
 
 class ProductAdmin(ReadOnlyAdmin):
-    """Registered by `engines.admin`, with what is done to a product and its engines together."""
+    """Base of the admin of products. `engines.admin` adds actions on a product with its engines, and registers the subclass."""
 
     page_template = "admin/policy/product/page.html"
     list_display = ("slug", "display_name", "state", "limits", "created")
-    search_fields = ("slug",)  # what is searched is up to get_search_results; Django shows no field without it
+    search_fields = ("slug",)  # only makes Django show the search field; get_search_results decides the search
     search_help_text = "Slug or id: exact"
 
     def get_urls(self) -> list[URLPattern]:
@@ -63,7 +63,7 @@ class ProductAdmin(ReadOnlyAdmin):
     ) -> tuple["QuerySet[Product]", bool]:
         term = search_term.strip()
         uuid = uuids.parse(term)
-        living = queryset.living()  # a tombstone's page is only linked to, by what outlived the product
+        living = queryset.living()  # pages of deleted products are reached only by links, as from the audit log
         return (living.filter(Q(slug=term) if uuid is None else Q(pk=uuid)) if term else living), False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -84,16 +84,16 @@ class ProductAdmin(ReadOnlyAdmin):
             "env": environments.find(found.pk),
         }
 
-    # -- what staff do -------------------------------------------------------------------------------------------------
+    # -- actions -------------------------------------------------------------------------------------------------------
 
     def register(self, request: HttpRequest) -> HttpResponse:
-        """A form; when it is right, a new product, and its first platform key shown this once."""
+        """Show the form; if valid, register the product and show its first platform key once."""
         self.check_permission(request, request.user.has_perm(OPERATE))
         form = Registration(request.POST if request.method == "POST" else None)
         if form.is_valid():
             try:
                 product, key = products.register(
-                    form.cleaned_data["slug"], form.cleaned_data["display_name"], form.policy(), by=who(request)
+                    form.cleaned_data["slug"], form.cleaned_data["display_name"], form.policy(), by=actor_of(request)
                 )
             except InvalidProduct as error:
                 field, _, rule = str(error).partition(": ")
@@ -105,7 +105,7 @@ class ProductAdmin(ReadOnlyAdmin):
         return self.render(request, "admin/policy/product/register.html", title="Register product", form=form)
 
     def update_policy(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
-        """Replace the policy by what the form says; an unchanged one is left alone."""
+        """Replace the policy by the form's values; an unchanged policy gets no audit row."""
         product = self._operated(request, product_id)
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
@@ -114,14 +114,14 @@ class ProductAdmin(ReadOnlyAdmin):
             context = {**self.get_page(request, product), "form": form}
             return self.render(request, self.page_template, product, status=400, **context)
         if form.policy() == product.policy:
-            messages.info(request, "The policy is as it was.")
+            messages.info(request, "The policy is unchanged.")
         else:
-            products.update_policy(product.pk, form.policy(), by=who(request))
-            messages.success(request, "The policy is replaced; it is in force with the next request.")
+            products.update_policy(product.pk, form.policy(), by=actor_of(request))
+            messages.success(request, "The policy is replaced, and in force from the next request on.")
         return HttpResponseRedirect(page_of(product))
 
     def grant_override(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
-        """A form; then another value of a rule, for a time."""
+        """Show the form; if valid, give a rule a temporary value."""
         product = self._operated(request, product_id)
         form = OverrideForm(request.POST if request.method == "POST" else None)
         if not form.is_valid():
@@ -129,13 +129,13 @@ class ProductAdmin(ReadOnlyAdmin):
         cleaned = form.cleaned_data
         seconds = cleaned["hours"] * HOUR_S
         made = overrides.grant(
-            product.pk, cleaned["rule"], cleaned["value"], reason=cleaned["reason"], expires_in_s=seconds, by=who(request)
+            product.pk, cleaned["rule"], cleaned["value"], reason=cleaned["reason"], expires_in_s=seconds, by=actor_of(request)
         )
         messages.success(request, f"{made.rule} is {wording.value(made.value)} until {wording.moment(made.expires_at)} UTC.")
         return HttpResponseRedirect(page_of(product))
 
     def end_override(self, request: HttpRequest, product_id: UUID, override_id: UUID) -> HttpResponse:
-        """Ask, then end an override."""
+        """Show a confirmation page; on POST, end the override."""
         product = self._operated(request, product_id)
         override = get_object_or_404(PolicyOverride, pk=override_id, product=product)
         if request.method != "POST":
@@ -144,45 +144,47 @@ class ProductAdmin(ReadOnlyAdmin):
                 request, "admin/confirm.html", product, title=title, warning=END_OVERRIDE, label="End", back=page_of(product)
             )
         try:
-            overrides.end(product.pk, override.pk, by=who(request))
+            overrides.end(product.pk, override.pk, by=actor_of(request))
             messages.success(request, f"The override of {override.rule} has ended.")
         except OverrideNotFound as refusal:
             messages.error(request, str(refusal))
         return HttpResponseRedirect(page_of(product))
 
     def issue_key(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
-        """A form; then one more platform key, shown this once."""
+        """Show the form; if valid, issue one more platform key and show the key once."""
         product = self._operated(request, product_id)
         form = NewKey(request.POST if request.method == "POST" else None)
         if not form.is_valid():
             return self._show_form(request, product, form, f"Issue a platform key of {product.slug}", "Issue")
         scopes, expires_in_s = form.cleaned_data["scopes"], form.expires_in_s()
-        _, plaintext = products.issue_key(product, by=who(request), scopes=scopes, expires_in_s=expires_in_s)
+        _, plaintext = products.issue_key(product, by=actor_of(request), scopes=scopes, expires_in_s=expires_in_s)
         return self._show_key(request, product, f"A new platform key of {product.slug}:", plaintext)
 
     def rotate_keys(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
-        """A form; then a platform key in place of those that live, shown this once."""
+        """Show the form; if valid, issue a platform key in place of all living keys, and show the new key once."""
         product = self._operated(request, product_id)
         form = Rotation(request.POST if request.method == "POST" else None)
         if not form.is_valid():
             return self._show_form(request, product, form, f"Rotate the platform keys of {product.slug}", "Rotate")
         overlap_s, expires_in_s = form.overlap_s(), form.expires_in_s()
-        _, plaintext, replaced = products.rotate_key(product.pk, by=who(request), overlap_s=overlap_s, expires_in_s=expires_in_s)
+        _, plaintext, replaced = products.rotate_key(
+            product.pk, by=actor_of(request), overlap_s=overlap_s, expires_in_s=expires_in_s
+        )
         words = f"A new platform key of {product.slug}, in place of {', '.join(map(str, replaced)) or 'none'}:"
         return self._show_key(request, product, words, plaintext)
 
     def replace_env(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
-        """A form; then the variables that new instances of the product's engines get."""
+        """Show the form; if valid, replace the variables of new instances of the product's engines."""
         product = self._operated(request, product_id)
         form = EnvForm(request.POST if request.method == "POST" else None)
         if not form.is_valid():
             return self._show_form(request, product, form, f"Replace the engine environment of {product.slug}", "Replace")
-        newest = environments.replace(product.pk, form.cleaned_data["env"], by=who(request))
+        newest = environments.replace(product.pk, form.cleaned_data["env"], by=actor_of(request))
         messages.success(request, f"The engine environment is version {newest.version if newest else 0}.")
         return HttpResponseRedirect(page_of(product))
 
     def revoke_key(self, request: HttpRequest, product_id: UUID, key_id: UUID) -> HttpResponse:
-        """Ask, then end a platform key."""
+        """Show a confirmation page; on POST, revoke the platform key."""
         product = self._operated(request, product_id)
         key = get_object_or_404(PlatformKey, pk=key_id, product=product)
         if request.method != "POST":
@@ -191,7 +193,7 @@ class ProductAdmin(ReadOnlyAdmin):
                 request, "admin/confirm.html", product, title=title, warning=WARNING, label="Revoke", back=page_of(product)
             )
         try:
-            products.revoke_key(key.pk, by=who(request))
+            products.revoke_key(key.pk, by=actor_of(request))
             messages.success(request, f"The key {key} is revoked.")
         except PlatformKeyNotFound as refusal:
             messages.error(request, str(refusal))
@@ -204,11 +206,11 @@ class ProductAdmin(ReadOnlyAdmin):
         return self.render_once(request, product, title=words, key=key, note=ONCE, back=page_of(product))
 
     def _operated(self, request: HttpRequest, product_id: UUID) -> Product:
-        """The product, for who may operate it. Raises PermissionDenied, Http404."""
+        """Return the product to users with the permission OPERATE. Raises PermissionDenied, Http404."""
         return self.get_product(request, product_id, OPERATE)
 
     def get_product(self, request: HttpRequest, product_id: UUID, permission: str) -> Product:
-        """The product, for who has the permission. Raises PermissionDenied, Http404."""
+        """Return the living product to users with `permission`. Raises PermissionDenied, Http404."""
         self.check_permission(request, request.user.has_perm(permission))
         return get_object_or_404(Product.objects.living(), pk=product_id)
 
@@ -246,12 +248,14 @@ class AdminKeyAdmin(ReadOnlyAdmin):
         return {"may_operate": request.user.has_perm(OPERATE_ADMIN_KEYS), "row": _row(found)}
 
     def issue(self, request: HttpRequest) -> HttpResponse:
-        """A form; when it is right, a new admin key, shown this once."""
+        """Show the form; if valid, issue an admin key and show the key once."""
         self.check_permission(request, request.user.has_perm(OPERATE_ADMIN_KEYS))
         form, back = NewAdminKey(request.POST if request.method == "POST" else None), reverse("admin:policy_adminkey_changelist")
         if form.is_valid():
             try:
-                key, plaintext = admin_keys.issue(form.cleaned_data["name"], by=who(request), expires_in_s=form.expires_in_s())
+                key, plaintext = admin_keys.issue(
+                    form.cleaned_data["name"], by=actor_of(request), expires_in_s=form.expires_in_s()
+                )
             except (AdminKeyExists, InvalidAdminKeyName) as error:
                 form.add_error("name", str(error).removeprefix("name: "))
             else:
@@ -259,7 +263,7 @@ class AdminKeyAdmin(ReadOnlyAdmin):
         return self.render(request, "admin/form.html", title="Issue admin key", form=form, label="Issue", back=back)
 
     def revoke(self, request: HttpRequest, key_id: UUID) -> HttpResponse:
-        """Ask, then end an admin key."""
+        """Show a confirmation page; on POST, revoke the admin key."""
         self.check_permission(request, request.user.has_perm(OPERATE_ADMIN_KEYS))
         key = get_object_or_404(AdminKey, pk=key_id)
         back = reverse("admin:policy_adminkey_change", args=[key.pk])
@@ -267,7 +271,7 @@ class AdminKeyAdmin(ReadOnlyAdmin):
             title = f"Revoke admin key {key.name}"
             return self.render(request, "admin/confirm.html", key, title=title, warning=WARNING, label="Revoke", back=back)
         try:
-            admin_keys.revoke(key.pk, by=who(request))
+            admin_keys.revoke(key.pk, by=actor_of(request))
             messages.success(request, f"The admin key {key.name} is revoked.")
         except AdminKeyNotFound as refusal:
             messages.error(request, str(refusal))
@@ -293,23 +297,23 @@ class AdminKeyAdmin(ReadOnlyAdmin):
 
 
 def page_of(product: Product) -> str:
-    """Address of the product's page."""
+    """Return the address of the product's page."""
     return reverse("admin:policy_product_change", args=[product.pk])
 
 
-def who(request: HttpRequest) -> actors.Actor:
-    """The actor of what the request's user does."""
+def actor_of(request: HttpRequest) -> actors.Actor:
+    """Return the audit actor for the user of the request."""
     return actors.staff(request.user.get_username())
 
 
 def _override(override: PolicyOverride) -> dict[str, Any]:
-    """A living override as the page shows it."""
+    """Return a living override as context of the product's page."""
     times = {"created": wording.moment(override.created_at), "expires": wording.moment(override.expires_at)}
     return {"it": override, "value": wording.value(override.value), **times}
 
 
 def _row(key: PlatformKey | AdminKey) -> dict[str, Any]:
-    """A key as the pages show it: never its hash."""
+    """Return a key as context of the admin's pages, which never show the hash."""
     return {
         "it": key,
         "created": wording.moment(key.created_at),

@@ -1,4 +1,4 @@
-"""The operator's named keys, beside ORCH_ADMIN_KEY: each can be revoked at once and without a restart."""
+"""The operator's named admin keys, in addition to ORCH_ADMIN_KEY: revoked at once, without a restart."""
 
 from uuid import UUID
 
@@ -16,14 +16,17 @@ MAX_NAME = 64
 
 
 def issue(name: str, *, by: Actor, expires_in_s: int | None = None) -> tuple[AdminKey, str]:
-    """Make an admin key; returns it with its plaintext, shown this once. Raises InvalidAdminKeyName, AdminKeyExists."""
+    """Create an admin key; return the key and its plaintext, which is stored nowhere.
+
+    Without `expires_in_s` the key is valid until revoked. Raises InvalidAdminKeyName, AdminKeyExists.
+    """
     if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
         raise InvalidAdminKeyName(f"name: must be 1 to {MAX_NAME} printable characters.")
     try:
         with transaction.atomic():
             key, plaintext = keys.make(AdminKey.objects.all(), crypto.ADMIN_PREFIX, expires_in_s, name=name)
             expiry = {} if key.expires_at is None else {"expires_at": iso(key.expires_at)}
-            audit_rows.record(Action.ADMIN_KEY_ISSUE, by=by, metadata={**_told(key), **expiry})
+            audit_rows.record(Action.ADMIN_KEY_ISSUE, by=by, metadata={**_named(key), **expiry})
     except IntegrityError as error:
         raise AdminKeyExists(f"An admin key with the name {name!r} exists; revoke it, or choose another name.") from error
     return key, plaintext
@@ -31,20 +34,20 @@ def issue(name: str, *, by: Actor, expires_in_s: int | None = None) -> tuple[Adm
 
 @transaction.atomic
 def revoke(key_id: UUID, *, by: Actor) -> AdminKey:
-    """End an admin key: the next request with it is refused, in every process. Raises AdminKeyNotFound."""
+    """Revoke an admin key: every process refuses the next request with the key. Raises AdminKeyNotFound."""
     key = AdminKey.objects.unrevoked().select_for_update().filter(pk=key_id).first()
     if key is None:
-        raise AdminKeyNotFound("No such admin key, or it is revoked already.")
+        raise AdminKeyNotFound("No admin key has this id, or the key is revoked already.")
     AdminKey.objects.filter(pk=key_id).update(revoked_at=Now())
-    audit_rows.record(Action.ADMIN_KEY_REVOKE, by=by, metadata=_told(key))
+    audit_rows.record(Action.ADMIN_KEY_REVOKE, by=by, metadata=_named(key))
     key.refresh_from_db(fields=["revoked_at"])
     return key
 
 
 def authenticate(plaintext: str) -> AdminKey | None:
-    """The living admin key with this plaintext, or None. Marks its last use, at most once a minute."""
+    """Return the living admin key with the plaintext, or None. Updates `last_used_at` at most once a minute."""
     return keys.find(AdminKey.objects.all(), plaintext)
 
 
-def _told(key: AdminKey) -> dict[str, str]:
+def _named(key: AdminKey) -> dict[str, str]:
     return {"key_id": str(key.pk), "prefix": key.prefix, "name": key.name}

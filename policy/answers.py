@@ -1,4 +1,4 @@
-"""The bodies that endpoints answer with: each is a TypedDict beside the function that renders it."""
+"""The JSON bodies of answers: TypedDicts, with the functions to render them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -22,14 +22,14 @@ _FORMS: dict[Any, Json] = {
 }
 POLICY: Json = {
     "type": "object",
-    "description": "What a product may do; a rule that is left out is no limit of its own.",
+    "description": "The rules of a product. A rule that is left out sets no limit of its own.",
     "properties": {name: {**_FORMS[rule.takes], "description": rule.meaning} for name, rule in rules.RULES.items()},
     "additionalProperties": False,
 }
 VALUE: Json = {"oneOf": [{"type": "number"}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 
 Policy = Annotated[Mapping[str, Any], refer("Policy")]
-PlatformKeyText = Annotated[NonEmpty, Field(pattern="^pk-sept-", description="In this answer and nowhere else.")]
+PlatformKeyText = Annotated[NonEmpty, Field(pattern="^pk-sept-", description="The key in plaintext; it cannot be read again.")]
 
 
 # -- products ----------------------------------------------------------------------------------------------------------
@@ -55,25 +55,25 @@ class PolicySeen(TypedDict):
 
 
 def render_policy(product: Product) -> PolicySeen:
-    """The policy as it is stored."""
+    """The stored policy, without the product's overrides."""
     return {"policy": product.policy}
 
 
 class Override(TypedDict):
-    """Another value of one rule of the product's policy, for a time."""
+    """A temporary value for a rule of the product's policy."""
 
     override_id: Uuid
     rule: Annotated[str, choice(rules.RULES)]
     value: Annotated[Any, WithJsonSchema(VALUE)]
     reason: NonEmpty
-    granted_by: Annotated[NonEmpty, Field(description="Actor, as in the audit log.")]
+    granted_by: Annotated[NonEmpty, Field(description="The actor who granted the override, as in the audit log.")]
     created_at: Time
     expires_at: Time
-    ended_at: Annotated[Time | None, Field(description="Null until its end has a row, within a minute after it.")]
+    ended_at: Annotated[Time | None, Field(description="Null until the end is in the audit log, within a minute.")]
 
 
 def render_override(override: models.PolicyOverride) -> Override:
-    """An override, whether it lives or not."""
+    """An override, living or ended."""
     return {
         "override_id": str(override.pk),
         "rule": override.rule,
@@ -87,18 +87,18 @@ def render_override(override: models.PolicyOverride) -> Override:
 
 
 class Overrides(TypedDict):
-    """Every override that the product had, newest first."""
+    """All overrides of the product, including ended overrides, newest first."""
 
     overrides: list[Override]
 
 
 def render_overrides(overrides: Iterable[models.PolicyOverride]) -> Overrides:
-    """The overrides, in their order."""
+    """The overrides, in the given order."""
     return {"overrides": [render_override(override) for override in overrides]}
 
 
 class EngineEnv(TypedDict):
-    """Names of the variables; their values are in no answer."""
+    """The names of the variables; no answer contains their values."""
 
     version: Count
     names: list[NonEmpty]
@@ -106,7 +106,7 @@ class EngineEnv(TypedDict):
 
 
 def render_env(newest: models.EngineEnv | None) -> EngineEnv:
-    """An engine environment without its values; version 0 before the first."""
+    """The newest engine environment without its values; version 0 if the product has none."""
     if newest is None:
         return {"version": 0, "names": [], "updated_at": None}
     return {"version": newest.version, "names": newest.names, "updated_at": iso(newest.created_at)}
@@ -118,7 +118,7 @@ def render_env(newest: models.EngineEnv | None) -> EngineEnv:
 class _Times(TypedDict):
     created_at: Time
     expires_at: Time | None
-    last_used_at: Annotated[Time | None, Field(description="To within a minute.")]
+    last_used_at: Annotated[Time | None, Field(description="Accurate to a minute.")]
     revoked_at: Time | None
 
 
@@ -140,18 +140,18 @@ class PlatformKey(_Times):
 
 
 def render_key(key: models.PlatformKey) -> PlatformKey:
-    """A platform key as lists show it: nothing in it opens anything."""
+    """A platform key for lists: without its plaintext."""
     return {"key_id": str(key.pk), "prefix": key.prefix, "scopes": key.scopes, **_times(key)}
 
 
 class PlatformKeys(TypedDict):
-    """Every platform key that the product had, newest first."""
+    """All platform keys of the product, including revoked and expired keys, newest first."""
 
     platform_keys: list[PlatformKey]
 
 
 def render_keys(keys: Iterable[models.PlatformKey]) -> PlatformKeys:
-    """The keys, in their order."""
+    """The keys, in the given order."""
     return {"platform_keys": [render_key(key) for key in keys]}
 
 
@@ -162,12 +162,12 @@ class IssuedPlatformKey(PlatformKey):
 
 
 def render_issued_key(key: models.PlatformKey, plaintext: str) -> IssuedPlatformKey:
-    """A new key, with its plaintext this once."""
+    """A new key with its plaintext, for the answer to its issue only."""
     return {**render_key(key), "platform_api_key": plaintext}
 
 
 class Replaced(TypedDict):
-    """A platform key in whose place another was issued."""
+    """A platform key replaced by a new platform key."""
 
     key_id: Uuid
     prefix: NonEmpty
@@ -175,16 +175,16 @@ class Replaced(TypedDict):
 
 
 class RotatedPlatformKey(IssuedPlatformKey):
-    """The new platform key, and those that end for it."""
+    """The new platform key, and the platform keys replaced by the new key."""
 
     replaced: list[Replaced]
 
 
 def render_rotated_key(key: models.PlatformKey, plaintext: str, replaced: Iterable[models.PlatformKey]) -> RotatedPlatformKey:
-    """The new key, with its plaintext this once, and the keys that it replaces."""
+    """The new key with its plaintext, and the replaced keys, for the answer to the rotation only."""
     ends: list[Replaced] = []
     for old in replaced:
-        assert old.expires_at is not None  # the rotation has set it
+        assert old.expires_at is not None  # set by the rotation
         ends.append({"key_id": str(old.pk), "prefix": old.prefix, "expires_at": iso(old.expires_at)})
     return {**render_issued_key(key, plaintext), "replaced": ends}
 
@@ -198,27 +198,27 @@ class AdminKey(_Times):
 
 
 def render_admin_key(key: models.AdminKey) -> AdminKey:
-    """An admin key as lists show it."""
+    """An admin key for lists: without its plaintext."""
     return {"key_id": str(key.pk), "name": key.name, "prefix": key.prefix, **_times(key)}
 
 
 class AdminKeys(TypedDict):
-    """Every named admin key that there was, newest first."""
+    """All named admin keys, including revoked and expired keys, newest first."""
 
     admin_keys: list[AdminKey]
 
 
 def render_admin_keys(keys: Iterable[models.AdminKey]) -> AdminKeys:
-    """The keys, in their order."""
+    """The keys, in the given order."""
     return {"admin_keys": [render_admin_key(key) for key in keys]}
 
 
 class IssuedAdminKey(AdminKey):
     """An admin key with its plaintext."""
 
-    admin_api_key: Annotated[NonEmpty, Field(description="In this answer and nowhere else.")]
+    admin_api_key: Annotated[NonEmpty, Field(description="The key in plaintext; it cannot be read again.")]
 
 
 def render_issued_admin_key(key: models.AdminKey, plaintext: str) -> IssuedAdminKey:
-    """A new key, with its plaintext this once."""
+    """A new key with its plaintext, for the answer to its issue only."""
     return {**render_admin_key(key), "admin_api_key": plaintext}

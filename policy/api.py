@@ -63,7 +63,7 @@ class Nothing(Body):
 
 
 def operator_view(*methods: str) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-    """An endpoint for whoever holds an admin key; what changes something is done once per `Idempotency-Key`."""
+    """Make a view an endpoint for holders of an admin key; a change is made once per `Idempotency-Key`."""
 
     def make(view: Callable[..., Response]) -> Callable[..., Response]:
         @wraps(view)
@@ -76,7 +76,7 @@ def operator_view(*methods: str) -> Callable[[Callable[..., Response]], Callable
 
 
 def _once(request: Request, effect: Callable[[], Response]) -> Response:
-    """The effect's answer, or the same again: kept encrypted, since a key may be in it."""
+    """The answer of `effect`, called once per `Idempotency-Key`; kept encrypted, since the answer may contain a key."""
     key = cast(AdminKey | None, request.user)
     return idempotency.once(
         request,
@@ -89,12 +89,12 @@ def _once(request: Request, effect: Callable[[], Response]) -> Response:
 
 
 def _replay(kept: Kept) -> Response:
-    """Raises PlatformKeyNotFound, AdminKeyNotFound rather than give out a key that is dead by now."""
+    """The kept answer. Raises PlatformKeyNotFound or AdminKeyNotFound if the key in the answer is revoked or expired."""
     answer = kept.answer or {}
     if "platform_api_key" in answer and products.authenticate(answer["platform_api_key"]) is None:
-        raise PlatformKeyNotFound("The platform key in this answer has been revoked or has expired since; issue another one.")
+        raise PlatformKeyNotFound("The platform key in the first answer has been revoked or has expired; issue a new key.")
     if "admin_api_key" in answer and admin_keys.authenticate(answer["admin_api_key"]) is None:
-        raise AdminKeyNotFound("The admin key in this answer has been revoked or has expired since; issue another one.")
+        raise AdminKeyNotFound("The admin key in the first answer has been revoked or has expired; issue a new key.")
     return Response(answer)
 
 
@@ -103,7 +103,7 @@ def _replay(kept: Kept) -> Response:
 
 @operator_view("POST")
 def register(request: Request) -> Response:
-    """POST /products/register: a new product, with its first platform key in plaintext, this once."""
+    """POST /products/register: a new product, with the plaintext of its first platform key."""
     body = read(request, Registration)
     product, key = products.register(body["slug"], body["display_name"], body["policy"], by=actors.ADMIN)
     return Response(answers.render_registered(product, key))
@@ -111,14 +111,14 @@ def register(request: Request) -> Response:
 
 @operator_view("PUT")
 def policy(request: Request, product_id: UUID) -> Response:
-    """PUT /products/{product_id}/policy: replaces the policy whole."""
+    """PUT /products/{product_id}/policy: replace the whole policy."""
     product = products.update_policy(product_id, read(request, PolicyUpdate)["policy"], by=actors.ADMIN)
     return Response(answers.render_policy(product))
 
 
 @operator_view("GET", "POST")
 def all_overrides(request: Request, product_id: UUID) -> Response:
-    """GET and POST /products/{product_id}/overrides: what its rules had as another value, newest first; one more."""
+    """GET and POST /products/{product_id}/overrides: list all overrides, newest first; grant an override."""
     if request.method == "GET":
         return Response(answers.render_overrides(overrides.of(products.get(product_id))))
     return Response(answers.render_override(overrides.grant(product_id, by=actors.ADMIN, **read(request, NewOverride))))
@@ -126,14 +126,14 @@ def all_overrides(request: Request, product_id: UUID) -> Response:
 
 @operator_view("DELETE")
 def override(request: Request, product_id: UUID, override_id: UUID) -> Response:
-    """DELETE /products/{product_id}/overrides/{override_id}: the rule has its own value again from the next request on."""
+    """DELETE /products/{product_id}/overrides/{override_id}: end the override; the policy decides from the next request on."""
     read(request, Nothing)
     return Response(answers.render_override(overrides.end(product_id, override_id, by=actors.ADMIN)))
 
 
 @operator_view("GET", "PUT")
 def engine_env(request: Request, product_id: UUID) -> Response:
-    """GET and PUT /products/{product_id}/engine-env: names of the variables of its engines; all of them, replaced."""
+    """GET and PUT /products/{product_id}/engine-env: list the names of the engines' variables; replace all variables."""
     if request.method == "GET":
         return Response(answers.render_env(environments.find(products.get(product_id).pk)))
     return Response(answers.render_env(environments.replace(product_id, read(request, EnvUpdate)["env"], by=actors.ADMIN)))
@@ -144,7 +144,7 @@ def engine_env(request: Request, product_id: UUID) -> Response:
 
 @operator_view("GET", "POST")
 def platform_keys(request: Request, product_id: UUID) -> Response:
-    """GET and POST /products/{product_id}/platform-keys: its keys, newest first; one more, in plaintext this once."""
+    """GET and POST /products/{product_id}/platform-keys: list the keys, newest first; issue a key, with its plaintext."""
     product = products.get(product_id)
     if request.method == "GET":
         return Response(answers.render_keys(product.keys.all()))
@@ -154,14 +154,14 @@ def platform_keys(request: Request, product_id: UUID) -> Response:
 
 @operator_view("POST")
 def rotate_platform_key(request: Request, product_id: UUID) -> Response:
-    """POST /products/{product_id}/rotate-platform-key: a new key, in plaintext this once, in place of those that live."""
+    """POST /products/{product_id}/rotate-platform-key: issue a key, with its plaintext, to replace living keys."""
     key, plaintext, replaced = products.rotate_key(product_id, by=actors.ADMIN, **read(request, Rotation))
     return Response(answers.render_rotated_key(key, plaintext, replaced))
 
 
 @operator_view("DELETE")
 def platform_key(request: Request, product_id: UUID, key_id: UUID) -> Response:
-    """DELETE /products/{product_id}/platform-keys/{key_id}: it is refused from the next request on."""
+    """DELETE /products/{product_id}/platform-keys/{key_id}: revoke the key, from the next request on."""
     read(request, Nothing)
     return Response(answers.render_key(products.revoke_key(products.find_key(product_id, key_id).pk, by=actors.ADMIN)))
 
@@ -171,7 +171,7 @@ def platform_key(request: Request, product_id: UUID, key_id: UUID) -> Response:
 
 @operator_view("GET", "POST")
 def all_admin_keys(request: Request) -> Response:
-    """GET and POST /admin-keys: the named admin keys, newest first; one more, in plaintext this once."""
+    """GET and POST /admin-keys: list the named admin keys, newest first; issue a key, with its plaintext."""
     if request.method == "GET":
         return Response(answers.render_admin_keys(AdminKey.objects.all()))
     body = read(request, NewAdminKey)
@@ -181,6 +181,6 @@ def all_admin_keys(request: Request) -> Response:
 
 @operator_view("DELETE")
 def admin_key(request: Request, key_id: UUID) -> Response:
-    """DELETE /admin-keys/{key_id}: it is refused from the next request on."""
+    """DELETE /admin-keys/{key_id}: revoke the key, from the next request on."""
     read(request, Nothing)
     return Response(answers.render_admin_key(admin_keys.revoke(key_id, by=actors.ADMIN)))

@@ -1,4 +1,4 @@
-"""Audit rows of this floor. A call with a named admin key has the actor `admin` like any other; its row says which key it was."""
+"""Audit rows of the policy app. All calls with an admin key have the actor `admin`; the metadata names the key used."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,12 @@ ADMIN_KEY = "admin_key"
 
 
 def record(action: Action, product: Product | None = None, *, by: Actor, metadata: Mapping[str, Any]) -> None:
-    """Write one row about the product, or about none."""
+    """Write one audit row, with the product as its subject if given."""
     subject = trail.Subject(product_id=product.pk, product_slug=product.slug) if product else trail.NOTHING
     trail.record(action, subject, by=by, metadata=signed(metadata, by=by))
 
 
 def signed(metadata: Mapping[str, Any], *, by: Actor) -> Mapping[str, Any]:
-    """The metadata with the name of the admin key that the request came with, where the key has a name."""
+    """Return the metadata plus the name of the request's admin key, if the actor is `admin` and the key has a name."""
     name = context.credential.get() if by == ADMIN else None
     return {**metadata, ADMIN_KEY: name} if name else metadata

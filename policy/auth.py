@@ -1,7 +1,7 @@
-"""Who is calling: a product by its platform key, or the operator by an admin key; and what the key may be used for.
+"""Authentication of products by platform key and of the operator by admin key, and the scopes required of platform keys.
 
-A platform key needs the scope `read` for what only reads and `lifecycle` for all else, unless the endpoint names another
-permission of this module.
+By default, a platform key needs the scope `read` for requests that only read, and `lifecycle` for all others. Some endpoints
+name a different permission class of this module.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -17,7 +17,7 @@ from policy import admin_keys, crypto, products
 from policy.models import AdminKey, PlatformKey, Product, Scope
 
 if TYPE_CHECKING:
-    from rest_framework.views import APIView  # at run time it imports this module, which settings name
+    from rest_framework.views import APIView  # at run time rest_framework.views imports this module, named in the settings
 
 
 class InvalidPlatformKey(AuthenticationFailed):
@@ -31,7 +31,7 @@ class InvalidAdminKey(AuthenticationFailed):
 
 
 class InsufficientScope(PermissionDenied):
-    """The platform key lives, but was not issued for this."""
+    """The platform key is living, but lacks the scope required by the endpoint."""
 
     default_code = "INSUFFICIENT_SCOPE"
 
@@ -41,7 +41,7 @@ class InsufficientScope(PermissionDenied):
 
 
 class PlatformKeyAuthentication(BaseAuthentication):
-    """`request.auth` is the Product whose key came in `X-Platform-Key`, `request.user` the PlatformKey."""
+    """Authenticate by `X-Platform-Key`: `request.user` becomes the PlatformKey, `request.auth` its Product."""
 
     def authenticate(self, request: Request) -> tuple[PlatformKey, Product]:
         key = products.authenticate(request.headers.get("X-Platform-Key", ""))
@@ -54,24 +54,27 @@ class PlatformKeyAuthentication(BaseAuthentication):
 
 
 def recognise(plaintext: str, scope: Scope) -> Product | None:
-    """The product whose living key with that scope this is; None for anything else, to refuse as the classes here do."""
+    """Return the product of a living key with the scope; None for all other keys, and the caller must refuse the request."""
     key = products.authenticate(plaintext)
     return None if key is None or scope not in key.scopes else key.product
 
 
 class AdminKeyAuthentication(BaseAuthentication):
-    """`request.auth` is "admin" when ORCH_ADMIN_KEY or a living AdminKey came in `X-Admin-Key`; `request.user` is the latter."""
+    """Authenticate by `X-Admin-Key`, which must be ORCH_ADMIN_KEY or a living AdminKey.
+
+    `request.auth` becomes "admin". `request.user` becomes the AdminKey, or None for ORCH_ADMIN_KEY.
+    """
 
     def authenticate(self, request: Request) -> tuple[AdminKey | None, str]:
         given = request.headers.get("X-Admin-Key", "")
         if not given:
             raise InvalidAdminKey
         key = None
-        if not crypto.matches(given, settings.ENV.admin_key):  # that one needs no database
+        if not crypto.matches(given, settings.ENV.admin_key):  # checked first: ORCH_ADMIN_KEY needs no database
             key = admin_keys.authenticate(given)
             if key is None:
                 raise InvalidAdminKey
-        context.credential.set(None if key is None else key.name)  # names the key in audit rows and log lines
+        context.credential.set(None if key is None else key.name)  # audit rows and log lines name the key
         return key, "admin"
 
     def authenticate_header(self, request: Request) -> str:
@@ -79,7 +82,7 @@ class AdminKeyAuthentication(BaseAuthentication):
 
 
 class AnyKeyAuthentication(BaseAuthentication):
-    """The operator's with an `X-Admin-Key`, else the product's."""
+    """Authenticate the operator if the request has an `X-Admin-Key`, and a product otherwise."""
 
     def authenticate(self, request: Request) -> tuple[PlatformKey | AdminKey | None, Product | str]:
         return _asked_with(request).authenticate(request)
@@ -93,13 +96,13 @@ def _asked_with(request: Request) -> AdminKeyAuthentication | PlatformKeyAuthent
 
 
 class IsProduct(BasePermission):
-    """The caller is a product (its authentication has failed otherwise) with a key that has one of the scopes it takes."""
+    """Permit products whose key has one of the scopes in `to_read` (GET, HEAD, OPTIONS) or `to_write` (other methods)."""
 
     to_read: frozenset[Scope] = frozenset({Scope.READ})
     to_write: frozenset[Scope] = frozenset({Scope.LIFECYCLE})
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        """Raises InsufficientScope."""
+        """Return False for callers other than products. Raises InsufficientScope for a key without a required scope."""
         if not isinstance(request.auth, Product):
             return False
         needed = self.to_read if request.method in SAFE_METHODS else self.to_write
@@ -109,25 +112,25 @@ class IsProduct(BasePermission):
 
 
 class MayAdmit(IsProduct):
-    """For `admit`, with whatever its flags lead to."""
+    """For `admit`, including the provision or wake started by its flags."""
 
     to_write = frozenset({Scope.ADMIT})
 
 
 class MayHoldEngineKey(IsProduct):
-    """For an engine whose key is in the answer: reading that is more than `read`."""
+    """For answers containing an engine's key: the scope `read` is not enough for an engine's key."""
 
     to_read = frozenset({Scope.ADMIT, Scope.LIFECYCLE})
 
 
 class HasAnyScope(IsProduct):
-    """For what became of a request, whichever scope that needed."""
+    """For the outcome of an earlier request, whichever scope the request needed."""
 
     to_read = frozenset(Scope)
 
 
 class MayExplain(IsProduct):
-    """For what changes nothing and says less than any scope shows; and for the operator."""
+    """For `explain`: any scope is enough, because the call changes nothing and reveals little. The operator is permitted, too."""
 
     to_write = frozenset(Scope)
 
@@ -136,7 +139,7 @@ class MayExplain(IsProduct):
 
 
 class IsAdmin(BasePermission):
-    """The caller holds an admin key."""
+    """Permit the operator, authenticated by an admin key."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         return request.auth == "admin"

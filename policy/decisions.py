@@ -1,7 +1,7 @@
-"""Decisions: what each rule says of something that is asked for. The real calls and `POST /policy/explain` both ask here.
+"""The decisions of the policy's rules on a call, for the real calls and for `POST /policy/explain`.
 
-Nothing in here reads anything: the caller gathers the facts, a real call under the product's lock. `None` as a count means that
-it does not matter. A real call raises the first refusal (`check`), explain shows all decisions.
+The functions here read no data: the caller passes all facts. Real calls gather the facts under the product's lock. `None` as a
+count means "not counted". Real calls raise the first refusal (`check`); explain shows all decisions.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from policy.sliding_window import Window
 
 @dataclass(frozen=True)
 class Decision:
-    """What one rule says: `value` measured against `limit`, and how many more would fit; None where there is no such thing."""
+    """The decision of one rule: `value` compared with `limit`, and in `headroom` how many more fit; None if not applicable."""
 
     rule: str
     limit: int | str | None
@@ -29,42 +29,49 @@ class Decision:
 
 
 def check(decided: Iterable[Decision]) -> None:
-    """Raise the first refusal among them."""
+    """Raise the refusal of the first decision with a refusal; return without one."""
     for decision in decided:
         if decision.refusal is not None:
             raise decision.refusal
 
 
-# -- what is asked for -------------------------------------------------------------------------------------------------
+# -- decisions per kind of call ----------------------------------------------------------------------------------------
 
 
 def on_admit(policy: Policy, suspension: str, window: Window | None) -> list[Decision]:
-    """Of an admit, whatever it may lead to. `window`: of the rate limit, before this admit; None while that cannot be counted."""
+    """Decide on an admit itself, without a provision or wake by its flags.
+
+    `suspension` is the reason of the product's suspension, or empty. `window` is the rate limit's window before the admit, or
+    None without a count of admits.
+    """
     return [suspended(suspension), rate_limit(policy, window)]
 
 
 def on_provision(policy: Policy, suspension: str, image: str, default: str, engines: int | None) -> list[Decision]:
-    """Of a new engine with this image. `engines`: those that there are; None for a user who has one already."""
+    """Decide on a new engine running `image`.
+
+    `engines` is the number of the product's engines; None skips the quota, for a user whose engine exists already.
+    """
     decided = [suspended(suspension), images(policy, image, default)]
     return decided if engines is None else [*decided, max_engines(policy, engines)]
 
 
 def on_serve(suspension: str) -> list[Decision]:
-    """Of a start, or anything else that makes an engine serve that does not."""
+    """Decide on a start, a wake, or a restart of a failed engine."""
     return [suspended(suspension)]
 
 
-# -- what a rule says --------------------------------------------------------------------------------------------------
+# -- decisions per rule ------------------------------------------------------------------------------------------------
 
 
 def suspended(reason: str) -> Decision:
-    """`reason` is that of the product's suspension, empty while it has none."""
+    """Refuse if the product is suspended; `reason` is the reason of the suspension, empty without a suspension."""
     refusal = ProductSuspended("suspended", "active", "suspended", reason) if reason else None
     return Decision("suspended", "active", "suspended" if reason else "active", refusal=refusal)
 
 
 def rate_limit(policy: Policy, window: Window | None) -> Decision:
-    """One more admit, after those that the window counts."""
+    """Refuse if the window has no room for one more admit."""
     if window is None:
         return Decision("rate_limit_rpm", policy.get("rate_limit_rpm"), None)
     refusal = None if window.remaining else RateLimited.by(window)
@@ -72,7 +79,10 @@ def rate_limit(policy: Policy, window: Window | None) -> Decision:
 
 
 def images(policy: Policy, image: str, default: str) -> Decision:
-    """The image of a new engine. `default` is the only one allowed where the policy names none, and the pinned one always is."""
+    """Refuse images not allowed for a new engine.
+
+    Without the rule `images`, only `default` is allowed. The policy's `engine_image` is always allowed.
+    """
     allowed = policy.get("images") or [default]
     limit = ", ".join(allowed)[:255]
     is_allowed = image == policy.get("engine_image") or any(rules.names(pattern, image) for pattern in allowed)
@@ -80,7 +90,7 @@ def images(policy: Policy, image: str, default: str) -> Decision:
 
 
 def max_engines(policy: Policy, engines: int) -> Decision:
-    """One more engine than `engines`."""
+    """Refuse one more engine if `engines` has reached the quota."""
     limit = policy.get("max_engines")
     if limit is None:
         return Decision("max_engines", None, engines)

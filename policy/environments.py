@@ -1,7 +1,8 @@
-"""The variables that a product's engines get, beside those of the deployment: encrypted, written whole, never shown.
+"""The variables of a product's engines, in addition to the deployment's variables: encrypted, replaced as a whole, never shown.
 
-Every change makes a new version. An instance is made with the version that was the newest when it was asked for, whenever and
-however often a worker makes it; `engines` remembers which, and removes versions that nobody needs any more.
+Every change creates a new version. An operation that creates an instance records the newest version at the time of the request,
+and all attempts of the operation use the recorded version. The app `engines` stores the number of the version, and removes
+versions no longer needed.
 """
 
 import json
@@ -22,20 +23,20 @@ NAME_PATTERN = r"[A-Z_][A-Z0-9_]{0,63}"
 MAX_NAMES = 100
 MAX_VALUE = 32 * 1024  # bytes
 RESERVED = frozenset(
-    {"ENGINE_KEY_HASH", "PORT", "BIND", "SQLITE_DB_PATH", "CATALOG_DIR"}  # what we tell the engine
-    | {"PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"}  # what decides which code runs
+    {"ENGINE_KEY_HASH", "PORT", "BIND", "SQLITE_DB_PATH", "CATALOG_DIR"}  # set by the fleet itself
+    | {"PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"}  # decide which code runs
 )
 
 
 def check(env: object) -> dict[str, str]:
-    """The variables as they are stored. Raises InvalidEngineEnv."""
+    """Return the variables in their stored form: names mapped to values. Raises InvalidEngineEnv."""
     if not isinstance(env, Mapping):
         raise InvalidEngineEnv("env: must be a JSON object of names and values, {} for none.")
     if len(env) > MAX_NAMES:
         raise InvalidEngineEnv(f"env: at most {MAX_NAMES} names, not {len(env)}.")
     for name, value in env.items():
         if not re.fullmatch(NAME_PATTERN, name):
-            raise InvalidEngineEnv(f"env: {name[:64]!r} is no name; it must match {NAME_PATTERN}.")
+            raise InvalidEngineEnv(f"env: {name[:64]!r} is not a valid name; names must match {NAME_PATTERN}.")
         if name in RESERVED:
             raise InvalidEngineEnv(f"env.{name}: is reserved, as are {', '.join(sorted(RESERVED - {name}))}.")
         if not isinstance(value, str) or "\0" in value or len(value.encode()) > MAX_VALUE:
@@ -45,9 +46,9 @@ def check(env: object) -> dict[str, str]:
 
 @transaction.atomic
 def replace(product_id: UUID, env: object, *, by: Actor) -> EngineEnv | None:
-    """Make `env` the newest version and return it; one that says nothing new is left at that, without a row.
+    """Store `env` as the newest version and return the version. An unchanged `env` adds no version and no audit row.
 
-    None: the product has no variables and never had. Raises ProductNotFound, InvalidEngineEnv.
+    Returns None for an empty `env` of a product without any version. Raises ProductNotFound, InvalidEngineEnv.
     """
     checked = check(env)
     product = products.lock(product_id)
@@ -64,30 +65,30 @@ def replace(product_id: UUID, env: object, *, by: Actor) -> EngineEnv | None:
 
 
 def find(product_id: UUID) -> EngineEnv | None:
-    """The newest version; None when there never was one."""
+    """Return the product's newest version, or None for a product without any version."""
     return EngineEnv.objects.filter(product_id=product_id).first()
 
 
 def newest_version(product_id: UUID) -> int:
-    """Its number, 0 when there never was one."""
+    """Return the number of the product's newest version, or 0 for a product without any version."""
     return EngineEnv.objects.filter(product_id=product_id).values_list("version", flat=True).first() or 0
 
 
 def read(product_id: UUID, version: int) -> dict[str, str]:
-    """The variables of that version; none for version 0. Raises EngineEnvUnreadable."""
+    """Return the variables of a version; version 0 has no variables. Raises EngineEnvUnreadable."""
     if version == 0:
         return {}
     found = EngineEnv.objects.filter(product_id=product_id, version=version).first()
     values = _values(found) if found else None
     if values is None:
         raise EngineEnvUnreadable(
-            f"Version {version} of the product's engine environment cannot be read; replace it by a new one."
+            f"Version {version} of the product's engine environment cannot be read; replace the environment."
         )
     return values
 
 
 def _values(found: EngineEnv | None) -> dict[str, str] | None:
-    """None when no master key opens it; nothing at all is no variable."""
+    """Return the variables of a version: none at all without a version, None when no master key decrypts the version."""
     if found is None:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Refusals of this floor. `fleet.errors` maps each to a status and a code; the message is a sentence for the caller."""
+"""Refusals of the policy app. `fleet.errors` maps them to HTTP statuses and codes; the message is a sentence for the caller."""
 
 import random
 from dataclasses import dataclass
@@ -8,77 +8,77 @@ from policy.sliding_window import Window
 
 
 class PolicyError(Exception):
-    """Base of this floor's refusals."""
+    """Base class of all refusals of the policy app."""
 
 
 class InvalidPolicy(PolicyError):
-    """A policy with an unknown key, or a value of the wrong type; the message names the key."""
+    """A policy has an unknown key, or a value of the wrong type; the message names the key."""
 
 
 class InvalidProduct(PolicyError):
-    """A slug or display name that cannot be; the message names the field and its rule."""
+    """A slug or display name breaks its rule; the message names the field and the rule."""
 
 
 class ProductSlugExists(PolicyError):
-    """Another product has the slug."""
+    """The slug is taken, by a living or a deleted product."""
 
 
 class ProductNotFound(PolicyError):
-    """No product has the id."""
+    """No living product has the id."""
 
 
 class PlatformKeyNotFound(PolicyError):
-    """The product has no such key, or it is revoked already."""
+    """The product has no platform key with the id, or the key is revoked already."""
 
 
 class OverrideNotFound(PolicyError):
-    """The product has no override with this id, or it has ended already."""
+    """The product has no override with the id, or the override has ended already."""
 
 
 class InvalidAdminKeyName(PolicyError):
-    """A name that an admin key cannot have."""
+    """The name of a new admin key breaks its rule; the message states the rule."""
 
 
 class AdminKeyExists(PolicyError):
-    """Another admin key that is not revoked has the name."""
+    """An unrevoked admin key has the name already."""
 
 
 class AdminKeyNotFound(PolicyError):
-    """There is no such admin key, or it is revoked already."""
+    """No admin key has the id, or the key is revoked already."""
 
 
 class InvalidEngineEnv(PolicyError):
-    """Variables that engines cannot get; the message names the one, and never its value."""
+    """An engine environment breaks a rule; the message names the variable, and never its value."""
 
 
 class EngineEnvUnreadable(PolicyError):
-    """A version of a product's engine environment that is gone, or that no master key opens."""
+    """A version of a product's engine environment is removed, or no master key decrypts the version."""
 
 
 class InvalidIdempotencyKey(PolicyError):
-    """An `Idempotency-Key` that cannot be."""
+    """An `Idempotency-Key` is empty, too long, or not printable ASCII."""
 
 
 class IdempotencyMismatch(PolicyError):
-    """An `Idempotency-Key` that was used for another request."""
+    """An `Idempotency-Key` was used before, with a different request body."""
 
 
 @dataclass
 class Denied(PolicyError):
-    """A rule of the product's policy refuses: `value` would pass, or has passed, `limit`."""
+    """A rule of the product's policy refuses the call: `value` would exceed, or has exceeded, `limit`."""
 
     rule: str
     limit: int | str
     value: int | str
 
     def metadata(self) -> dict[str, str | int]:
-        """The refusal as an audit row keeps it."""
+        """Return the refusal as metadata of an audit row."""
         return {"rule": self.rule, "limit": self.limit, "value": self.value}
 
 
 @dataclass
 class QuotaExceeded(Denied):
-    """The product has as many engines as its policy allows."""
+    """The product already has all the engines allowed by its policy."""
 
     def __str__(self) -> str:
         return f"Product at {self.rule} limit ({self.limit})."
@@ -86,7 +86,7 @@ class QuotaExceeded(Denied):
 
 @dataclass
 class ImageDenied(Denied):
-    """The product may not run this image."""
+    """The policy of the product does not allow the image."""
 
     def __str__(self) -> str:
         return f"The product may not run {self.value}. Allowed: {self.limit}."
@@ -94,7 +94,7 @@ class ImageDenied(Denied):
 
 @dataclass
 class ProductSuspended(Denied):
-    """The product is suspended: none of its users is admitted, and none of its engines made to run."""
+    """The product is suspended: its users are not admitted, its engines neither created nor started."""
 
     reason: str = ""
 
@@ -104,14 +104,14 @@ class ProductSuspended(Denied):
 
 @dataclass
 class RateLimited(Denied):
-    """The product used up its admits of this minute."""
+    """The product has used up the admits of its rate limit."""
 
     retry_after_s: int = 1
     window: Window | None = None
 
     @classmethod
     def by(cls, window: Window) -> Self:
-        """The refusal by a window that is full. Callers are told to come back at different times."""
+        """Return the refusal of a full window. `retry_after_s` has random extra time, to spread the retries of many callers."""
         jitter_s = random.uniform(0, max(1, window.reset_s / 10))  # noqa: S311 (not for secrets)
         return cls("rate_limit_rpm", window.limit, window.limit, retry_after_s=window.reset_s + round(jitter_s), window=window)
 

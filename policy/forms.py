@@ -1,4 +1,4 @@
-"""Forms of a product (a field per rule of the policy, its keys, its engines' environment) and of admin keys."""
+"""The admin's forms for products (policy, keys, engine environment) and for admin keys."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ from policy.rules import RULES, Rule, is_image, is_image_list
 
 
 class RuleField(forms.CharField):
-    """The value of a rule as JSON writes it; a list of names may be typed as lines or with commas."""
+    """A form field for the value of a rule. Image lists are typed one per line or separated by commas."""
 
     def __init__(self, name: str, rule: Rule) -> None:
         self.rule = rule
         widget = UnfoldAdminTextareaWidget(attrs={"rows": 3}) if rule.takes == is_image_list else UnfoldAdminTextInputWidget()
-        super().__init__(required=False, label=name, help_text=f"{rule.meaning} Leave empty for none.", widget=widget)
+        super().__init__(required=False, label=name, help_text=f"{rule.meaning} Leave empty for no rule.", widget=widget)
 
     def prepare_value(self, value: Any) -> Any:
         return "\n".join(value) if isinstance(value, list) else value
@@ -58,7 +58,7 @@ def _number(text: str) -> float | str:
 
 
 class PolicyForm(forms.Form):
-    """One field per rule; an empty field is no rule."""
+    """A form with one field per rule; an empty field leaves the rule out of the policy."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,43 +66,43 @@ class PolicyForm(forms.Form):
             self.fields[name] = RuleField(name, rule)
 
     def policy(self) -> dict[str, Any]:
-        """The policy that the fields say; only of a valid form."""
+        """Return the policy of the filled-in fields; only for a valid form."""
         return {name: self.cleaned_data[name] for name in RULES if self.cleaned_data[name] is not None}
 
 
 class Registration(PolicyForm):
-    """A new product."""
+    """The form for registering a product."""
 
     slug = forms.CharField(
         max_length=63,
         validators=[RegexValidator(rf"\A{SLUG_PATTERN}\Z", "2 to 63 of a-z, 0-9 and -, starting with a letter or a digit.")],
         widget=UnfoldAdminTextInputWidget,
-        help_text="Names the product in the audit log, for good.",
+        help_text="Names the product in the audit log; cannot be changed later.",
     )
-    display_name = forms.CharField(max_length=255, widget=UnfoldAdminTextInputWidget, help_text="For people.")
+    display_name = forms.CharField(max_length=255, widget=UnfoldAdminTextInputWidget, help_text="A name for people.")
 
 
 DAY_S, HOUR_S = 24 * 3600, 3600
 
 
 class OverrideForm(forms.Form):
-    """Another value of one rule, for a time."""
+    """The form for granting an override."""
 
     rule = forms.ChoiceField(choices=[(name, name) for name in RULES], widget=UnfoldAdminSelectWidget)
-    value = forms.CharField(widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), help_text="As the policy's field takes it.")
+    value = forms.CharField(widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), help_text="Typed as in the policy's form.")
     hours = forms.IntegerField(
         min_value=1,
         max_value=overrides.MAX_S // HOUR_S,
         initial=24,
         widget=UnfoldAdminIntegerFieldWidget,
-        help_text="Then it ends by itself, and the rule has the policy's value again.",
+        help_text="After these hours the override ends, and the rule has the policy's value again.",
     )
     reason = forms.CharField(
-        max_length=products.MAX_REASON, widget=UnfoldAdminTextInputWidget, help_text="It is kept in the audit log."
+        max_length=products.MAX_REASON, widget=UnfoldAdminTextInputWidget, help_text="Kept in the audit log."
     )
 
     def clean(self) -> dict[str, Any]:
-        """The value becomes what the rule takes."""
+        """Check the value by the chosen rule, and convert it to the rule's type."""
         cleaned: dict[str, Any] = super().clean() or {}
         if "rule" in cleaned and "value" in cleaned:
             try:
@@ -113,51 +113,51 @@ class OverrideForm(forms.Form):
 
 
 class _Expiry(forms.Form):
-    """When a new key ends."""
+    """The field for the expiry of a new key."""
 
     expires_in_days = forms.IntegerField(
         min_value=1,
         max_value=MAX_S // DAY_S,
         required=False,
         widget=UnfoldAdminIntegerFieldWidget,
-        help_text="Leave empty for a key that lives until it is revoked.",
+        help_text="Leave empty for a key without expiry, valid until revoked.",
     )
 
     def expires_in_s(self) -> int | None:
-        """Seconds, or None for no end; only of a valid form."""
+        """Return the lifetime in seconds, or None for no expiry; only for a valid form."""
         days = self.cleaned_data["expires_in_days"]
         return None if days is None else days * DAY_S
 
 
 class NewKey(_Expiry):
-    """One more platform key."""
+    """The form for issuing a platform key."""
 
     scopes = forms.MultipleChoiceField(
         choices=Scope.choices,
         initial=Scope.values,
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
-        help_text="Admit users; provision, start, stop, destroy and rotate engines' keys; read the rest.",
+        help_text="admit: admit users. lifecycle: provision, start, stop, destroy, rotate engines' keys. read: read only.",
     )
 
 
 class Rotation(_Expiry):
-    """A platform key in place of those that live."""
+    """The form for rotating the platform keys of a product."""
 
     overlap_hours = forms.IntegerField(
         min_value=0,
         max_value=MAX_S // HOUR_S,
         initial=products.OVERLAP_S // HOUR_S,
         widget=UnfoldAdminIntegerFieldWidget,
-        help_text="How long the present keys go on working; 0 ends them at once.",
+        help_text="The current keys stay valid for these hours; 0 ends them at once.",
     )
 
     def overlap_s(self) -> int:
-        """Seconds; only of a valid form."""
+        """Return the overlap in seconds; only for a valid form."""
         return int(self.cleaned_data["overlap_hours"]) * HOUR_S
 
 
 class NewAdminKey(_Expiry):
-    """One more admin key."""
+    """The form for issuing an admin key."""
 
     name = forms.CharField(
         max_length=admin_keys.MAX_NAME, widget=UnfoldAdminTextInputWidget, help_text="Names the key in the audit log."
@@ -165,30 +165,30 @@ class NewAdminKey(_Expiry):
 
 
 class _WriteOnly(UnfoldAdminTextareaWidget):  # type: ignore[misc]  # Unfold ships no types
-    """Never shows what it was given, not even to whoever has just typed it."""
+    """A text area without its value: an invalid form never shows the typed values again."""
 
     def format_value(self, value: Any) -> str:
         return ""
 
 
 class EnvForm(forms.Form):
-    """The variables of a product's engines."""
+    """The form for replacing the engine environment of a product."""
 
     env = forms.CharField(
         required=False,
         strip=False,
         label="Variables",
         widget=_WriteOnly(attrs={"rows": 12, "spellcheck": "false", "autocomplete": "off"}),
-        help_text="NAME=value, one on each line. They replace all there are; leave empty for none.",
+        help_text="NAME=value, one variable per line. The new variables replace all old ones; leave empty for no variables.",
     )
 
     def clean_env(self) -> dict[str, str]:
         lines = [line for line in self.cleaned_data["env"].splitlines() if line.strip()]
         pairs = [line.partition("=") for line in lines]
         if any(not equals for _, equals, _ in pairs):
-            raise forms.ValidationError("Each line must be NAME=value.")
+            raise forms.ValidationError("Every line must be NAME=value.")
         if len({name for name, _, _ in pairs}) < len(pairs):
-            raise forms.ValidationError("A name is there twice.")
+            raise forms.ValidationError("A name occurs twice.")
         try:
             return environments.check({name.strip(): value for name, _, value in pairs})
         except InvalidEngineEnv as error:

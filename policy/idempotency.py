@@ -1,9 +1,9 @@
-"""`Idempotency-Key`: a mutating call that is sent again does what it did once, and answers the same.
+"""`Idempotency-Key`: a mutating call sent twice has one effect, and both calls get the same answer.
 
-The key's row is inserted in the transaction of the effect, so both are there or neither. A second call with the key waits for
-the first one's transaction and is then answered from the row: from the operation it names, or from the answer it keeps
-(encrypted, for what is shown once). A refusal is no effect: it keeps no key; nor does an admit that asked for no operation.
-Scope: caller, method and path. Keys are kept for a day.
+The key's row is inserted in the transaction of the effect: either both are committed, or neither. A second call with the key
+waits for the transaction of the first call, and is then answered from the row. The row holds the id of the operation, or the
+answer itself (encrypted, because some answers contain a plaintext key). A refused call stores no key, and neither does an admit
+without an operation. A key is valid for one caller, method and path, and for one day.
 
 Semantics as in draft-ietf-httpapi-idempotency-key-header.
 """
@@ -22,7 +22,8 @@ from policy.errors import IdempotencyMismatch, InvalidIdempotencyKey
 from policy.models import IdempotencyKey, IdempotencyKeyQuerySet
 
 if TYPE_CHECKING:
-    from rest_framework.request import Request  # at run time workers purge keys, and do without the framework
+    # Not at run time: workers import this module to purge keys, and run without Django REST framework.
+    from rest_framework.request import Request
 
 HEADER = "Idempotency-Key"
 T = TypeVar("T")
@@ -30,13 +31,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kept:
-    """What a replay is answered from: the operation, or the whole answer."""
+    """The data stored under a key to answer a repeated call: the id of the operation, or the whole answer."""
 
     operation_id: UUID | None = None
     answer: dict[str, Any] | None = None
 
     def named(self) -> UUID:
-        """The operation's id, of a call that asked for one."""
+        """Return the operation's id; only for calls that requested an operation."""
         assert self.operation_id is not None
         return self.operation_id
 
@@ -50,10 +51,12 @@ def once(
     replay: Callable[[Kept], T],
     refusals: tuple[type[Exception], ...],
 ) -> T:
-    """The result of `effect`, which is called once per key; without the header, of `effect` as it is.
+    """Call `effect` once per `Idempotency-Key` and return its result; a request without the header always calls `effect`.
 
-    `effect` changes the database only, in the transaction that this opens. `refusals` are the errors that leave their audit
-    rows but no effect. Raises InvalidIdempotencyKey, IdempotencyMismatch, and what `effect` raises.
+    With a key, `effect` runs inside a transaction opened here, and must change nothing outside the database. `keep` turns the
+    result into the data stored under the key; `replay` turns stored data back into a result. `refusals` are the errors of
+    `effect` whose audit rows must be committed: the key's row is deleted, and the error is raised after the commit. Raises
+    InvalidIdempotencyKey, IdempotencyMismatch, and the errors of `effect`.
     """
     scope = _scope(request, caller)
     if scope is None:
@@ -70,28 +73,28 @@ def once(
             refused = refusal
         else:
             _keep(scope, keep(result))
-    if refused is not None:  # raised after the commit: inside, the row of the refusal would be rolled back
+    if refused is not None:  # raised after the commit: an error inside the block would roll back the refusal's audit row
         raise refused
     return result
 
 
 def recall(request: "Request", caller: str) -> Kept | None:
-    """What an earlier call under the request's key has left; None without a key, and while nothing is committed under it.
+    """Return the data stored by an earlier call under the request's key; None without a key or without committed data.
 
-    For a call that may come to an effect only later. Raises InvalidIdempotencyKey, IdempotencyMismatch.
+    For a call that decides only later whether to have an effect. Raises InvalidIdempotencyKey, IdempotencyMismatch.
     """
     scope = _scope(request, caller)
     return None if scope is None else _read(scope, _fingerprint(request))
 
 
 def purge() -> int:
-    """Forget the keys that are older than KEPT_HOURS; returns how many."""
+    """Delete keys older than KEPT_HOURS; return the number of deleted keys."""
     return IdempotencyKey.objects.too_old().delete()[0]
 
 
 @dataclass(frozen=True)
 class _Scope:
-    """What a key holds for: one caller, method and path."""
+    """The scope of a key: the caller, method and path, together with the key itself."""
 
     caller: str
     method: str
@@ -99,12 +102,12 @@ class _Scope:
     key: str
 
     def rows(self) -> IdempotencyKeyQuerySet:
-        """The key's row, if it is there."""
+        """Return a query for the key's row: one row or none."""
         return IdempotencyKey.objects.filter(**vars(self))
 
 
 def _scope(request: "Request", caller: str) -> _Scope | None:
-    """What the request's key holds for; None without a key. Raises InvalidIdempotencyKey."""
+    """Return the scope of the request's key; None without a key. Raises InvalidIdempotencyKey."""
     key = request.headers.get(HEADER)
     if key is None:
         return None
@@ -114,23 +117,23 @@ def _scope(request: "Request", caller: str) -> _Scope | None:
 
 
 def _fingerprint(request: "Request") -> str:
-    """SHA-256 of the body, whatever the order of its keys."""
+    """Return the SHA-256 of the body in hex, independent of the order of its JSON keys."""
     return hashlib.sha256(json.dumps(request.data, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _claim(scope: _Scope, fingerprint: str) -> Kept | None:
-    """Take the key for this transaction, or say what an earlier call has left under it.
+    """Take the key for the transaction and return None, or return the data stored by an earlier call. Raises IdempotencyMismatch.
 
-    The insert waits while another call with the key is under way. That call then has left something under the key, or its row is
-    gone.
+    The insert waits for the transaction of a concurrent call with the key. Afterwards the row of the concurrent call holds data,
+    or the row is gone and the insert succeeds.
     """
-    scope.rows().void().delete()
+    scope.rows().void().delete()  # an expired or empty row must not block the insert
     IdempotencyKey.objects.bulk_create([IdempotencyKey(**vars(scope), fingerprint=fingerprint)], ignore_conflicts=True)
     return _read(scope, fingerprint)
 
 
 def _read(scope: _Scope, fingerprint: str) -> Kept | None:
-    """What is kept under the key; None when there is nothing. Raises IdempotencyMismatch when another request left it."""
+    """Return the data stored under the key, or None. Raises IdempotencyMismatch for data of a request with another body."""
     row = scope.rows().valid().first()
     if row is None:
         return None

@@ -1,4 +1,4 @@
-"""What platform keys and admin keys have in common: how one is made, when it lives, and how it is found by its plaintext."""
+"""The functions shared by platform keys and admin keys: create a key, find a key by its plaintext, mark a key as used."""
 
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -13,11 +13,14 @@ K = TypeVar("K", bound=Key)
 
 _UNMARKED = Q(last_used_at=None) | Q(last_used_at__lt=Now() - timedelta(minutes=1))
 
-MAX_S = 10 * 365 * 24 * 3600  # the longest life of a key with an end
+MAX_S = 10 * 365 * 24 * 3600  # longest lifetime of a key with an expiry, in seconds
 
 
 def make(keys: "KeyQuerySet[K]", prefix: str, expires_in_s: int | None, **columns: Any) -> tuple[K, str]:
-    """Insert a key; returns it with its plaintext, which is kept nowhere. `expires_in_s` None: it lives until it is revoked."""
+    """Insert a key; return the key and its plaintext, which is stored nowhere.
+
+    `columns` are further columns of the model. A key with `expires_in_s` None is valid until revoked.
+    """
     plaintext = crypto.make_key(prefix)
     key = keys.create(
         prefix=plaintext.removeprefix(prefix)[: crypto.SHOWN],
@@ -30,7 +33,7 @@ def make(keys: "KeyQuerySet[K]", prefix: str, expires_in_s: int | None, **column
 
 
 def find(keys: "KeyQuerySet[K]", plaintext: str) -> K | None:
-    """The living one of `keys` with this plaintext, in one read by index. Marks its last use, at most once a minute."""
+    """Return the living key with the plaintext, or None, in one read by index. Updates `last_used_at` at most once a minute."""
     digest = crypto.hash_key(plaintext)
     key: Any = keys.living().filter(key_hash=digest).annotate(unmarked=_UNMARKED).first()
     if key is None or not crypto.matches(digest, key.key_hash):
@@ -41,5 +44,5 @@ def find(keys: "KeyQuerySet[K]", plaintext: str) -> K | None:
 
 
 def mark_used(key: Key) -> None:
-    """Note that the key was used just now, unless somebody has done so within the last minute."""
+    """Set the key's `last_used_at` to now, unless the column was updated within the last minute."""
     type(key)._default_manager.filter(_UNMARKED, pk=key.pk).update(last_used_at=Now())

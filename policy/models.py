@@ -9,26 +9,26 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-KEPT_HOURS = 24  # for which an `Idempotency-Key` holds
+KEPT_HOURS = 24  # validity of an `Idempotency-Key`
 _TOO_OLD = Q(created_at__lt=Now() - timedelta(hours=KEPT_HOURS))
 _EMPTY = Q(operation_id=None, answer_ciphertext="")
 SLUG_PATTERN = r"[a-z0-9][a-z0-9-]{1,62}"
 
 
 class ProductQuerySet(models.QuerySet["Product"]):
-    """Queries of products."""
+    """Queries for products."""
 
     def living(self) -> Self:
-        """Every product that is not deleted."""
+        """Select products not deleted."""
         return self.filter(deleted_at=None)
 
     def locked(self) -> Self:
-        """Locked for this transaction against other intents, but not against new rows that refer to them."""
+        """Lock the selected rows for the transaction; new rows with a foreign key to a locked row do not wait."""
         return self.select_for_update(no_key=True)
 
 
 class Product(models.Model):
-    """An API tenant. Written by `policy.products` only."""
+    """An API tenant. Written by `policy.products`; the column `overridden` is written by `policy.overrides`."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     slug = models.TextField(unique=True)
@@ -47,7 +47,7 @@ class Product(models.Model):
     )
     deleted_at = models.DateTimeField(null=True, help_text="Set on the tombstone, which keeps the slug taken.")
 
-    read_at: datetime | None = None  # the database's clock when it was read, where the query asked for it
+    read_at: datetime | None = None  # the database's time of reading the row, set by some queries of `policy.products`
 
     objects = ProductQuerySet.as_manager()
 
@@ -74,7 +74,7 @@ class Product(models.Model):
 
 
 class Scope(models.TextChoices):
-    """What a platform key may be used for; `policy.auth` says which endpoint needs which."""
+    """The scopes of a platform key; the permission classes of `policy.auth` require them."""
 
     ADMIT = "admit"
     LIFECYCLE = "lifecycle"
@@ -85,21 +85,22 @@ KeyModel = TypeVar("KeyModel", bound="Key")
 
 
 class KeyQuerySet(models.QuerySet[KeyModel]):
-    """Queries of keys of one kind."""
+    """Queries for platform keys or admin keys."""
 
     def living(self) -> Self:
-        """Every key that is neither revoked nor expired."""
+        """Select keys neither revoked nor expired."""
         return self.filter(Q(expires_at=None) | Q(expires_at__gt=Now()), revoked_at=None)
 
     def unrevoked(self) -> Self:
-        """Every key that is not revoked, expired or not."""
+        """Select keys not revoked, including expired keys."""
         return self.filter(revoked_at=None)
 
 
 class Key(models.Model):
-    """A key of which only the hash is kept, and a few characters to tell keys apart.
+    """Base of both kinds of keys. Only the hash of a key is stored, and a few characters to tell keys apart.
 
-    `prefix` begins after `…k-sept-`: that those words are found nowhere shows that no key is kept anywhere.
+    `prefix` holds the characters after `…k-sept-`. The string `k-sept-` itself is never stored, and thus a search of the database
+    for the string proves the absence of plaintext keys.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -118,7 +119,7 @@ class Key(models.Model):
 
 
 class PlatformKey(Key):
-    """A key of a product. Written by `policy.products` only."""
+    """A key of a product. Written by `policy.products` and `policy.keys`."""
 
     product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="keys")
     scopes = ArrayField(models.TextField(choices=Scope.choices), db_default=Scope.values)
@@ -137,7 +138,7 @@ class PlatformKey(Key):
 
 
 class AdminKey(Key):
-    """A named key of the operator, beside ORCH_ADMIN_KEY. Written by `policy.admin_keys` only."""
+    """A named key of the operator, in addition to ORCH_ADMIN_KEY. Written by `policy.admin_keys` and `policy.keys`."""
 
     name = models.TextField(help_text="Names the key in the audit log.")
 
@@ -154,9 +155,9 @@ class AdminKey(Key):
 
 
 class EngineEnv(models.Model):
-    """One version of the variables that a product's engines get. Written by `policy.environments` only; never changed.
+    """One version of the variables of a product's engines. Created by `policy.environments`; names and values never change.
 
-    The newest is what new instances get; an older one stays for as long as an engine that was made with it.
+    New instances get the newest version. `engines.environments` deletes an older version once no engine or operation uses it.
     """
 
     product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="engine_envs")
@@ -177,23 +178,23 @@ class EngineEnv(models.Model):
 
 
 class PolicyOverrideQuerySet(models.QuerySet["PolicyOverride"]):
-    """Queries of overrides."""
+    """Queries for overrides."""
 
     def open(self) -> Self:
-        """Every override whose end has no row yet, expired or not."""
+        """Select overrides without an audit row for their end, including expired overrides."""
         return self.filter(ended_at=None)
 
     def living(self) -> Self:
-        """Every override that has its effect now."""
+        """Select overrides in effect now."""
         return self.open().filter(expires_at__gt=Now())
 
     def expired(self) -> Self:
-        """Every override that expired and whose end has no row yet."""
+        """Select expired overrides without an audit row for their end."""
         return self.open().filter(expires_at__lte=Now())
 
 
 class PolicyOverride(models.Model):
-    """Another value of one rule of a product's policy, for a time. Written by `policy.overrides` only."""
+    """A temporary value of one rule of a product's policy. Written by `policy.overrides` only."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="overrides")
@@ -222,23 +223,23 @@ class PolicyOverride(models.Model):
 
 
 class IdempotencyKeyQuerySet(models.QuerySet["IdempotencyKey"]):
-    """Queries of idempotency keys."""
+    """Queries for idempotency keys."""
 
     def too_old(self) -> Self:
-        """Every key that is not kept any longer."""
+        """Select keys older than KEPT_HOURS."""
         return self.filter(_TOO_OLD)
 
     def void(self) -> Self:
-        """Every key that is too old, or that nothing is kept under: a later call may take such a key."""
+        """Select keys too old or without stored data: a later call may take a void key."""
         return self.filter(_TOO_OLD | _EMPTY)
 
     def valid(self) -> Self:
-        """Every key that a call is answered from."""
+        """Select keys with stored data to answer a repeated call."""
         return self.exclude(_TOO_OLD | _EMPTY)
 
 
 class IdempotencyKey(models.Model):
-    """A mutating call that a caller may send again under the same `Idempotency-Key`. Written by `policy.idempotency` only."""
+    """A mutating call that may be repeated with its `Idempotency-Key`. Written by `policy.idempotency`."""
 
     id = models.BigAutoField(primary_key=True)
     caller = models.TextField(help_text="`admin`, or the product's id.")

@@ -1,4 +1,4 @@
-"""What can be done with products: register, edit the policy, issue, rotate and revoke keys. Every change commits with its row."""
+"""Changes of products, their policies and platform keys. Every change commits together with its audit row."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -24,15 +24,19 @@ MAX_REASON = 200
 _KEY, _PRODUCT = Columns(PlatformKey, "k"), Columns(Product, "p")
 _FIND_KEY = f"""
 SELECT {_KEY.sql}, {_PRODUCT.sql},
-       k.last_used_at IS NULL OR k.last_used_at < statement_timestamp() - interval '1 minute', statement_timestamp()
+       -- true when last_used_at is due for an update, at most once a minute
+       k.last_used_at IS NULL OR k.last_used_at < statement_timestamp() - interval '1 minute',
+       -- read_at of the product: the moment for which its overrides are evaluated
+       statement_timestamp()
 FROM policy_platformkey k JOIN policy_product p ON p.id = k.product_id
 WHERE k.key_hash = %s AND p.deleted_at IS NULL AND k.revoked_at IS NULL
+  -- no expiry date, or an expiry date in the future
   AND (k.expires_at IS NULL OR k.expires_at > statement_timestamp())
 """
 
 
 def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tuple[Product, str]:
-    """Make a product with one platform key; the key's plaintext is in the answer and nowhere else.
+    """Create a product with one platform key; return the product and the key's plaintext, which is stored nowhere.
 
     Raises InvalidProduct, InvalidPolicy, ProductSlugExists.
     """
@@ -49,7 +53,7 @@ def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tupl
 
 
 def get(product_id: UUID) -> Product:
-    """The product with this id. Raises ProductNotFound."""
+    """Return the living product with the id. Raises ProductNotFound."""
     try:
         return Product.objects.living().get(pk=product_id)
     except Product.DoesNotExist as error:
@@ -57,7 +61,10 @@ def get(product_id: UUID) -> Product:
 
 
 def lock(product_id: UUID) -> Product:
-    """The product, locked for this transaction against other intents (not against foreign keys to it). Raises ProductNotFound."""
+    """Return the living product with its row locked for the transaction. Raises ProductNotFound.
+
+    Other transactions calling `lock` or `hold_suspension` wait. New rows with a foreign key to the product do not wait.
+    """
     row = Product.objects.living().locked().filter(pk=product_id).annotate(clock=Now()).first()
     if row is None:
         raise ProductNotFound(f"No product has the id {product_id}.")
@@ -67,7 +74,7 @@ def lock(product_id: UUID) -> Product:
 
 @transaction.atomic
 def update_policy(product_id: UUID, policy: object, *, by: Actor) -> Product:
-    """Replace the policy whole; in force with the next request. Raises ProductNotFound, InvalidPolicy."""
+    """Replace the whole policy; the new policy decides from the next request on. Raises ProductNotFound, InvalidPolicy."""
     checked = rules.check(policy)
     product = lock(product_id)
     product.policy = checked
@@ -81,10 +88,10 @@ def update_policy(product_id: UUID, policy: object, *, by: Actor) -> Product:
 
 @transaction.atomic
 def suspend(product_id: UUID, reason: str, *, by: Actor, stop_engines: bool = False) -> Product:
-    """Refuse from the next request on what would admit a user or make an engine run. `reason` is told to the product.
+    """Suspend the product: from the next request on, admits, provisions and starts are refused. Refusals quote `reason`.
 
-    `stop_engines` is noted: `engines.lifecycle.products` stops them. A product that is suspended already stays so for the reason
-    it was. Raises ProductNotFound.
+    `stop_engines` is only stored here: `engines.lifecycle.products` stops the engines. A product suspended earlier keeps its
+    first reason. Raises ProductNotFound.
     """
     product = lock(product_id)
     if product.suspended_at is None:
@@ -102,7 +109,7 @@ def suspend(product_id: UUID, reason: str, *, by: Actor, stop_engines: bool = Fa
 
 @transaction.atomic
 def resume(product_id: UUID, reason: str, *, by: Actor) -> Product:
-    """End the suspension; a product without one is left as it is. Raises ProductNotFound."""
+    """End the suspension; a product not suspended stays unchanged. Raises ProductNotFound."""
     product = lock(product_id)
     if product.suspended_at is None:
         return product
@@ -113,17 +120,21 @@ def resume(product_id: UUID, reason: str, *, by: Actor) -> Product:
 
 
 def hold_suspension(product_id: UUID) -> str:
-    """Why the product is suspended, empty when it is not; nobody suspends or resumes it before the transaction ends.
+    """Return the reason of the product's suspension, empty without one, and lock the suspension for the transaction.
 
-    Beside others who hold it: starts of a product need not wait for each other.
+    The row lock is shared: several starts of the product hold the lock at once, and only callers of `lock` wait.
     """
     with connection.cursor() as cursor:
+        # FOR SHARE conflicts with the row lock of `lock`, and not with a second FOR SHARE.
         cursor.execute("SELECT suspension_reason FROM policy_product WHERE id = %s FOR SHARE", [product_id])
         return str(cursor.fetchone()[0])
 
 
 def delete(product: Product, *, by: Actor) -> None:
-    """End a locked product that has no living engine: its keys are dead, its environments gone. A tombstone keeps its slug."""
+    """Delete a locked product without living engines. The row stays as a tombstone, and the slug stays taken.
+
+    The product's keys are refused from the next request on, and its engine environments are removed.
+    """
     Product.objects.filter(pk=product.pk).update(deleted_at=Now())
     EngineEnv.objects.filter(product=product).delete()
     audit_rows.record(Action.PRODUCT_DELETE, product, by=by, metadata={})
@@ -136,9 +147,9 @@ def delete(product: Product, *, by: Actor) -> None:
 def issue_key(
     product: Product, *, by: Actor, scopes: Iterable[str] = Scope.values, expires_in_s: int | None = None
 ) -> tuple[PlatformKey, str]:
-    """One more platform key for the product, beside those it has; returns it with its plaintext, shown this once."""
+    """Issue one more platform key; return the key and its plaintext, which is stored nowhere. Existing keys stay valid."""
     key, plaintext = _make_key(product, scopes, expires_in_s)
-    audit_rows.record(Action.PLATFORM_KEY_ISSUE, product, by=by, metadata=_told(key))
+    audit_rows.record(Action.PLATFORM_KEY_ISSUE, product, by=by, metadata=_named(key))
     return key, plaintext
 
 
@@ -152,10 +163,10 @@ def rotate_key(
     scopes: Iterable[str] | None = None,
     expires_in_s: int | None = None,
 ) -> tuple[PlatformKey, str, Sequence[PlatformKey]]:
-    """Issue a key in place of all the living ones, or of the one with `key_id`: those expire within `overlap_s` seconds.
+    """Issue a key in place of all living keys, or of the key with `key_id`; replaced keys expire within `overlap_s` seconds.
 
-    Returns the new key, its plaintext, shown this once, and those it replaces. It gets their scopes, unless others are given.
-    Raises ProductNotFound, PlatformKeyNotFound.
+    Returns the new key, its plaintext (stored nowhere) and the replaced keys. Without `scopes`, the new key gets all scopes of
+    the replaced keys. Raises ProductNotFound, PlatformKeyNotFound.
     """
     product = lock(product_id)
     living = product.keys.living()
@@ -167,13 +178,13 @@ def rotate_key(
         scopes = {scope for key in replaced for scope in key.scopes} or Scope.values
     replaced.update(expires_at=Least("expires_at", Now() + timedelta(seconds=overlap_s)))
     key, plaintext = _make_key(product, scopes, expires_in_s)
-    metadata = {**_told(key), "replaced": [str(pk) for pk in old_ids], "overlap_s": overlap_s}
+    metadata = {**_named(key), "replaced": [str(pk) for pk in old_ids], "overlap_s": overlap_s}
     audit_rows.record(Action.PLATFORM_KEY_ROTATE, product, by=by, metadata=metadata)
-    return key, plaintext, list(replaced.all())  # as they are now
+    return key, plaintext, list(replaced.all())  # .all() reads the keys again, with their new expiry
 
 
 def find_key(product_id: UUID, key_id: UUID) -> PlatformKey:
-    """The product's key with this id, living or not. Raises ProductNotFound, PlatformKeyNotFound."""
+    """Return the product's key with the id, even an expired or revoked key. Raises ProductNotFound, PlatformKeyNotFound."""
     key = get(product_id).keys.filter(pk=key_id).first()
     if key is None:
         raise PlatformKeyNotFound("The product has no platform key with this id.")
@@ -182,11 +193,11 @@ def find_key(product_id: UUID, key_id: UUID) -> PlatformKey:
 
 @transaction.atomic
 def revoke_key(key_id: UUID, *, by: Actor) -> PlatformKey:
-    """End a platform key: the next request with it is refused, in every process. Raises PlatformKeyNotFound."""
+    """Revoke a platform key: every process refuses the next request with the key. Raises PlatformKeyNotFound."""
     unrevoked = PlatformKey.objects.select_for_update(of=("self",)).select_related("product").unrevoked()
     key = unrevoked.filter(pk=key_id).first()
     if key is None:
-        raise PlatformKeyNotFound("No such platform key, or it is revoked already.")
+        raise PlatformKeyNotFound("No platform key has this id, or the key is revoked already.")
     PlatformKey.objects.filter(pk=key_id).update(revoked_at=Now())
     audit_rows.record(Action.PLATFORM_KEY_REVOKE, key.product, by=by, metadata={"key_id": str(key.pk), "prefix": key.prefix})
     key.refresh_from_db(fields=["revoked_at"])
@@ -194,7 +205,7 @@ def revoke_key(key_id: UUID, *, by: Actor) -> PlatformKey:
 
 
 def authenticate(plaintext: str) -> PlatformKey | None:
-    """The living key with this plaintext, and with it its product; or None. Marks the key's last use, at most once a minute."""
+    """Return the living key with the plaintext, its product attached, or None. Updates `last_used_at` at most once a minute."""
     digest = crypto.hash_key(plaintext)
     row = statements.first(_FIND_KEY, [digest])
     if row is None:
@@ -214,14 +225,14 @@ def _make_key(product: Product, scopes: Iterable[str], expires_in_s: int | None)
     return keys.make(PlatformKey.objects.all(), crypto.PLATFORM_PREFIX, expires_in_s, product=product, scopes=ordered)
 
 
-def _told(key: PlatformKey) -> dict[str, Any]:
-    """A new key as its row has it."""
+def _named(key: PlatformKey) -> dict[str, Any]:
+    """Return a new key as metadata of its audit row."""
     expiry = {} if key.expires_at is None else {"expires_at": iso(key.expires_at)}
     return {"key_id": str(key.pk), "prefix": key.prefix, "scopes": key.scopes, **expiry}
 
 
 def _check_names(slug: str, display_name: str) -> None:
     if not re.fullmatch(SLUG_PATTERN, slug) or slug in RESERVED:
-        raise InvalidProduct(f"slug: must match {SLUG_PATTERN} and be none of {', '.join(sorted(RESERVED))}.")
+        raise InvalidProduct(f"slug: must match {SLUG_PATTERN} and must not be {' or '.join(sorted(RESERVED))}.")
     if not 1 <= len(display_name) <= 255 or not display_name.isprintable():
         raise InvalidProduct("display_name: must be 1 to 255 printable characters.")

@@ -1,6 +1,6 @@
 """The admit rate limit: one sliding window per product, shared by every process through Valkey.
 
-While Valkey is away admits go on unlimited: a limiter that cannot count must not stop every user of every product.
+While Valkey is away, admits are not limited: without counts, the only alternative would be to refuse all users of all products.
 """
 
 import threading
@@ -20,8 +20,8 @@ from policy.sliding_window import CLOSED, MINUTE_S, Counts, Window
 LOG_EVERY_S = 60.0
 log = structlog.get_logger(__name__)
 
-# Both of the library's scripts as one, so that what is left is known after the round trip that counts. Each is the body of a
-# function, whose parameter hides the global ARGV.
+# Two scripts of the library `limits` as one script: a single round trip both counts the admit and reads the remaining admits.
+# Every script becomes the body of a function; the function's parameter ARGV hides Valkey's global ARGV.
 _SCRIPT = f"""
 local function acquire(ARGV)
 {RedisStorage.SCRIPT_ACQUIRE_SLIDING_WINDOW.decode()}
@@ -29,6 +29,7 @@ end
 local function window(ARGV)
 {RedisStorage.SCRIPT_SLIDING_WINDOW.decode()}
 end
+-- ARGV: limit, minute in seconds, admits to count; 0 admits only reads the counts
 local fits = tonumber(ARGV[3]) == 0 or acquire(ARGV)
 local counts = window({{ARGV[2]}})
 return {{fits and 1 or 0, counts[1], counts[2], counts[3], counts[4]}}
@@ -36,9 +37,9 @@ return {{fits and 1 or 0, counts[1], counts[2], counts[3], counts[4]}}
 
 
 def hit(product_id: str, policy: Policy) -> Window | None:
-    """Count one admit of the product; returns what is left, None without a `rate_limit_rpm` or while Valkey is away.
+    """Count one admit of the product and return the window afterwards; None without a `rate_limit_rpm` or while Valkey is away.
 
-    Raises RateLimited, and counts nothing, once the limit's admits of the last minute are used up.
+    Raises RateLimited, without counting the admit, if the limit is used up.
     """
     limit = policy.get("rate_limit_rpm")
     if limit is None:
@@ -59,7 +60,7 @@ def hit(product_id: str, policy: Policy) -> Window | None:
 
 
 def peek(product_id: str, policy: Policy) -> Window | None:
-    """What is left, without counting anything; None where `hit` gives None."""
+    """Return the window without counting an admit; None in the cases where `hit` returns None."""
     limit = policy.get("rate_limit_rpm")
     if limit is None or limit == 0:
         return None if limit is None else CLOSED
@@ -75,7 +76,8 @@ def _script() -> Any:
 
 
 def _count(client: redis.Redis, product_id: str, limit: int, amount: int) -> tuple[bool, Counts]:
-    # The library's keys, but without the limit: lowering that must not start a new count. Braces keep both on one node.
+    # Keys as in the library, but without the limit in their name: a changed limit must not start a new count. The braces put
+    # both keys on one node of a Valkey cluster.
     key = f"LIMITS:{{admits/{product_id}}}"
     fits, previous, previous_ms, current, current_ms = _script()([f"{key}/-1", key], [limit, MINUTE_S, amount], client)
     ends_s = (max(0, previous_ms or 0) / 1000, max(0, current_ms or 0) / 1000)
@@ -90,7 +92,7 @@ _lock = threading.Lock()
 
 
 def _pass_uncounted(error: str) -> None:
-    """Count an admit that no limit could count, and log their number at once and then once in LOG_EVERY_S."""
+    """Count an unlimited admit; log the number of unlimited admits at once, and then every LOG_EVERY_S seconds at most."""
     global _uncounted, _log_after
     with _lock:
         _uncounted += 1
@@ -101,7 +103,7 @@ def _pass_uncounted(error: str) -> None:
 
 
 def _tell_rest() -> None:
-    """Valkey is back: log how many admits no line has told of yet."""
+    """Log the number of unlimited admits not logged yet, once Valkey is back."""
     global _uncounted
     with _lock:
         passed, _uncounted = _uncounted, 0

@@ -1,8 +1,8 @@
-"""The rows of refusals, so few of them that a refused flood does not flood the log.
+"""Audit rows of refusals, limited to two rows per minute and group: a flood of refused calls must not flood the audit log.
 
-The first refusal of an action, product, actor and rule is a row at once, and a minute begins with it. Further ones of that minute
-are counted in Valkey, for all processes together and by its clock; when the minute is over they are one more row, with their
-`count`. While Valkey is away each process counts for itself.
+A group is an action, a product, an actor and a rule. The first refusal of a group is written as a row at once, and starts a
+minute. Further refusals of the group within the minute are counted in Valkey, for all processes together and by Valkey's clock.
+After the minute, one more row sums them up, with their `count`. While Valkey is away, every process counts on its own.
 """
 
 import atexit
@@ -27,34 +27,42 @@ from audit.models import AuditRow
 from common import times, valkey
 
 MINUTE_S = 60
-RETRY_S = 10.0
-MOST = 1000  # counts that one call of `write_due` writes
-_SKEW = timedelta(days=1)  # that Valkey's clock may be off the database's
+RETRY_S = 10.0  # between two tries of this process to write a tally, while the database is away
+MOST = 1000  # tallies written by one call of `write_due`, at most
+_SKEW = timedelta(days=1)  # largest difference between Valkey's clock and the database's clock
 _NOW, _DUE, _TALLY = "{refusals}/now/", "{refusals}/due", "{refusals}/tally/"
 log = structlog.get_logger(__name__)
 
-# A minute is a key that expires; its value is when it began. A tally is named for that and its group.
+# Starts a minute and returns 1, or counts the refusal in the tally of the current minute and returns 0.
+# KEYS: the minute's key, which expires after a minute with the start in ms as its value; the sorted set of due tallies.
+# ARGV: the group; the refusal's metadata as JSON. A tally is a hash named `<start>/<group>`.
 _NOTE = f"""
 local since = redis.call('get', KEYS[1])
 if not since then
+    -- no current minute: this refusal is the first of a new minute
     local time = redis.call('time')
     redis.call('set', KEYS[1], time[1] .. string.format('%03d', math.floor(time[2] / 1000)), 'PX', {MINUTE_S * 1000})
     return 1
 end
+-- the tally keeps the count, and the metadata of the last refusal
 local name = since .. '/' .. ARGV[1]
 redis.call('hincrby', '{_TALLY}' .. name, 'count', 1)
 redis.call('hset', '{_TALLY}' .. name, 'last', ARGV[2])
+-- due at the end of the minute
 redis.call('zadd', KEYS[2], since + {MINUTE_S * 1000}, name)
 return 0
 """
-# What is due is closed first: a minute that would come back (a clock that is set) could count no further in a tally that is read.
+# Returns name, count and last metadata of up to MOST tallies whose minute ended at least a second ago. KEYS: the due tallies.
 _READ_DUE = f"""
 local time = redis.call('time')
 local found = {{}}
 for _, name in ipairs(redis.call('zrangebyscore', KEYS[1], '-inf', time[1] * 1000 - 1000, 'LIMIT', 0, {MOST})) do
     local since, group = string.match(name, '^(%d+)/(.*)$')
+    -- Close the minute before reading its tally: after a change of the clock the minute could still be open, and later
+    -- refusals would be counted in a tally already written.
     if redis.call('get', '{_NOW}' .. group) == since then redis.call('del', '{_NOW}' .. group) end
     local tally = redis.call('hmget', '{_TALLY}' .. name, 'count', 'last')
+    -- a name without a tally is left over from an interrupted removal
     if tally[1] then found[#found + 1] = {{name, tally[1], tally[2]}} else redis.call('zrem', KEYS[1], name) end
 end
 return found
@@ -63,7 +71,7 @@ return found
 
 @dataclass
 class _Tally:
-    """Refusals of one group within a minute beyond the first; `last` is the metadata of the last of them."""
+    """The refusals of one group within a minute, without the first refusal; `last` is the metadata of the last refusal."""
 
     group: str
     since: datetime
@@ -73,7 +81,10 @@ class _Tally:
 
 
 def record(action: Action, subject: trail.Subject, *, by: Actor, metadata: Mapping[str, Any]) -> None:
-    """Write the refusal's row, or count it in the row that is written when the minute is over. `metadata` names the `rule`."""
+    """Write the refusal's row, or count the refusal for the row at the end of the minute.
+
+    `metadata` must have the key `rule`. Raises django.db.Error.
+    """
     product_id = str(subject.product_id) if subject.product_id else None
     group = json.dumps([action, product_id, subject.product_slug, by, metadata["rule"]])
     try:
@@ -90,13 +101,13 @@ def record(action: Action, subject: trail.Subject, *, by: Actor, metadata: Mappi
 
 
 def write_due() -> int:
-    """Write the row of every tally whose minute is over; returns how many. However often it is called, each is written once."""
+    """Write the row of every tally whose minute is over; return the number of rows. Concurrent calls write every row once."""
     try:
         due = valkey.ask(_read_due)
     except valkey.Away:
         return 0
     written = sum(_write_once(tally) for tally in due)
-    with contextlib.suppress(valkey.Away):  # the next call finds the rows, and forgets
+    with contextlib.suppress(valkey.Away):  # a later call finds the rows already written, and removes the tallies
         valkey.ask(lambda client: _forget(client, due))
     return written
 
@@ -110,12 +121,12 @@ def _script(text: str) -> Any:
 
 
 def _note(client: redis.Redis, group: str, metadata: Mapping[str, Any]) -> bool:
-    """Whether this refusal begins a minute; it is counted otherwise."""
+    """Return True if the refusal starts a minute; otherwise count the refusal in Valkey and return False."""
     return bool(_script(_NOTE)([_NOW + group, _DUE], [group, json.dumps(metadata)], client))
 
 
 def _begin_again(group: str) -> None:
-    """The row of a minute's first refusal could not be written: let the next one be the first."""
+    """End the minute whose first row could not be written: the next refusal starts a new minute."""
     with _lock:
         _here.pop(group, None)
     with contextlib.suppress(valkey.Away):
@@ -144,7 +155,7 @@ _lock = threading.Lock()
 
 
 def _note_here(group: str, metadata: Mapping[str, Any]) -> bool:
-    """The same by this process alone: a timer ends the minute, or the end of the process does."""
+    """Do the same as `_note` within this process. A timer, or the end of the process, ends the minute."""
     with _lock:
         if (tally := _here.get(group)) is not None:
             tally.count, tally.last = tally.count + 1, metadata
@@ -161,7 +172,7 @@ def _after(seconds: float, tally: _Tally) -> None:
 
 
 def _end_here(tally: _Tally) -> None:
-    """End the minute and write its row; a database that is away is tried again."""
+    """End the minute and write its row; try again after RETRY_S while the database is away."""
     with _lock:
         if _here.get(tally.group) is tally:
             del _here[tally.group]
@@ -187,8 +198,9 @@ def _end_all_here() -> None:
 
 @transaction.atomic
 def _write_once(tally: _Tally) -> bool:
-    """Write the tally's row unless it is there already: whoever wrote it may have died before Valkey knew."""
+    """Write the tally's row unless the row exists: an earlier writer may have died before removing the tally from Valkey."""
     with connection.cursor() as cursor:
+        # Concurrent writers of a tally wait for each other: the second writer sees the row of the first.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('refusals'), hashtext(%s))", [tally.name])
     action, product_id, _, actor, rule = json.loads(tally.group)
     rows = AuditRow.objects.filter(product_id=product_id, action=action, actor=actor, timestamp__gte=tally.since - _SKEW)

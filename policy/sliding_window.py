@@ -1,8 +1,8 @@
-"""The arithmetic of a sliding window: how many admits fit into it now, and when one more does.
+"""The arithmetic of a sliding window: the number of admits fitting now, and the time until one more fits.
 
-The window slides over two counts, those of this minute and of the minute before: the older count fades out over its last minute.
-The method is the sliding window counter of https://limits.readthedocs.io/en/stable/strategies.html, whose library keeps the
-counts.
+The window slides over two counts: the admits of the current minute and of the previous minute. The previous count fades out
+linearly over a minute. The method is the sliding window counter of
+https://limits.readthedocs.io/en/stable/strategies.html; the library `limits` keeps the counts.
 """
 
 import math
@@ -13,14 +13,14 @@ MINUTE_S = 60
 
 @dataclass(frozen=True)
 class Window:
-    """The rest of a limit: `remaining` admits fit now, and one more than `remaining` fits in `reset_s` whole seconds."""
+    """The rest of a limit: `remaining` admits fit now, and `remaining` + 1 admits fit after `reset_s` whole seconds."""
 
     limit: int
     remaining: int
     reset_s: int
 
     def headers(self) -> dict[str, str]:
-        """As in draft-ietf-httpapi-ratelimit-headers, in the form with three headers."""
+        """Return the three `RateLimit-*` headers of draft-ietf-httpapi-ratelimit-headers."""
         return {
             "RateLimit-Limit": str(self.limit),
             "RateLimit-Remaining": str(self.remaining),
@@ -29,12 +29,12 @@ class Window:
 
 
 CLOSED = Window(0, 0, MINUTE_S)
-"""The window of a limit of no admits at all."""
+"""The window of a limit of 0 admits."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Admits of the last two minutes, each count with the seconds until it expires."""
+    """The number of admits in the previous and the current minute, and the seconds until both counts expire."""
 
     previous: int
     previous_ends_s: float
@@ -42,7 +42,7 @@ class Counts:
     current_ends_s: float
 
     def window(self, limit: int) -> Window:
-        """What these counts leave of the limit."""
+        """Return the rest of `limit` after subtracting both counts."""
         used = self._used()
         if not used:
             return Window(limit, limit, 0)
@@ -53,8 +53,8 @@ class Counts:
         return math.floor(self.previous * self.previous_ends_s / MINUTE_S) + self.current
 
     def _fewer_in_s(self, count: int) -> float:
-        """Seconds until fewer than `count` admits are in the window."""
+        """Return the seconds until the window counts fewer than `count` admits."""
         if self.current < count and self.previous:
             return self.previous_ends_s - MINUTE_S * (count - self.current) / self.previous
-        fades_in_s = self.current_ends_s - MINUTE_S  # until this minute is the older one, whose count fades
+        fades_in_s = self.current_ends_s - MINUTE_S  # until the current minute becomes the previous one and fades
         return fades_in_s + MINUTE_S * (1 - count / max(self.current, count))

@@ -1,4 +1,4 @@
-"""Celery's way in."""
+"""The Celery tasks of the policy app."""
 
 from celery import shared_task
 

@@ -109,7 +109,7 @@ HELPERS = {
     "stack.Stack()": "deployment",
     "config.support.Run(None, 0)": "deployment",
     "config.support.manage(None)": "embedded",
-    "config.test_launch.launch(None, 0)": "deployment",
+    "config.local.test_launch.launch(None, 0)": "deployment",
     "engines.backends.dock.connect()": "docker",
     "engines.backends.dockerd.Dockerd()": "docker",
     "deployment.composed.Composed(None, None, [])": "deployment",

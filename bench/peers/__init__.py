@@ -1,1 +1,1 @@
-"""What `admit` is compared with: applications on packages of their own (`make bench-venv`)."""
+"""Applications for comparison with `admit`, on packages of their own (`make bench-venv`)."""

@@ -80,7 +80,7 @@ _url = URL.create(
     query={"host": _host} if _host.startswith("/") else {},
     host=None if _host.startswith("/") else _host,
 )
-# Autocommit, as Roundhouse reads: without it each request would also send BEGIN and ROLLBACK.
+# Autocommit, as in Roundhouse: otherwise every request would also send BEGIN and ROLLBACK.
 _engine = create_async_engine(_url, isolation_level="AUTOCOMMIT", pool_size=shared.CONNECTIONS, max_overflow=0)
 _sessions = async_sessionmaker(_engine, expire_on_commit=False)
 _limiter = shared.Limiter()
@@ -101,7 +101,7 @@ Session = Annotated[AsyncSession, Depends(session)]
 
 
 async def product(db: Session, x_platform_key: Annotated[str, Header()] = "") -> Product:
-    """The product whose living key this is; the key's last use is marked once a minute."""
+    """The product of a living platform key. Marks the key's last use, at most once a minute. Raises HTTPException."""
     digest = hashlib.sha256(x_platform_key.encode()).hexdigest()
     query = select(PlatformKey, _unmarked).options(joinedload(PlatformKey.product)).where(PlatformKey.key_hash == digest, _living)
     row = (await db.execute(query)).first()

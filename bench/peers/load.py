@@ -1,6 +1,6 @@
-"""The load: keep-alive connections, each with one request under way, on an event loop in a process of its own.
+"""The load: keep-alive connections with one request under way per connection, on an event loop in a process of its own.
 
-python -m bench.peers.load URL SECONDS CONNECTIONS USERS < the platform key       one JSON object with what came of it
+python -m bench.peers.load URL SECONDS CONNECTIONS USERS < the platform key       prints the result as a JSON object
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import uvloop
 
 
 class Client(asyncio.Protocol):
-    """One connection: sends the next request when the answer to the last one is whole."""
+    """A connection: sends the next request when the answer to the previous request is complete."""
 
     def __init__(self, run: "Run", first: int) -> None:
         self.run, self.next, self.buffer, self.began, self.is_waiting = run, first, b"", 0.0, False
@@ -45,7 +45,7 @@ class Client(asyncio.Protocol):
             self.run.seconds.append(time.perf_counter() - self.began)
             status = head[9:12].decode()
             self.run.statuses[status if status != "200" or b'"admitted":' in body else "no admit"] += 1
-            if b"\r\nconnection: close" in head.lower():  # of a server that keeps none
+            if b"\r\nconnection: close" in head.lower():  # the server closes its connections
                 self.transport.close()
             else:
                 self._send()
@@ -56,7 +56,7 @@ def _length(head: bytes) -> int:
 
 
 class Run:
-    """The requests, one per user, and what came of them: seconds of each, and how often each status."""
+    """The requests, one per user, and the results: seconds of every request, and the number of answers per status."""
 
     def __init__(self, host: str, key: str, users: int) -> None:
         self.address = host.split(":")
@@ -71,7 +71,7 @@ class Run:
         self.is_over = False
 
     def reconnect(self, client: Client) -> None:
-        """Open another connection for the client."""
+        """Open a new connection for the client."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(loop.create_connection(lambda: client, self.address[0], int(self.address[1])))
         self.tasks.add(task)
@@ -79,7 +79,7 @@ class Run:
 
 
 async def main(url: str, seconds: float, connections: int, users: int) -> None:
-    """Load the server for so many seconds and print the result."""
+    """Load the server for `seconds` and print the result."""
     parts = urlsplit(url)
     run, loop = Run(parts.netloc, sys.stdin.read().strip(), users), asyncio.get_running_loop()
     opened = [

@@ -1,4 +1,4 @@
-"""`admit` as the least that does it asynchronously: an ASGI application without a framework, SQL by hand on asyncpg's pool."""
+"""`admit` with the least asynchronous code: an ASGI application without a framework, plain SQL on asyncpg's pool."""
 
 import hashlib
 import hmac
@@ -46,7 +46,7 @@ class Row:
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """POST /engines/{user_id}/admit; anything else is 404."""
+    """POST /engines/{user_id}/admit; all other paths are 404."""
     if scope["type"] == "lifespan":
         await _live(receive, send)
         return

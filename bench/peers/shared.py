@@ -1,4 +1,4 @@
-"""What both applications share: the environment, the limiter's script, Fernet, and how an engine is shown."""
+"""Code shared by both applications: the environment, the limiter's script, Fernet, and the body of an admit."""
 
 import math
 import os
@@ -22,7 +22,7 @@ REASONS = {
 }
 FERNET = MultiFernet([Fernet(key.strip()) for key in os.environ["BENCH_MASTER_KEYS"].split(",")])
 
-# One round trip: the library's two scripts for a sliding window, counted and then read. As in policy/rate_limit.py.
+# The library's two scripts for a sliding window in a single round trip: count, then read. As in policy/rate_limit.py.
 SCRIPT = f"""
 local function acquire(ARGV)
 {RedisStorage.SCRIPT_ACQUIRE_SLIDING_WINDOW.decode()}
@@ -57,7 +57,7 @@ class Limiter:
         self.script = self.valkey.register_script(SCRIPT)
 
     async def hit(self, product_id: str, limit: int) -> tuple[bool, dict[str, str]]:
-        """Whether the admit fits, and the headers that say what is left."""
+        """Count an admit. Returns whether the limit (admits per minute) allows it, and the `RateLimit-*` headers."""
         key = f"LIMITS:{{admits/{product_id}}}"
         fits, previous, previous_ms, current, current_ms = await self.script([f"{key}/-1", key], [limit, MINUTE_S, 1])
         return bool(fits), _headers(limit, int(previous or 0), max(0, previous_ms or 0) / 1000, int(current or 0), current_ms)
@@ -84,7 +84,7 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def shown(engine: Any) -> dict[str, Any]:
-    """The body of an admit of this engine: a row or an object with the columns as attributes."""
+    """The body of an admit of `engine`, a row or an object with the columns as attributes."""
     return {
         "admitted": True,
         "engine": {
@@ -101,7 +101,7 @@ def shown(engine: Any) -> dict[str, Any]:
 
 
 def refused(status: str | None, is_busy: bool) -> str:
-    """Why the engine may not be called; empty when it may. `status` None: there is no engine."""
+    """The reason of a refused admit; empty when the engine may be called. `status` is None when no engine exists."""
     if status is None:
         return "engine_not_found"
     if status != "running":

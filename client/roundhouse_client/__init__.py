@@ -1,4 +1,4 @@
-"""Client of Roundhouse: `Client` for a product, `Operator` for whoever holds an admin key."""
+"""Client of Roundhouse: `Client` for a product, `Operator` for holders of an admin key."""
 
 from roundhouse_client.client import Client
 from roundhouse_client.errors import ApiError, RoundhouseError, StillRunning, Unreachable

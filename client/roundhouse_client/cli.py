@@ -1,6 +1,9 @@
-"""`roundhouse`: the API from a shell. Where and as whom: ROUNDHOUSE_URL, ROUNDHOUSE_PLATFORM_KEY, ROUNDHOUSE_ADMIN_KEY.
+"""The command `roundhouse`: Roundhouse's API from a shell.
 
-Exit codes: 0 done; 1 refused; 2 wrong usage; 3 no answer, or not available also after the retries; 130 interrupted.
+The environment names the API (ROUNDHOUSE_URL) and holds the keys (ROUNDHOUSE_PLATFORM_KEY, ROUNDHOUSE_ADMIN_KEY).
+
+Exit codes: 0 done; 1 refused; 2 wrong usage; 3 no answer or not available even after all retries, or `--wait` is over;
+130 interrupted.
 """
 
 import argparse
@@ -22,11 +25,11 @@ REFUSED, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
 
 
 class UsageError(Exception):
-    """The command cannot be carried out as it was given."""
+    """The command cannot run as given."""
 
 
 class Shell:
-    """The arguments, and the clients that the command asks for."""
+    """The arguments of a command, and the clients for the API."""
 
     def __init__(self, arguments: argparse.Namespace, stack: ExitStack) -> None:
         self.arguments, self._stack = arguments, stack
@@ -55,13 +58,13 @@ def _need(name: str) -> str:
 
 # -- commands ------------------------------------------------------------------------------------------------------------
 
-USER: dict[str, Any] = {"user": {"metavar": "USER", "help": "the product's user"}}
-WAIT: dict[str, Any] = {"--wait": {"type": int, "metavar": "S", "help": "wait at most S seconds; then name the operation"}}
+USER: dict[str, Any] = {"user": {"metavar": "USER", "help": "id of the user, as chosen by the product"}}
+WAIT: dict[str, Any] = {"--wait": {"type": int, "metavar": "S", "help": "wait at most S seconds, then print the operation's id"}}
 PRODUCT: dict[str, Any] = {"product_id": {"metavar": "PRODUCT", "help": "id of the product"}}
 KEY: dict[str, Any] = {"key_id": {"metavar": "KEY", "help": "id of the key"}}
-REASON: dict[str, Any] = {"reason": {"metavar": "REASON", "help": "kept in the audit log"}}
+REASON: dict[str, Any] = {"reason": {"metavar": "REASON", "help": "reason, stored in the audit log"}}
 TAIL: dict[str, Any] = {"-n": {"dest": "tail", "type": int, "metavar": "N"}, "-f": {"dest": "follow", "action": "store_true"}}
-EXPIRES: dict[str, Any] = {"--expires": {"type": int, "metavar": "S", "help": "seconds until it ends by itself"}}
+EXPIRES: dict[str, Any] = {"--expires": {"type": int, "metavar": "S", "help": "seconds until the key expires"}}
 SCOPE: dict[str, Any] = {"--scope": {"action": "append", "choices": ["admit", "lifecycle", "read"]}}
 FILTERS = ("action", "actor", "user_id", "engine_id", "since", "until")
 
@@ -90,27 +93,27 @@ def _explain(shell: Shell) -> Any:
 
 
 ENGINES: dict[str, tuple[str, dict[str, Any], Run]] = {
-    "list": ("engines, newest first", {"--status": {}}, lambda shell: shell.product.engines(shell.status)),
-    "get": ("one engine, with its key", USER, lambda shell: shell.product.get_engine(shell.user)),
+    "list": ("list the engines, newest first", {"--status": {}}, lambda shell: shell.product.engines(shell.status)),
+    "get": ("show an engine, with its key", USER, lambda shell: shell.product.get_engine(shell.user)),
     "provision": (
-        "a new engine, once it is healthy",
+        "make a new engine, and wait until the engine is healthy",
         {**USER, "--image": {"default": ""}, **WAIT},
         lambda shell: shell.product.provision(shell.user, shell.image, wait_s=shell.wait),
     ),
     "start": ("start an engine", {**USER, **WAIT}, lambda shell: shell.product.start(shell.user, wait_s=shell.wait)),
     "stop": ("stop an engine", {**USER, **WAIT}, lambda shell: shell.product.stop(shell.user, wait_s=shell.wait)),
     "rotate-key": (
-        "a new key for an engine",
+        "give an engine a new key",
         {**USER, **WAIT},
         lambda shell: shell.product.rotate_key(shell.user, wait_s=shell.wait),
     ),
     "destroy": (
-        "end an engine and its data, for good",
+        "destroy an engine and its data, for good",
         {**USER, **WAIT},
         lambda shell: shell.product.destroy(shell.user, wait_s=shell.wait),
     ),
     "admit": (
-        "may a request go to the user's engine now? exit 1 when not",
+        "check whether a request may go to the user's engine now; exit 1 if not",
         {**USER, "--provision": {"action": "store_true"}, "--wake": {"action": "store_true"}, **WAIT},
         _admit,
     ),
@@ -118,57 +121,57 @@ ENGINES: dict[str, tuple[str, dict[str, Any], Run]] = {
 
 COMMANDS: dict[str, tuple[str, dict[str, Any], Run]] = {
     **{name: command for name, command in ENGINES.items() if name != "list"},
-    "logs": ("the last lines that an engine wrote", {**USER, **TAIL}, _logs),
-    "audit": ("rows of the audit log, oldest first", {**TAIL, **{f"--{name.replace('_', '-')}": {} for name in FILTERS}}, _audit),
+    "logs": ("show the last lines of an engine's log", {**USER, **TAIL}, _logs),
+    "audit": ("show audit rows, oldest first", {**TAIL, **{f"--{name.replace('_', '-')}": {} for name in FILTERS}}, _audit),
     "explain": (
-        "what would happen, and by which rule; exit 1 when it would be refused",
+        "dry-run a call: show its outcome and the deciding rules; exit 1 for a refusal",
         {
             "verb": {"metavar": "VERB", "help": "admit, provision, start, stop, rotate-key or destroy"},
             **USER,
             "--image": {},
             "--provision": {"action": "store_true", "default": None},
             "--wake": {"action": "store_true", "default": None},
-            "--product": {"dest": "product_id", "metavar": "ID", "help": "as the operator: whose"},
+            "--product": {"dest": "product_id", "metavar": "ID", "help": "id of the product, for operators"},
         },
         _explain,
     ),
-    "operation": ("what became of a request", {"id": {}}, lambda shell: shell.product.get_operation(shell.id)),
-    "status": ("engines by state", {}, lambda shell: shell.product.get_status()),
-    "metrics": ("the last hour, and totals", {}, lambda shell: shell.product.get_metrics()),
-    "health": ("whether the web process can serve", {}, lambda shell: shell.anyone.get_health()),
+    "operation": ("show the state and result of an operation", {"id": {}}, lambda shell: shell.product.get_operation(shell.id)),
+    "status": ("count the engines by state", {}, lambda shell: shell.product.get_status()),
+    "metrics": ("show the last hour, and totals", {}, lambda shell: shell.product.get_metrics()),
+    "health": ("check whether the web process can serve", {}, lambda shell: shell.anyone.get_health()),
 }
 
 GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
     "engines": ENGINES,
     "products": {
         "register": (
-            "a new product, with its first platform key",
+            "register a product, and print its first platform key",
             {"slug": {}, "name": {}, "--policy": {"type": json.loads, "metavar": "JSON"}},
             lambda shell: shell.operator.register_product(shell.slug, shell.name, shell.policy),
         ),
         "policy": (
-            "replace the policy",
+            "replace a product's policy",
             {**PRODUCT, "policy": {"type": json.loads, "metavar": "JSON"}},
             lambda shell: shell.operator.replace_policy(shell.product_id, shell.policy),
         ),
         "override": (
-            "give a rule of the policy another value, for a time",
+            "give a rule of a product's policy a new value, for a limited time",
             {**PRODUCT, "rule": {}, "value": {"type": json.loads, "metavar": "JSON"}, "seconds": {"type": int}, **REASON},
             lambda shell: shell.operator.grant_override(shell.product_id, shell.rule, shell.value, shell.reason, shell.seconds),
         ),
-        "overrides": ("its overrides, newest first", PRODUCT, lambda shell: shell.operator.list_overrides(shell.product_id)),
+        "overrides": ("list the overrides, newest first", PRODUCT, lambda shell: shell.operator.list_overrides(shell.product_id)),
         "end-override": (
-            "end an override before its time",
+            "end an override before it expires",
             {**PRODUCT, "override_id": {"metavar": "OVERRIDE", "help": "id of the override"}},
             lambda shell: shell.operator.end_override(shell.product_id, shell.override_id),
         ),
         "suspend": (
-            "refuse what would make its engines serve",
+            "suspend a product: refuse calls that would make its engines serve",
             {**PRODUCT, **REASON, "--stop-engines": {"action": "store_true"}},
             lambda shell: shell.operator.suspend_product(shell.product_id, shell.reason, stop_engines=shell.stop_engines),
         ),
         "resume": (
-            "end the suspension",
+            "end a product's suspension",
             {**PRODUCT, **REASON},
             lambda shell: shell.operator.resume_product(shell.product_id, shell.reason),
         ),
@@ -178,7 +181,7 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
             lambda shell: shell.operator.delete_product(shell.product_id),
         ),
         "env": (
-            "names of the variables of its engines; with JSON, replace them",
+            "list the names of the engines' environment variables; with JSON, replace the variables",
             {**PRODUCT, "env": {"nargs": "?", "type": json.loads, "metavar": "JSON"}},
             lambda shell: (
                 shell.operator.get_engine_env(shell.product_id)
@@ -188,31 +191,31 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
         ),
     },
     "keys": {
-        "list": ("a product's platform keys", PRODUCT, lambda shell: shell.operator.list_platform_keys(shell.product_id)),
+        "list": ("list a product's platform keys", PRODUCT, lambda shell: shell.operator.list_platform_keys(shell.product_id)),
         "issue": (
-            "one more platform key",
+            "issue an additional platform key",
             {**PRODUCT, **SCOPE, **EXPIRES},
             lambda shell: shell.operator.issue_platform_key(shell.product_id, shell.scope, shell.expires),
         ),
         "rotate": (
-            "a new platform key in place of the others",
+            "issue a platform key that replaces all earlier keys",
             {**PRODUCT, "--overlap": {"type": int, "metavar": "S"}},
             lambda shell: shell.operator.rotate_platform_key(shell.product_id, overlap_s=shell.overlap),
         ),
         "revoke": (
-            "end a platform key at once",
+            "revoke a platform key at once",
             {**PRODUCT, **KEY},
             lambda shell: shell.operator.revoke_platform_key(shell.product_id, shell.key_id),
         ),
     },
     "admin-keys": {
-        "list": ("the named admin keys", {}, lambda shell: shell.operator.list_admin_keys()),
+        "list": ("list the named admin keys", {}, lambda shell: shell.operator.list_admin_keys()),
         "issue": (
-            "one more admin key",
+            "issue an additional admin key",
             {"name": {}, **EXPIRES},
             lambda shell: shell.operator.issue_admin_key(shell.name, shell.expires),
         ),
-        "revoke": ("end an admin key at once", KEY, lambda shell: shell.operator.revoke_admin_key(shell.key_id)),
+        "revoke": ("revoke an admin key at once", KEY, lambda shell: shell.operator.revoke_admin_key(shell.key_id)),
     },
 }
 
@@ -221,7 +224,7 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every command, with the options that all of them take on either side of their name."""
+    """The parser of all commands. The common options may stand before or after a command's name."""
     made = argparse.ArgumentParser(prog="roundhouse", description="Roundhouse's API from a shell.")
     _add_common(made, {"json": False, "url": os.environ.get("ROUNDHOUSE_URL", "http://127.0.0.1:8000"), "retries": RETRIES})
     commands = made.add_subparsers(required=True, metavar="COMMAND")
@@ -243,13 +246,13 @@ def _add(commands: Any, name: str, told: str, arguments: dict[str, dict[str, Any
 
 
 def _add_common(made: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
-    made.add_argument("--json", action="store_true", default=defaults["json"], help="print JSON, one object a line")
-    made.add_argument("--url", default=defaults["url"], help="where the API is; else ROUNDHOUSE_URL")
-    made.add_argument("--retries", type=int, default=defaults["retries"], metavar="N", help=f"tries after the first ({RETRIES})")
+    made.add_argument("--json", action="store_true", default=defaults["json"], help="print JSON, an object per line")
+    made.add_argument("--url", default=defaults["url"], help="URL of the API (default: ROUNDHOUSE_URL)")
+    made.add_argument("--retries", type=int, default=defaults["retries"], metavar="N", help=f"retries (default: {RETRIES})")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run a command; returns the exit code."""
     arguments = parser().parse_args(argv)
     try:
         with ExitStack() as stack:
@@ -259,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
         return REFUSED if is_no else 0
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever reads us has seen enough
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (RoundhouseError, UsageError, ValueError) as error:
@@ -267,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Say what went wrong on stderr; returns the exit code for it."""
+    """Print the error on stderr; returns the exit code for the error."""
     print(f"roundhouse: {error}", file=sys.stderr)
     if isinstance(error, ApiError):
         told = {"details": error.details and json.dumps(error.details), "request id": error.request_id}

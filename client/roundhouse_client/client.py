@@ -1,4 +1,4 @@
-"""The API as a product uses it."""
+"""The API for a product."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,12 @@ from roundhouse_client.results import read
 from roundhouse_client.transport import READ_S, RETRIES, Transport, given, path_of
 
 PAGE = 500
-LINES = 1000  # as many as one answer has
-LATE_S = 300  # a row is as old as the start of its action: how much later than its timestamp one may appear
+LINES = 1000  # the most lines in an answer
+LATE_S = 300  # a row may appear LATE_S seconds after its timestamp, the start of its action
 
 
 class Client(Transport):
-    """A product's client. Every method raises ApiError, Unreachable; those with `wait_s` StillRunning when that time is over."""
+    """A product's client. Every method raises ApiError, Unreachable; with `wait_s` also StillRunning, after `wait_s` seconds."""
 
     def __init__(self, url: str, platform_key: str, *, retries: int = RETRIES, timeout_s: float = READ_S) -> None:
         super().__init__(url, {"X-Platform-Key": platform_key}, retries=retries, timeout_s=timeout_s)
@@ -23,7 +23,7 @@ class Client(Transport):
     # -- engines ---------------------------------------------------------------------------------------------------------
 
     def provision(self, user_id: str, engine_version: str = "", *, wait_s: int | None = None) -> results.Provisioned:
-        """A new engine, once it is healthy; of the given image, or the policy's."""
+        """Make an engine from the given or the policy's image; returns when the engine is healthy."""
         body = {"user_id": user_id} | ({"engine_version": engine_version} if engine_version else {})
         return read(results.Provisioned, self._call("POST", "/engines/provision", body=body, wait_s=wait_s))
 
@@ -32,12 +32,12 @@ class Client(Transport):
         return read(results.Engine, self._call("GET", path_of(user_id)))
 
     def list_engines(self, status: str | None = None, *, limit: int = 100, offset: int = 0) -> results.Engines:
-        """One page of engines, newest first, without their keys."""
+        """A page of engines, newest first, without their keys."""
         query = {"status": status, "limit": limit, "offset": offset}
         return read(results.Engines, self._call("GET", "/engines", query=query))
 
     def engines(self, status: str | None = None, *, page_size: int = PAGE) -> Iterator[results.Engine]:
-        """Every engine, page by page; one that is made or goes meanwhile may be left out, none comes twice."""
+        """Every engine, page by page. Engines made or destroyed meanwhile may be left out; no engine comes twice."""
         seen: set[str] = set()
         offset = 0
         while page := self.list_engines(status, limit=page_size, offset=offset).engines:
@@ -54,7 +54,7 @@ class Client(Transport):
         return read(results.Stopped, self._call("POST", path_of(user_id, "stop"), wait_s=wait_s))
 
     def rotate_key(self, user_id: str, *, wait_s: int | None = None) -> results.NewEngineKey:
-        """A new key for a running engine, once it is healthy with it."""
+        """Give a running engine a new key; returns when the engine is healthy with the new key."""
         return read(results.NewEngineKey, self._call("POST", path_of(user_id, "rotate-key"), wait_s=wait_s))
 
     def destroy(self, user_id: str, *, wait_s: int | None = None) -> results.Destroyed:
@@ -64,14 +64,14 @@ class Client(Transport):
     def admit(
         self, user_id: str, *, auto_provision: bool = False, auto_wake: bool = False, wait_s: int | None = None
     ) -> results.Admission:
-        """May a request of this user go to the user's engine now?"""
+        """Whether a request of the user may go to the user's engine now."""
         body = {"auto_provision": auto_provision, "auto_wake": auto_wake}
         is_read = not (auto_provision or auto_wake)
         answer = self._call("POST", path_of(user_id, "admit"), body=body, wait_s=wait_s, is_read=is_read)
         return read(results.Admission, answer)
 
     def get_operation(self, operation_id: str) -> results.Operation:
-        """What became of a request."""
+        """The state and result of an operation."""
         return read(results.Operation, self._call("GET", f"/operations/{operation_id}"))
 
     def explain(
@@ -83,7 +83,7 @@ class Client(Transport):
         auto_provision: bool | None = None,
         auto_wake: bool | None = None,
     ) -> results.Explanation:
-        """What would happen, and by which rule; nothing does. The flags are of `admit`, the image of `provision`."""
+        """Dry-run a call: its outcome, and the deciding rules. The flags belong to `admit`, the image to `provision`."""
         body = {"verb": verb, "user_id": user_id, "engine_version": engine_version}
         flags = {"auto_provision": auto_provision, "auto_wake": auto_wake}
         return read(results.Explanation, self._call("POST", "/policy/explain", body=given(**body, **flags), is_read=True))
@@ -91,11 +91,11 @@ class Client(Transport):
     # -- logs ------------------------------------------------------------------------------------------------------------
 
     def get_logs(self, user_id: str, tail: int = 100) -> results.Logs:
-        """The last lines that the engine wrote."""
+        """The last `tail` lines of the engine's log."""
         return read(results.Logs, self._call("GET", path_of(user_id, "logs"), query={"tail": tail}))
 
     def follow_logs(self, user_id: str, tail: int = 100, *, every_s: float = 1.0) -> Iterator[str]:
-        """The last lines, and then each new one, without end. Of more than LINES between two looks the last are shown."""
+        """The last `tail` lines, then every new line, without end. Bursts of more than LINES lines are cut to the last LINES."""
         known = self.get_logs(user_id, LINES).lines
         yield from known[-tail:]
         while True:
@@ -111,7 +111,7 @@ class Client(Transport):
         return read(results.Rows, self._call("GET", "/audit", query={"limit": limit, **filters}))
 
     def list_audit_of_user(self, user_id: str, *, limit: int = 100, **filters: str | datetime | None) -> results.Rows:
-        """A page of the newest rows of one user, also of engines that are destroyed."""
+        """A page of the newest rows of a user, also rows of destroyed engines."""
         return read(results.Rows, self._call("GET", path_of(user_id, "audit"), query={"limit": limit, **filters}))
 
     def audit(self, *, page_size: int = PAGE, **filters: str | datetime | None) -> Iterator[results.Row]:
@@ -119,15 +119,15 @@ class Client(Transport):
         page = self.list_audit(limit=page_size, **filters)
         yield from page.results
         while page.next:
-            address = urlsplit(page.next)  # of it the path and the query: we may reach the API by another name than it has
+            address = urlsplit(page.next)  # use only its path and query: our URL of the API may have a different host
             page = read(results.Rows, self._call("GET", f"{address.path}?{address.query}"))
             yield from page.results
 
     def follow_audit(self, tail: int = 20, *, every_s: float = 1.0, **filters: str | datetime | None) -> Iterator[results.Row]:
-        """The last rows, oldest first, and then each new one, without end."""
+        """The last `tail` rows, oldest first, then every new row, without end."""
         newest = self.list_audit(limit=tail, **filters).results
         seen = {row.id: row.timestamp for row in newest}
-        floor = min(seen) if seen else 0  # what is older than the first rows shown is not news
+        floor = min(seen) if seen else 0  # rows older than the first shown rows are not new
         yield from sorted(newest, key=lambda row: row.id)
         while True:
             time.sleep(every_s)
@@ -152,7 +152,7 @@ class Client(Transport):
 
 
 def _overlap(known: Sequence[str], now: Sequence[str]) -> int:
-    """How many of the first lines of `now` are the last of `known`; 0 when more was written since than a look shows."""
+    """How many first lines of `now` are the last lines of `known`; 0 if more new lines came than an answer holds."""
     for length in range(min(len(known), len(now)), 0, -1):
         if known[-length:] == now[:length]:
             return length

@@ -1,19 +1,19 @@
-"""What goes wrong, as exceptions."""
+"""The exceptions of the client."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 class RoundhouseError(Exception):
-    """Base of this package's errors."""
+    """Base of the package's errors."""
 
 
 class Unreachable(RoundhouseError):
-    """No answer came, also not after the retries; whether the request was carried out is not known."""
+    """No answer came, even after all retries. The API may or may not have carried out the request."""
 
 
 class ApiError(RoundhouseError):
-    """An answer that refuses. Decide by `code`; `message` is for people."""
+    """The API refused the request. Decide by `code`; `message` is for people."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class ApiError(RoundhouseError):
 
 
 class StillRunning(RoundhouseError):
-    """The time that the caller gave with `wait_s` is over; the operation goes on, ask `get_operation`."""
+    """The caller's `wait_s` is over, and the operation goes on; `Client.get_operation` returns its state."""
 
     def __init__(self, operation_id: str, kind: str, state: str) -> None:
         super().__init__(f"the {kind} goes on as operation {operation_id}")

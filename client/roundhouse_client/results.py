@@ -1,4 +1,4 @@
-"""What answers hold. Fields that this version does not know are left out; keys are not in any `repr`."""
+"""The contents of answers. Fields unknown to the client are left out; a `repr` never shows a key."""
 
 import types
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Engines:
-    """A page of engines, and how many match in all."""
+    """A page of engines, and the number of all matching engines."""
 
     engines: list[Engine]
     total: int
@@ -85,7 +85,7 @@ class Admission:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one rule says: `value` measured against `limit`, and how many more fit."""
+    """The decision of a rule: `value` measured against `limit`; `headroom` is how many more fit."""
 
     rule: str
     allowed: bool
@@ -96,7 +96,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What would happen; `allowed` says whether no rule refuses, `refusal` why it would be refused."""
+    """The outcome of a dry run. `allowed`: no rule refuses; `would`: the call's effect; `refusal`: the reason of a refusal."""
 
     allowed: bool
     decisions: list[Decision]
@@ -106,7 +106,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Logs:
-    """What an engine wrote last, oldest first."""
+    """The last lines of an engine's log, oldest first."""
 
     engine_id: str
     user_id: str
@@ -115,7 +115,7 @@ class Logs:
 
 @dataclass(frozen=True)
 class Step:
-    """How far an operation came, and when."""
+    """A step of an operation, and its time."""
 
     at: datetime
     step: str
@@ -132,7 +132,7 @@ class OperationError:
 
 @dataclass(frozen=True)
 class Operation:
-    """What became of a request."""
+    """An operation, with its state and result."""
 
     operation_id: str
     engine_id: str
@@ -222,7 +222,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class Override:
-    """Another value of one rule of a product's policy, for a time."""
+    """A new value for a rule of a product's policy, for a limited time."""
 
     override_id: str
     rule: str
@@ -255,7 +255,7 @@ class Suspension:
 
 @dataclass(frozen=True, kw_only=True)
 class PlatformKey:
-    """A platform key; `platform_api_key` is there only when it was issued just now."""
+    """A platform key; only the answer that issues the key has `platform_api_key`."""
 
     key_id: str
     prefix: str
@@ -269,7 +269,7 @@ class PlatformKey:
 
 @dataclass(frozen=True)
 class Replaced:
-    """A platform key in whose place another was issued."""
+    """A platform key replaced by a rotation."""
 
     key_id: str
     prefix: str
@@ -278,14 +278,14 @@ class Replaced:
 
 @dataclass(frozen=True, kw_only=True)
 class RotatedPlatformKey(PlatformKey):
-    """The new platform key, and those that end for it."""
+    """The new platform key, and the replaced keys."""
 
     replaced: list[Replaced]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdminKey:
-    """An admin key; `admin_api_key` is there only when it was issued just now."""
+    """An admin key; only the answer that issues the key has `admin_api_key`."""
 
     key_id: str
     name: str
@@ -299,7 +299,7 @@ class AdminKey:
 
 @dataclass(frozen=True)
 class EngineEnv:
-    """Names of the variables that a product's engines get."""
+    """The names of the environment variables of a product's engines."""
 
     version: int
     names: list[str]
@@ -312,13 +312,13 @@ class EngineEnv:
 def read(kind: type[T], body: Mapping[str, Any]) -> T:
     """The answer as `kind`. Raises KeyError when a field without a default is missing."""
     hints = get_type_hints(kind)
-    known = fields(kind)  # type: ignore[arg-type]  # a dataclass, all of them
+    known = fields(kind)  # type: ignore[arg-type]  # all kinds are dataclasses
     wanted = [each.name for each in known if each.name in body or each.default is MISSING]
     return kind(**{name: _convert(hints[name], body[name]) for name in wanted})
 
 
 def _convert(hint: Any, value: Any) -> Any:
-    """The JSON value as the type says."""
+    """The JSON value as the type `hint`."""
     if value is None or hint is Any:
         return value
     if get_origin(hint) in (Union, types.UnionType):

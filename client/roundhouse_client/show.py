@@ -1,4 +1,4 @@
-"""Results as a person reads them, or as JSON: one object a line, so that what is followed can be piped."""
+"""Results as text for people, or as JSON with an object per line, which can be piped while more results come."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from roundhouse_client.results import Engine, Row
 
 
 def show(answer: Any, *, as_json: bool) -> None:
-    """Print the answer; of one that goes on without end, each part as it comes."""
+    """Print the answer; of an endless answer, print every part as soon as the part comes."""
     several = isinstance(answer, Iterable) and not isinstance(answer, Mapping | str)
     for part in answer if several else [answer]:
         print(_json(part) if as_json else _text(part), flush=True)

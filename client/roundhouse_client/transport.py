@@ -1,4 +1,4 @@
-"""One request, with its retries."""
+"""A request to the API, with its retries."""
 
 import random
 import time
@@ -11,17 +11,18 @@ import httpx
 
 from roundhouse_client.errors import ApiError, StillRunning, Unreachable
 
-READ_S = 120.0  # longer than the API lets any request wait
-LONGEST_S = 60.0  # a Retry-After beyond this is the caller's to wait for
+READ_S = 120.0  # longer than the longest wait in the API
+LONGEST_S = 60.0  # after a longer Retry-After the call is not retried: the caller decides
 BASE_S, CAP_S = 0.25, 8.0  # backoff without a Retry-After
-RETRIES = 6  # 8 to 16 s of them in all: the web server may be started again in the meantime
+RETRIES = 6  # with pauses of 8 to 16 s in all, which outlast a restart of the web server
 
 
 class Transport:
-    """HTTP with a key. Retries what a retry may help: no connection, 429 with a Retry-After, 503.
+    """HTTP with a key. Retries a call after a broken or refused connection, after 429 with a Retry-After, and after 503.
 
-    A call that changes something carries an `Idempotency-Key`, the same in each of its tries: it is done once, however many of
-    them arrive. `is_read`: a call that changes nothing, whatever its method. `retries` is how many tries follow the first.
+    Calls that change something carry an `Idempotency-Key`, which is the same in all tries of a call. The API thus carries out a
+    call once, no matter how many tries arrive. `is_read`: a call that changes nothing, whatever its method. `retries` is the
+    number of tries after the first.
     """
 
     def __init__(self, url: str, key: Mapping[str, str], *, retries: int = RETRIES, timeout_s: float = READ_S) -> None:
@@ -73,7 +74,7 @@ class Transport:
 
 
 def path_of(user_id: str, verb: str = "") -> str:
-    """The path of a user's engine. Raises ValueError for a user id that no path can hold."""
+    """The path of a user's engine. Raises ValueError for a user id that a path cannot hold."""
     if user_id in ("", ".", ".."):
         raise ValueError(f"not a user id: {user_id!r}")
     return f"/engines/{quote(user_id, safe='')}{verb and '/'}{verb}"
@@ -115,12 +116,12 @@ def _is_worth_a_retry(refusal: ApiError) -> bool:
 
 
 def _pause_s(attempt: int, asked_s: float | None) -> float:
-    """Seconds before the next try: what was asked for and a bit, or twice as long each time; never the same for all callers."""
+    """Seconds before the next try: `asked_s` plus a little, or doubled at every try; random, to keep callers apart."""
     if asked_s is not None:
         return asked_s + random.uniform(0, 0.25)  # noqa: S311 (jitter)
     return float(min(CAP_S, BASE_S * 2**attempt)) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 def given(**body: Any) -> dict[str, Any]:
-    """A body with the fields that have a value."""
+    """A request body without the fields that are None."""
     return {name: value for name, value in body.items() if value is not None}

@@ -1,7 +1,8 @@
-"""Django's PostgreSQL backend, with a pool that is over a restart of the server at once.
+"""Django's PostgreSQL backend, with a pool that recovers from a restart of the server at once.
 
-psycopg's pool finds broken connections one by one, with a pause after each: a process with a dozen idle ones would refuse
-requests for a minute. Here the first broken one empties the pool. Django gives no way to name the check: the pool is made here.
+psycopg's pool finds broken connections one by one, with a pause after every find: a process with a dozen idle connections would
+refuse requests for a minute. Here the first broken connection empties the pool. The pool is made here because Django has no
+setting for the pool's check.
 """
 
 import select
@@ -16,14 +17,14 @@ from django.db.backends.postgresql import base
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 ASK_EVERY_S = 0.5
-DRAIN_EVERY_S = 1.0  # threads find their broken connections at the same time: one of them is enough
+DRAIN_EVERY_S = 1.0  # threads find broken connections simultaneously: emptying the pool once is enough
 
 
 class Check:
-    """Called with each connection before it is handed out: raises when it is broken, and gives up all that lie idle.
+    """Called with a connection before use: raises if the connection is broken, and closes all idle connections in the pool.
 
-    A server that ends a connection says so on it, or its kernel does. While nothing has come that nobody asked for, there is no
-    need to spend a round trip on a question.
+    The end of a connection arrives as bytes or as an end of file from the server or its kernel. While nothing unexpected has
+    arrived, the check saves the round trip of a test statement.
     """
 
     def __init__(self) -> None:
@@ -43,14 +44,17 @@ class Check:
 
 
 def _has_news(descriptor: int) -> bool:
-    """Whether something can be read from the socket, the end of it included."""
+    """Whether the socket has bytes or an end of file to read."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
 
 
 class Pool(ConnectionPool["psycopg.Connection[Any]"]):
-    """Asks again while it waits: psycopg's tries to connect when it is asked, and one that failed leaves the others waiting."""
+    """Repeats a request for a connection every ASK_EVERY_S seconds.
+
+    psycopg's pool connects only on a request: after a failed connect, the remaining requests would go on waiting.
+    """
 
     def getconn(self, timeout: float | None = None) -> "psycopg.Connection[Any]":
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
@@ -61,7 +65,7 @@ class Pool(ConnectionPool["psycopg.Connection[Any]"]):
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Django's own but for the pool's check."""
+    """Django's own wrapper, except for the pool."""
 
     _connection_pools: ClassVar[dict[str, ConnectionPool[Any]]] = {}
 
@@ -84,7 +88,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     @contextmanager
     def lend(self) -> "Iterator[psycopg.Connection[Any]]":
-        """A connection of the pool for a statement of its own, without all that makes it Django's. Raises PoolTimeout."""
+        """Lend a connection of the pool for a single statement, without Django's set-up. Raises PoolTimeout."""
         pool = self.pool
         assert pool is not None
         pool.open()

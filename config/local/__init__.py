@@ -1,1 +1,1 @@
-"""Everything that `make run` alone needs: embedded servers, the folder they live in, and a supervisor."""
+"""Local runs, above all `make run`: embedded servers, their home folder, and a supervisor."""

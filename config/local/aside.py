@@ -1,4 +1,4 @@
-"""A function that runs in a fork of this process: what it imports is not kept here, and we can do something else meanwhile."""
+"""Runs a function in a fork: the function's imports stay out of the calling process, which works on meanwhile."""
 
 import multiprocessing
 import signal
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @contextmanager
 def aside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
-    """Inside, `work` is done elsewhere. Call what is yielded to wait for its value; it raises Refused where `work` has."""
+    """Run `work` in a fork during the block. The yielded function waits for the result, and raises a Refused of `work`."""
     fork = multiprocessing.get_context("fork")
     answer, told = fork.Pipe(duplex=False)
     process = fork.Process(target=_work, args=(work, told))
@@ -31,7 +31,7 @@ def aside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
 
 def _work(work: Callable[[], object], told: "Connection[object, object]") -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # whoever waits for us ends us
+        signal.signal(number, signal.SIG_IGN)  # the waiting parent ends the fork
     die_with_parent(signal.SIGKILL)
     try:
         told.send(work())
@@ -43,7 +43,7 @@ def _read(answer: "Connection[object, object]") -> Any:
     try:
         found = answer.recv()
     except EOFError as error:
-        raise Refused("a step of the start has ended without a result: see above") from error
+        raise Refused("a step of the start ended without a result: see the error above") from error
     if isinstance(found, Refused):
         raise found
     return found

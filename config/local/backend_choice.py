@@ -1,8 +1,8 @@
-"""Where the engines of a local run live: in Docker where a daemon answers and has the engine's image, else as subprocesses.
+"""Chooses the backend of a local run: Docker, if a daemon answers and has the engine's image, else subprocesses.
 
-The choice is kept in the home (`backend`), because engines made by one backend are not there for the other. It is made anew while
-the home has no engine: none under `engines`, none on the daemon, and where no daemon answers, none when the last run ended.
-ORCH_ENGINE_BACKEND decides when it is set, and is kept for a later run without it.
+The home keeps the choice in the file `backend`, because a backend cannot find the engines of the other backend. A home without
+engines chooses anew: no engine under `engines`, no engine on the daemon, or, if no daemon answers, no engine at the end of the
+last run. ORCH_ENGINE_BACKEND overrides the choice, and is kept for later runs without the variable.
 """
 
 import os
@@ -27,31 +27,31 @@ def kept(home: Path) -> str:
 
 
 def choose(home: Path) -> tuple[str, str]:
-    """The backend for this start, and why it is that one, in a few words. Keeps the choice."""
+    """Return the backend for the start, and the reason in a few words; keep the choice."""
     if asked := os.environ.get("ORCH_ENGINE_BACKEND"):
         _keep(home, asked)
         return asked, "ORCH_ENGINE_BACKEND is set"
     if before := _backend_of_engines(home):
-        return before, "as before: this home's engines are there"
+        return before, "kept from the last run: this home has engines"
     missing = _missing_for_docker()
-    chosen, why = ("subprocess", missing) if missing else ("docker", "a daemon answers and has the engine image")
+    chosen, why = ("subprocess", missing) if missing else ("docker", "a Docker daemon answers and has the engine image")
     _keep(home, chosen)
     return chosen, why
 
 
 def forget(home: Path) -> None:
-    """Keep no choice: no engine needs it."""
+    """Delete the kept choice of a home without engines."""
     (home / "backend").unlink(missing_ok=True)
 
 
 def _keep(home: Path, backend: str) -> None:
-    """Keep it, unless no engine could be there at the next start."""
+    """Keep the choice, unless the backend (`memory`) loses all engines when the run ends."""
     if backend in BACKENDS:
         (home / "backend").write_text(backend + "\n")
 
 
 def _backend_of_engines(home: Path) -> str:
-    """The kept choice, as long as there may be an engine that it was made for; else an empty string."""
+    """The kept choice while the kept backend may have an engine of the home; else an empty string."""
     match kept(home):
         case "docker" if _may_have_engines(home):
             return "docker"
@@ -61,7 +61,7 @@ def _backend_of_engines(home: Path) -> str:
 
 
 def _may_have_engines(home: Path) -> bool:
-    """Whether the daemon has a volume of an engine of ours; also when it does not answer."""
+    """Whether the daemon has a volume of this home's engines; also true when the daemon does not answer."""
     from docker.errors import DockerException
 
     from engines.backends.docker.containers import DEPLOYMENT
@@ -74,14 +74,14 @@ def _may_have_engines(home: Path) -> bool:
 
 
 def _setting(name: str) -> str:
-    """Value of `ORCH_<NAME>`; whether the whole environment is right is told by whatever starts next."""
+    """Value of `ORCH_<NAME>`, unchecked: the next program to start checks the whole environment."""
     from common.env import Env
 
     return os.environ.get(f"ORCH_{name.upper()}") or str(Env.model_fields[name].default)
 
 
 def _missing_for_docker() -> str:
-    """What is missing for the Docker backend, or an empty string."""
+    """The reason against the Docker backend, or an empty string."""
     from docker.errors import DockerException, ImageNotFound
 
     try:
@@ -89,7 +89,7 @@ def _missing_for_docker() -> str:
         client.images.get(_setting("engine_image"))
         client.images.get(_setting("guard_image"))
     except ImageNotFound:
-        return "the daemon has no engine image; `make engine-image` builds it"
+        return "the Docker daemon has no engine image; build the image with `make engine-image`"
     except (DockerException, OSError):
         return "no Docker daemon answers"
     return ""

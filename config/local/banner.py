@@ -1,4 +1,4 @@
-"""What `make run` prints once everything is up: the admin's address, and a tour of the API to paste into a shell."""
+"""The text that `make run` prints once everything is up: the admin's address, and a tour of the API to paste into a shell."""
 
 from pathlib import Path
 
@@ -6,22 +6,23 @@ from config.local.home import USERNAME
 
 
 def render(home: Path, api: str, admin_key: str, engines: str, edition: str) -> str:
-    """The whole text, for a web server at the address `api` and that edition of processes.
+    """The whole text: `api` is the web server's URL, `engines` the backend and its reason, `edition` the edition of processes.
 
-    Its curl lines need nothing but curl and python3, and can be pasted again and again.
+    The curl lines need only curl and python3, and can be pasted repeatedly.
     """
     file = home / "admin-password"
-    password = file.read_text() if file.exists() else "the one you have chosen"
+    password = file.read_text() if file.exists() else "(the password that you chose in the admin)"
     return f"""
-Roundhouse is up. Stop it with Ctrl-C; everything is kept in {home}
+Roundhouse is up. Press Ctrl-C to stop. Data, logs and secrets stay in {home}
 
   Admin      {api}/admin/
   User       {USERNAME}
   Password   {password}
   Engines    {engines}
-  Processes  {edition} (ORCH_PROCESSES; see docs/operations.md)
+  Processes  {edition} (set by ORCH_PROCESSES; see docs/operations.md)
 
-Register a product, admit a user, call the engine, read the audit log, destroy the engine:
+Paste these lines into another terminal. They register a product, admit a user (which makes an engine), call the engine, read the
+audit log, and destroy the engine:
 
 {tour(api, admin_key)}"""
 
@@ -30,7 +31,7 @@ PICK = "import functools, json, sys; print(functools.reduce(lambda found, key: f
 
 
 def tour(api: str, admin_key: str) -> str:
-    """The curl lines: each one an indented line of its own."""
+    """The curl lines, indented, a line per step."""
     send = "-H 'Content-Type: application/json' -d"
     key = """-H "X-Platform-Key: $KEY\""""
     lines = (

@@ -1,7 +1,7 @@
 """Real PostgreSQL and real Valkey for a laptop and for tests, without anything to install. Never in production.
 
-`make run` keeps them under its supervisor. Otherwise each `manage.py` process counts as a user of its home's servers:
-the first one starts them, the last one out stops them. `make run` takes over whatever runs when it starts.
+`make run` keeps the servers under its supervisor. Otherwise every `manage.py` process counts as a user of its home's servers: the
+first user starts the servers, the last user stops them. `make run` takes over from servers that run already.
 """
 
 import fcntl
@@ -24,16 +24,16 @@ __all__ = ["Refused", "Servers", "Urls", "environment", "home", "locked", "runni
 MODULES: dict[str, ModuleType] = {"postgres": postgres, "valkey": valkey}
 STOP_SIGNALS = {"postgres": (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL), "valkey": (signal.SIGTERM, signal.SIGKILL)}
 READY_S = 60.0  # crash recovery included
-RESPAWN_S = 15.0  # after a kill, PostgreSQL refuses to start until the last orphan of its predecessor is gone
+RESPAWN_S = 15.0  # after a kill, PostgreSQL refuses to start until the last orphaned process of the killed server is gone
 LOG_BYTES = 10_000_000
-MARKER = "started-by-manage"  # a file in the home: the last user out stops the servers
+MARKER = "started-by-manage"  # a file in the home; while the file exists, the last user stops the servers
 
 home = locate
 
 
 @dataclass(frozen=True)
 class Urls:
-    """Connection URLs of one home: three roles of PostgreSQL, and Valkey."""
+    """Connection URLs of a home: three roles of PostgreSQL, and Valkey."""
 
     database: str
     owner: str
@@ -42,9 +42,9 @@ class Urls:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Defaults of the `ORCH_*` variables that belong to `home`; generated on first use, no server is started.
+    """Defaults of the `ORCH_*` variables of `home`, generated on first use; no server is started.
 
-    The owner's URL is left out where the environment names a database of its own. Raises Refused.
+    The owner's URL is left out if ORCH_DATABASE_URL names a database outside the home. Raises Refused.
     """
     lay_out(home)
     generated = {name: value for name, value in read_secrets(home).items() if name.startswith("ORCH_")}
@@ -59,19 +59,19 @@ def environment(home: Path) -> dict[str, str]:
 
 
 class Servers:
-    """The servers of one home, or those of them that are `wanted` ("postgres", "valkey").
+    """The servers of a home, as far as `wanted` ("postgres", "valkey").
 
-    Nothing is remembered between processes but the servers' own pid files: any process can start, find and stop them.
+    Processes share no state but the servers' own pid files: any process can start, find and stop the servers.
     """
 
     def __init__(self, home: Path, wanted: tuple[str, ...] = ("postgres", "valkey")) -> None:
         self.home = home
         self.wanted = wanted
-        self._children: dict[str, subprocess.Popen[bytes] | None] = {}  # None: it ran already
+        self._children: dict[str, subprocess.Popen[bytes] | None] = {}  # None: the server ran already
 
     @classmethod
     def missing(cls, home: Path) -> "Servers":
-        """Those that the environment does not replace: all of them locally, none in production."""
+        """The servers without a URL in the environment; none in production."""
         if os.environ.get("ORCH_ENVIRONMENT", "local") != "local":
             return cls(home, ())
         names = {"postgres": "ORCH_DATABASE_URL", "valkey": "ORCH_REDIS_URL"}
@@ -86,7 +86,7 @@ class Servers:
         return Urls(database, owner, superuser, valkey.url(self.home))
 
     def prepare(self) -> None:
-        """Everything short of starting: folders, secrets, a cluster, no locks of a dead server. Raises Refused."""
+        """Make folders, secrets and a cluster, and remove the locks of a dead server. Raises Refused."""
         lay_out(self.home)
         if "postgres" in self.wanted:
             postgres.create(self.home)
@@ -94,14 +94,14 @@ class Servers:
                 postgres.clear_stale(self.home)
 
     def start(self) -> None:
-        """Start those that are down, in sessions of their own; return when all can be used. Raises Refused."""
+        """Start the servers that are down, in sessions of their own; return when all answer. Raises Refused."""
         self.prepare()
         for name in self.wanted:
             self._spawn(name)
         self.wait()
 
     def wait(self) -> None:
-        """Return when all can be used; spawn those again that `start` has spawned or found, and that ended. Raises Refused."""
+        """Return when all servers answer; respawn a server that ended after `start` spawned or found it. Raises Refused."""
         began = time.monotonic()
         while waiting := [name for name in self.wanted if not MODULES[name].answers(self.home)]:
             waited = time.monotonic() - began
@@ -117,7 +117,7 @@ class Servers:
             postgres.ensure_roles(self.home)
 
     def stop(self) -> None:
-        """Stop those that run, whoever started them; return when they are gone. Safe to repeat."""
+        """Stop all wanted servers, also servers started by another process; return when all are gone. Safe to repeat."""
         for name in self.wanted:
             any(self._end(name, number) for number in STOP_SIGNALS[name])
         for child in filter(None, self._children.values()):
@@ -125,17 +125,17 @@ class Servers:
         self._children.clear()
 
     def remove(self) -> None:
-        """Stop the servers and delete the home, and with it what lies elsewhere: PostgreSQL's data, short socket folders."""
+        """Stop the servers and delete the home, including its parts elsewhere: PostgreSQL's data, short socket folders."""
         self.stop()
         for folder in (postgres.sockets(self.home), postgres.folder(self.home), runtime_folder(self.home), self.home):
             shutil.rmtree(folder, ignore_errors=True)
 
     def runs(self, name: str) -> bool:
-        """Whether the process of that server lives; it may not answer yet."""
+        """Whether the process of the server `name` lives; the server may not answer yet."""
         return MODULES[name].pid(self.home) is not None
 
     def _gave_up(self, name: str) -> bool:
-        """Whether a server is gone that `start` has seen to; one that was killed just before may have looked alive to it."""
+        """Whether a server spawned or found by `start` has ended; a server killed just before may still have seemed alive."""
         if (child := self._children.get(name)) is not None:
             return child.poll() is not None
         return name in self._children and not self.runs(name)
@@ -155,7 +155,7 @@ class Servers:
             )  # fmt: skip
 
     def _end(self, name: str, number: signal.Signals) -> bool:
-        """Send `number` to the server; whether it was gone within 15 s."""
+        """Send `number` to the server; return whether the server ended within 15 s."""
         find: Callable[[Path], int | None] = MODULES[name].pid
         if (pid := find(self.home)) is None:
             return True
@@ -174,7 +174,7 @@ class Servers:
 
 @contextmanager
 def locked(path: Path, mode: int) -> Iterator[int]:
-    """Hold `path` in `flock` mode; the kernel lets go when the process dies. Raises BlockingIOError with LOCK_NB."""
+    """Lock `path` in `flock` mode `mode`; the kernel releases the lock of a dead process. Raises BlockingIOError with LOCK_NB."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, mode)
@@ -184,13 +184,13 @@ def locked(path: Path, mode: int) -> Iterator[int]:
 
 
 def supervised(home: Path) -> bool:
-    """Whether a `make run` of this home has its supervisor up, and with it the servers."""
+    """Whether the supervisor of a `make run` of the home is up, and with the supervisor the servers."""
     return accepts(runtime_folder(home) / "supervisor.sock")
 
 
 @contextmanager
 def running(home: Path) -> Iterator[None]:
-    """Inside, the servers that this environment needs can be used. Raises Refused."""
+    """Keep the servers up that the environment needs, during the block. Raises Refused."""
     servers = Servers.missing(home)
     if not servers.wanted:
         yield
@@ -214,7 +214,7 @@ def _enter(servers: Servers) -> None:
 
 
 def _wait_for_supervised(servers: Servers) -> bool:
-    """True once the servers of a running `make run` answer; False as soon as there is none. Raises Refused."""
+    """Return True once the servers of a running `make run` answer, False if no `make run` runs. Raises Refused."""
     deadline = time.monotonic() + READY_S
     while supervised(servers.home):
         if all(MODULES[name].answers(servers.home) for name in servers.wanted):
@@ -230,7 +230,7 @@ def _leave(home: Path, users: int) -> None:
         try:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return  # somebody else still uses them
+            return  # a further process still uses the servers
         if (home / MARKER).exists():
             Servers(home).stop()
             (home / MARKER).unlink()

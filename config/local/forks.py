@@ -1,7 +1,7 @@
-"""A fresh fork of a process that has imported our libraries (`config.local.preload`), turned into one of the list.
+"""Turns a fresh fork of a process with imported libraries (`config.local.preload`) into a process of `config.processes`.
 
-The fork has what a new interpreter would have: environment, signals, arguments, title, exit code. Only /proc/PID/environ stays as
-the parent's.
+The fork gets everything that a new interpreter would have: environment, signals, arguments, title, exit code. Only
+/proc/PID/environ keeps the parent's values.
 """
 
 import os
@@ -19,11 +19,11 @@ import setproctitle
 
 from config.processes import Process, settle
 
-setproctitle.getproctitle()  # it finds the title's place in memory by the environment, which a fork replaces
+setproctitle.getproctitle()  # finds the title in memory by the original environment, which a fork replaces
 
 
 def turn_into(process: Process, variables: Mapping[str, str]) -> NoReturn:
-    """Become that process with this environment, after a fork. A program in Python runs here, any other one is executed."""
+    """Become `process` with the environment `variables`, after a fork: run a Python module here, execute any other program."""
     code = 127
     try:
         reset_signals()
@@ -34,14 +34,14 @@ def turn_into(process: Process, variables: Mapping[str, str]) -> NoReturn:
             os.execve(argv[0], argv, os.environ)
         setproctitle.setproctitle(f"roundhouse: {process.name}")
         code = run_module(argv[2], argv[3:])
-    except BaseException as error:  # noqa: BLE001 (nothing of the parent's may go on in here)
+    except BaseException as error:  # noqa: BLE001 (the parent's code must not continue in the fork)
         print(f"{process.name}: {error}", file=sys.stderr)
     finally:
         os._exit(code)
 
 
 def reset_signals() -> None:
-    """Forget the parent's handlers, as an executed program would."""
+    """Drop the parent's signal handlers, as executing a program would."""
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
@@ -49,7 +49,7 @@ def reset_signals() -> None:
 
 
 def run_module(name: str, arguments: list[str]) -> int:
-    """Run `python -m name arguments` here, to the very end of the interpreter's exit; its exit code."""
+    """Run `python -m name arguments` here, including the interpreter's exit functions; return the exit code."""
     sys.argv = [name, *arguments]
     try:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -59,7 +59,7 @@ def run_module(name: str, arguments: list[str]) -> int:
     except BaseException:  # noqa: BLE001 (as the interpreter does)
         traceback.print_exc()
         code = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # joins threads, as multiprocessing has its forks do
+    threading._shutdown()  # type: ignore[attr-defined]  # joins threads, as multiprocessing does in its forks
     run_exit_functions()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

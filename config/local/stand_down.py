@@ -1,4 +1,4 @@
-"""What the end of a local run does while its servers are up: engines are stopped; a home without any forgets where they live."""
+"""Ends a local run while its servers are up: stops the engines, and forgets the backend of a home without engines."""
 
 import os
 

@@ -1,6 +1,7 @@
 """The supervisor of `make run`: its configuration, its start, and a client of its XML-RPC interface on a Unix socket.
 
-It starts a process that died again, forever, and a step once; it ends with its parent and takes every process along.
+The supervisor restarts a dead process, without limit, but starts a step only once. The supervisor ends with its parent, and stops
+all its processes.
 """
 
 import os
@@ -23,13 +24,13 @@ from config.processes import Process, die_with_parent
 
 START_S = 15.0
 STOP_S = 90.0
-STEP_S = 600.0  # migrations of a large database take their time
-# What an interpreter is told when it starts: its forks inherit it. Titles of processes leave /proc/PID/environ as it is.
+STEP_S = 600.0  # long enough for migrations of a large database
+# Variables of the supervisor's interpreter, inherited by forks. SPT_NOENV: process titles do not overwrite /proc/PID/environ.
 FORKED = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
 
 
 def configuration(home: Path, processes: list[Process]) -> str:
-    """supervisord's configuration. No path but the home's own (`%(here)s`) and no secret is in it."""
+    """supervisord's configuration, without secrets; paths begin with the home (`%(here)s`), except a short socket folder."""
     socket = runtime_folder(home) / "supervisor.sock"
     where = "%(here)s/run/supervisor.sock" if socket.parent == home / "run" else str(socket)
     user = f"user={pwd.getpwuid(0).pw_name}\n" if os.geteuid() == 0 else ""
@@ -82,10 +83,10 @@ stdout_logfile_backups=1
 
 
 def start(home: Path, processes: list[Process]) -> subprocess.Popen[bytes]:
-    """Start supervisord in a session of its own, with nothing under it yet. Raises Refused."""
+    """Start supervisord in a session of its own, with no processes yet. Raises Refused."""
     conf = home / "supervisor.conf"
     conf.write_text(configuration(home, processes))
-    # PATH leads to this interpreter, so that the configuration needs no path that would have to be quoted.
+    # PATH leads to our interpreter: the configuration then contains no interpreter path, which might need quoting.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     child = subprocess.Popen(
         [sys.executable, "-m", "config.local.supervisor", "-c", str(conf)],
@@ -103,9 +104,9 @@ def start(home: Path, processes: list[Process]) -> subprocess.Popen[bytes]:
 
 
 def wait_until_gone(home: Path) -> bool:
-    """Return when the supervisor of a launcher that was killed has stopped its processes; whether it was killed itself.
+    """Wait until the supervisor of a killed launcher is gone; return whether the supervisor was killed, too.
 
-    In that case its processes have got their stop signal, and may still be at it. Raises Refused.
+    The processes of a killed supervisor have got their stop signal, but may still be stopping. Raises Refused.
     """
     deadline = time.monotonic() + STOP_S
     while supervised(home):
@@ -116,7 +117,7 @@ def wait_until_gone(home: Path) -> bool:
 
 
 class _Transport(Transport):
-    """XML-RPC over a Unix socket. (supervisor has one too, but its module takes 0.2 s to import.)"""
+    """XML-RPC over a Unix socket. (The module of supervisor's own transport takes 0.2 s to import.)"""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -137,73 +138,73 @@ class _Connection(HTTPConnection):
 
 
 def _call(home: Path, method: str, *arguments: Any, interface: str = "supervisor") -> Any:
-    """Call supervisord. Raises Refused, also when it is not there any more."""
+    """Call supervisord. Raises Refused, also when supervisord has ended."""
     path = runtime_folder(home) / "supervisor.sock"
     try:
         with ServerProxy("http://localhost", transport=_Transport(path)) as proxy:
             return getattr(getattr(proxy, interface), method)(*arguments)
     except (Fault, HTTPException, OSError) as error:
-        raise Refused(f"the supervisor did not do {method}: {error!r}") from error
+        raise Refused(f"the supervisor did not carry out {method}: {error!r}; see {home / 'log' / 'supervisor.log'}") from error
 
 
 def load(home: Path, variables: dict[str, str]) -> None:
-    """Have it import what `prepare` and `web` are made of, and give these variables to processes that start from now on."""
+    """Have supervisord import the libraries of `prepare` and `web`, and give `variables` to all processes started later."""
     _call(home, "load", variables, interface="roundhouse")
 
 
 def load_rest(home: Path) -> None:
-    """Have it import what only workers are made of."""
+    """Have supervisord import the libraries needed only by workers."""
     _call(home, "load_rest", interface="roundhouse")
 
 
 def start_step(home: Path, name: str) -> None:
-    """Start one step of the list; its log begins anew."""
+    """Start a step of the list, with an empty log."""
     (home / "log" / f"{name}.log").unlink(missing_ok=True)
     start_process(home, "step", name)
 
 
 def finish_step(home: Path, name: str) -> None:
-    """Wait until the step has ended. Raises Refused when it failed, with the line of its log that says why."""
+    """Wait until the step has ended. Raises Refused if the step failed, with the log line of the reason."""
     log = home / "log" / f"{name}.log"
     deadline = time.monotonic() + STEP_S
     while (step := inspect(home)[name])["statename"] in ("STARTING", "RUNNING"):
         if time.monotonic() > deadline:
-            raise Refused(f"{name} does not end: see {log}")
+            raise Refused(f"{name} has not ended after {STEP_S:.0f} s: see {log}")
         time.sleep(0.05)
     if step["statename"] != "EXITED" or step["exitstatus"]:
         raise Refused(f"{name} failed: {_gist(log.read_text(errors='replace'))} (see {log})")
 
 
 def _gist(text: str) -> str:
-    """The line of a command's output that says what went wrong: its last error, else its last line."""
-    lines = [line for line in text.splitlines() if line.strip()] or ["it printed nothing"]
+    """The line of a command's output with the reason of a failure: the last error, else the last line."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["no output"]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)\b", line)]
     return (errors or lines)[-1]
 
 
 def start_process(home: Path, kind: str, name: str) -> None:
-    """Start one process of a kind; do not wait for it."""
+    """Start a process of a kind, without waiting for the process."""
     _call(home, "startProcess", f"{kind}:{name}", False)
 
 
 def start_group(home: Path, kind: str) -> None:
-    """Start those of a kind's processes that are not up; do not wait for them."""
+    """Start the processes of a kind that are not up, without waiting for the processes."""
     _call(home, "startProcessGroup", kind, False)
 
 
 def stop_group(home: Path, kind: str) -> None:
-    """Stop a kind's processes and wait until they are gone."""
+    """Stop a kind's processes, and wait until all are gone."""
     _call(home, "stopProcessGroup", kind, True)
 
 
 def inspect(home: Path) -> dict[str, dict[str, Any]]:
-    """What supervisord knows of each process, by name: among others `statename` (RUNNING, STARTING, BACKOFF...) and `pid`."""
+    """supervisord's facts on every process, by name: among others `statename` (RUNNING, STARTING, BACKOFF...) and `pid`."""
     found = cast(list[dict[str, Any]], _call(home, "getAllProcessInfo"))
     return {process["name"]: process for process in found}
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """End the supervisor and everything under it."""
+    """End the supervisor and all its processes."""
     child.terminate()
     try:
         child.wait(STOP_S)

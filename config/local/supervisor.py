@@ -1,4 +1,4 @@
-"""supervisord, but for our own programs: they are forks of it that have their libraries already, not new interpreters.
+"""supervisord for our own programs: a program is a fork of supervisord with imported libraries, not a new interpreter.
 
 python -m config.local.supervisor -c CONFIGURATION
 """
@@ -15,31 +15,31 @@ from config.local import forks, preload
 
 
 class Options(ServerOptions):  # type: ignore[misc]  # supervisor is not typed
-    """How supervisord does what it does; `execve` is the last step of a child that it has forked."""
+    """supervisord's options; a child forked by supervisord calls `execve` as its last step."""
 
     def execve(self, filename: str, argv: list[str], env: dict[str, str]) -> NoReturn:
-        # What supervisord had open is closed by now, but its objects still have the numbers of those descriptors. They must not
-        # be finalized, or they would close files of ours: so the child never returns from here, and ends without finalizers.
+        # supervisord's files are closed by now, but its objects still have the numbers of the descriptors. Finalizing the objects
+        # would close files of ours with equal numbers: the child must never return from here, and must end without finalizers.
         forks.turn_into(processes.BY_NAME[argv[-1]], env)
 
 
 class Interface:
-    """XML-RPC calls of ours, beside supervisord's own."""
+    """Our own XML-RPC calls, beside supervisord's."""
 
     def load(self, variables: dict[str, str]) -> bool:
-        """Import what `prepare` and `web` are made of, and have processes that start from now on get these variables."""
+        """Import the libraries of `prepare` and `web`, and give `variables` to all processes started later."""
         os.environ.update(variables)
         preload.load(preload.FIRST)
         return True
 
     def load_rest(self) -> bool:
-        """Import what only workers need."""
+        """Import the libraries needed only by workers."""
         preload.load(preload.REST)
         return True
 
 
 def make_interface(supervisord: Any, **config: Any) -> Interface:
-    """What `[rpcinterface:roundhouse]` names."""
+    """The factory named in `[rpcinterface:roundhouse]`."""
     return Interface()
 
 

@@ -1,4 +1,4 @@
-"""The embedded Valkey: a Unix socket, no TCP port, nothing on disk (whatever is queued is a row in PostgreSQL too)."""
+"""The embedded Valkey: a Unix socket, no TCP port, nothing on disk (queued operations are rows in PostgreSQL, too)."""
 
 import importlib.util
 import os
@@ -28,7 +28,7 @@ def _binary() -> Path:
 
 
 def url(home: Path) -> str:
-    """Where clients find the server."""
+    """Connection URL of the server."""
     return f"unix://{_socket(home)}"
 
 

@@ -1,1 +1,1 @@
-"""The web server: its threads, and the application that it serves."""
+"""The web server: its threads and its WSGI application."""

@@ -1,7 +1,7 @@
-"""gunicorn's worker, with threads of their own for the hot path, and answers in JSON also to what is no request.
+"""gunicorn's worker with separate threads for the hot path, and with JSON answers to unreadable requests.
 
-gunicorn's own are HTML, and never reach Django. It has one pool of threads: an admit that comes behind a hundred provisions would
-wait until they are taken in.
+gunicorn itself answers an unreadable request in HTML, without calling Django. gunicorn itself also has a single pool of threads:
+an admit behind a hundred provisions would wait until all provisions are accepted.
 """
 
 import json
@@ -24,28 +24,29 @@ from common import compute_permit, context
 
 log = structlog.get_logger(__name__)
 
-_OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName)  # by their base classes they would be the client's
+_OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName)  # our own faults, though their base classes blame the client
 _CHUNKS = (http.InvalidChunkSize, http.ChunkMissingTerminator, http.InvalidChunkExtension)
 _MESSAGES = (
     (http.LimitRequestLine, "The request line is too long."),
     (http.LimitRequestHeaders, "There are too many headers, or one is too long."),
     (http.InvalidHeader, "A header cannot be read."),
     (http.InvalidHeaderName, "The name of a header cannot be read."),
-    (http.ObsoleteFolding, "A header goes over more than one line."),
-    (http.UnsupportedTransferCoding, "Of transfer codings there is chunked and no other."),
+    (http.ObsoleteFolding, "A header continues on a second line; headers must be on one line."),
+    (http.UnsupportedTransferCoding, "Only chunked transfer encoding is supported."),
     (_CHUNKS, "The chunks of the body cannot be read."),
-    (http.ExpectationFailed, "Of expectations there is 100-continue and no other."),
-    (http.ParseException, "This is no HTTP request that can be read; check its first line and its headers."),
+    (http.ExpectationFailed, "Only the expectation 100-continue is supported."),
+    (http.ParseException, "The HTTP request cannot be read; check its first line and its headers."),
 )
 
 
 _HOT = re.compile(rb"POST [^ ]*/admit[? ]|(?:GET|HEAD) /health[? ]")
-SWITCH_S = 0.001  # between threads that compute: Python's own 5 ms add up where one of the hot path comes last of ten
-_LOOK = 4096  # bytes; a request line that is longer is not hot
+# Seconds after which a computing thread yields: Python's own 5 ms add up when a hot-path thread waits behind ten threads.
+SWITCH_S = 0.001
+_LOOK = 4096  # bytes; a longer request line does not count as hot
 
 
 class Pools(Executor):
-    """Threads for the hot path and others for all else; the first line of a request that lies ready says which it is for."""
+    """Separate threads for the hot path and for all else, chosen by the first line of the waiting request."""
 
     def __init__(self, threads: int) -> None:
         self._hot, self._other = ThreadPoolExecutor(threads, "hot"), ThreadPoolExecutor(threads, "other")
@@ -66,7 +67,7 @@ def _in_turn(handle: Callable[..., Any], conn: Any) -> Any:
 
 
 def _peek(client: socket.socket) -> bytes:
-    """What has come on the socket and was not read yet, as far as one look shows; empty when there is nothing."""
+    """Bytes received on the socket and not read yet, at most `_LOOK`; empty when nothing has arrived."""
     try:
         return client.recv(_LOOK, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
@@ -74,14 +75,14 @@ def _peek(client: socket.socket) -> bytes:
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
-    """Threads, as gunicorn's own, in two pools."""
+    """gunicorn's threaded worker, with two pools of threads."""
 
     def get_thread_pool(self) -> Pools:
         sys.setswitchinterval(SWITCH_S)
         return Pools(self.cfg.threads)
 
     def enqueue_req(self, conn: Any) -> None:
-        """Hand a connection to a thread once its request has begun to come; a new one may still be silent."""
+        """Hand a connection to a thread once the request has begun to arrive; a new connection may still be silent."""
         if conn.initialized or conn.data_ready or _peek(conn.sock):
             super().enqueue_req(conn)
             return
@@ -90,7 +91,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        """Answer in the error envelope and log which error it was, without what was sent: a header may be a key."""
+        """Answer in the error envelope, and log the error without the bytes received: a header may contain a key."""
         message = "" if isinstance(exc, _OURS) else next((text for kind, text in _MESSAGES if isinstance(exc, kind)), "")
         with context.of_request(str(uuid4())):
             if message:
@@ -104,8 +105,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
 
 def _answer(message: str) -> bytes:
-    """The bytes of a 400 that says this, or of a 500 when it is empty."""
-    from fleet import errors  # here: the class is loaded before Django is
+    """The bytes of a 400 response with `message`, or of a 500 response when `message` is empty."""
+    from fleet import errors  # here: gunicorn loads the module before Django is set up
 
     request_id = context.request_id.get()
     status, code = ("400 Bad Request", "INVALID_REQUEST") if message else ("500 Internal Server Error", "INTERNAL_ERROR")

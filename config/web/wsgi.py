@@ -1,4 +1,4 @@
-"""What the web server loads."""
+"""The WSGI application that the web server loads."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from common.bodies import MAX_BODY  # noqa: E402 (its imports need Django to be 
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Django, with one thing added: it reads as much of a body as Content-Length says, and a chunked one has none."""
+    """Django, plus chunked bodies: Django reads only Content-Length bytes, and a chunked body has no Content-Length."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         body = environ["wsgi.input"].read(MAX_BODY + 1)
         environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}

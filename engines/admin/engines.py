@@ -1,4 +1,4 @@
-"""Engines in the admin. What staff ask for opens an operation and returns at once; a worker carries the operation out."""
+"""Engines in the admin. A staff member's action opens an operation and returns at once; a worker carries the operation out."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -38,8 +38,8 @@ STATUS_BADGES = {
     Status.FAILED.value: "danger",
     Status.DESTROYING.value: "warning",
 }
-_SEEN = "That you looked is in the audit log."
-RECENT = 20  # operations on an engine's page
+_SEEN = "The audit log records that you saw the key."
+RECENT = 20  # number of operations on an engine's page
 
 
 class StatusFilter(StaticFilter):
@@ -57,7 +57,7 @@ class EngineAdmin(KeysetAdmin):
     list_display = ("user_id", "badge", "product_slug", "engine_version", "port", "created", "last_active")
     list_filter = (StatusFilter,)
     list_select_related = ("product",)
-    search_fields = ("user_id",)  # what is searched is up to get_search_results; Django shows no field without it
+    search_fields = ("user_id",)  # get_search_results decides; without search_fields, Django shows no search box
     search_help_text = "User, engine id, product's slug or id: exact"
 
     def get_urls(self) -> list[URLPattern]:
@@ -78,7 +78,7 @@ class EngineAdmin(KeysetAdmin):
         named = Q(user_id=term) | Q(product__slug=term)
         return queryset.filter(named if uuid is None else named | Q(pk=uuid) | Q(product_id=uuid)), False
 
-    # -- the page ------------------------------------------------------------------------------------------------------
+    # -- the page of an engine -----------------------------------------------------------------------------------------
 
     def get_page(self, request: HttpRequest, found: Engine) -> dict[str, Any]:
         page: dict[str, Any] = {
@@ -120,27 +120,27 @@ class EngineAdmin(KeysetAdmin):
         }
         return [(name, wording.moment(moment)) for name, moment in fields.items() if moment is not None]
 
-    # -- what staff do -------------------------------------------------------------------------------------------------
+    # -- actions of staff ----------------------------------------------------------------------------------------------
 
     def operate(self, request: HttpRequest, engine_id: UUID, verb: Verb) -> HttpResponse:
-        """Ask for `verb`; on GET, ask first whether it is meant, for a verb that has a warning."""
+        """Request `verb`. A GET shows the confirmation page of a verb with a warning."""
         self.check_permission(request, request.user.has_perm(verb.permission))
         engine = self.get_engine(engine_id)
         if request.method != "POST" and not verb.warning:
             return HttpResponseNotAllowed(["POST"])
         form = Reason(request.POST if request.method == "POST" else None)
         if form.is_valid():
-            self._ask(request, verb, [engine], form.cleaned_data["reason"])
+            self._request(request, verb, [engine], form.cleaned_data["reason"])
             return HttpResponseRedirect(page_of(engine))
         title = f"{verb.label} {engine.user_id}"
         return self.confirm(request, verb, engine, title=title, form=form, back=page_of(engine))
 
     def confirm(self, request: HttpRequest, verb: Verb, engine: Engine | None, **context: Any) -> HttpResponse:
-        """The page that asks whether `verb` is meant, for one engine or for several."""
+        """The confirmation page of `verb`, for an engine or, with None, for selected engines."""
         return self.render(request, "admin/confirm.html", engine, label=verb.label, warning=verb.warning, **context)
 
     def reveal(self, request: HttpRequest, engine_id: UUID) -> HttpResponse:
-        """Show the engine's key, this once; the row that says so is written first."""
+        """Show the engine's key once. The `key_reveal` row is written before."""
         self.check_permission(request, request.user.has_perm(verbs.REVEAL))
         engine = self.get_engine(engine_id)
         if request.method != "POST":
@@ -159,8 +159,8 @@ class EngineAdmin(KeysetAdmin):
         """The engine, destroyed or not. Raises Http404."""
         return get_object_or_404(Engine.objects.select_related("product"), pk=engine_id)
 
-    def _ask(self, request: HttpRequest, verb: Verb, engines: Iterable[Engine], reason: str = "") -> None:
-        """Ask for `verb` on each; one that is refused gets a message, and the others go on."""
+    def _request(self, request: HttpRequest, verb: Verb, engines: Iterable[Engine], reason: str = "") -> None:
+        """Request `verb` for every engine. A refusal becomes a message, and does not stop the remaining engines."""
         opened = []
         for engine in engines:
             try:
@@ -169,14 +169,14 @@ class EngineAdmin(KeysetAdmin):
                 messages.error(request, f"{engine.user_id}: {refusal}")
             except Exception:
                 log.exception("staff_verb_failed", verb=verb.kind.value, engine_id=str(engine.pk))
-                messages.error(request, f"{engine.user_id}: something went wrong on our side; the log says what.")
+                messages.error(request, f"{engine.user_id}: an internal error occurred; the log has the details.")
             else:
                 opened.append((reverse("admin:engines_operation_change", args=[operation.pk]), engine.user_id))
         if opened:
             links = format_html_join(", ", '<a class="rh-link" href="{}">{}</a>', opened)
             messages.success(request, format_html("{}: operation opened for {}", verb.label, links))
 
-    # -- the same on selected engines ----------------------------------------------------------------------------------
+    # -- actions on selected engines -----------------------------------------------------------------------------------
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         if request.GET.get("_popup"):
@@ -191,7 +191,7 @@ class EngineAdmin(KeysetAdmin):
             verb = verbs.VERBS.get(request.POST.get("action", ""))
             self.check_permission(request, verb is not None and request.user.has_perm(verb.permission))
             if not all(uuids.parse(key) for key in request.POST.getlist(helpers.ACTION_CHECKBOX_NAME)):
-                raise BadRequest("a selected engine is none")
+                raise BadRequest("a selected id is not the id of an engine")
         response: HttpResponse = super().changelist_view(request, extra_context)
         return response
 
@@ -215,12 +215,12 @@ class EngineAdmin(KeysetAdmin):
 
 
 def _act_on_selected(site: EngineAdmin, request: HttpRequest, queryset: "QuerySet[Engine]", *, verb: Verb) -> HttpResponse | None:
-    """Django's action on the engines whose boxes are ticked; never on those of other pages."""
+    """Django's action on engines with a ticked box; never on engines of further pages."""
     selected = request.POST.getlist(helpers.ACTION_CHECKBOX_NAME)
     engines = list(queryset.filter(pk__in=selected)[: site.list_per_page])
     form = Reason(request.POST if "confirmed" in request.POST or not verb.warning else None)
     if form.is_valid():
-        site._ask(request, verb, engines, form.cleaned_data["reason"])
+        site._request(request, verb, engines, form.cleaned_data["reason"])
         return None
     repeated: dict[str, Any] = {"action": verb.kind.value, "selected": selected, "checkbox": helpers.ACTION_CHECKBOX_NAME}
     title = f"{verb.label} {len(engines)} selected engines"

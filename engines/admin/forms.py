@@ -1,4 +1,4 @@
-"""Forms of staff's verbs."""
+"""Forms for the actions of staff."""
 
 from django import forms
 from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
@@ -7,17 +7,22 @@ from policy.products import MAX_REASON
 
 
 class Reason(forms.Form):
-    """Why: kept with the operation and its audit rows."""
+    """Why staff request an operation; kept with the operation and its audit rows."""
 
     reason = forms.CharField(
-        max_length=200, required=False, widget=UnfoldAdminTextInputWidget, help_text="Optional; it is kept in the audit log."
+        max_length=200,
+        required=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Optional. The reason is kept in the audit log.",
     )
 
 
 class Resumption(forms.Form):
     """Why a product is resumed."""
 
-    reason = forms.CharField(max_length=MAX_REASON, widget=UnfoldAdminTextInputWidget, help_text="It is kept in the audit log.")
+    reason = forms.CharField(
+        max_length=MAX_REASON, widget=UnfoldAdminTextInputWidget, help_text="The reason is kept in the audit log."
+    )
 
 
 class Suspension(forms.Form):
@@ -26,8 +31,10 @@ class Suspension(forms.Form):
     reason = forms.CharField(
         max_length=MAX_REASON,
         widget=UnfoldAdminTextInputWidget,
-        help_text="It is kept in the audit log, and told to the product whenever it is refused.",
+        help_text="The reason is kept in the audit log, and told to the product in every refusal.",
     )
     stop_engines = forms.BooleanField(
-        required=False, widget=UnfoldBooleanWidget, help_text="Stop every engine that runs; otherwise they go on running."
+        required=False,
+        widget=UnfoldBooleanWidget,
+        help_text="Stop all running engines of the product; otherwise its engines go on running.",
     )

@@ -43,7 +43,7 @@ class OperationAdmin(KeysetAdmin):
     list_display = ("opened", "kind", "badge", "whose", "actor", "attempt", "took", "error_code")
     list_filter = (StateFilter, KindFilter)
     list_select_related = ("engine",)
-    search_fields = ("engine__user_id",)  # as for engines
+    search_fields = ("engine__user_id",)  # without search_fields, Django shows no search box
     search_help_text = "User, operation id or engine id: exact"
 
     def get_search_results(
@@ -85,7 +85,7 @@ class OperationAdmin(KeysetAdmin):
 
 
 def describe(operation: Operation) -> dict[str, Any]:
-    """An operation as the pages show it."""
+    """The texts and times of an operation for the pages of the admin."""
     ended = operation.finished_at
     return {
         "it": operation,

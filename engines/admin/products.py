@@ -1,4 +1,4 @@
-"""Products in the admin, with what is done to one and its engines together."""
+"""Products in the admin: suspension, resumption and deletion of a product together with its engines."""
 
 from typing import Any
 from uuid import UUID
@@ -12,14 +12,14 @@ from engines import lifecycle
 from engines.admin.forms import Resumption, Suspension
 from engines.errors import ProductHasEngines
 from policy import products
-from policy.admin import ProductAdmin, page_of, who
+from policy.admin import ProductAdmin, actor_of, page_of
 from policy.models import Product
 
 SUSPEND = "policy.suspend_product"
 DELETE = "policy.delete_product"
 WARNING = (
-    "Its keys are refused from the next request on, and its engine environments are removed, for good. The audit log keeps what"
-    " it has; nobody can register the slug again."
+    "The keys of the product are refused from the next request on, and its engine environments are removed for good. The audit"
+    " log keeps its rows. Nobody can register the slug again."
 )
 
 
@@ -41,14 +41,14 @@ class ProductWithEnginesAdmin(ProductAdmin):
         return {**super().get_page(request, found), **may}
 
     def suspend(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
-        """A form; then what would make the product's engines serve is refused."""
+        """Show the form; then suspend the product: calls that would make its engines serve are refused from then on."""
         product = self.get_product(request, product_id, SUSPEND)
         form = Suspension(request.POST if request.method == "POST" else None)
         if not form.is_valid():
-            return self._ask(request, product, form, "Suspend")
-        done = lifecycle.suspend_product(product.pk, by=who(request), **form.cleaned_data)
+            return self._render_form(request, product, form, "Suspend")
+        done = lifecycle.suspend_product(product.pk, by=actor_of(request), **form.cleaned_data)
         told = (
-            f" {done.stopping} engines are being stopped, {done.busy} when they are not busy."
+            f" {done.stopping} engines are being stopped, {done.busy} busy engines will be stopped later."
             if form.cleaned_data["stop_engines"]
             else ""
         )
@@ -56,29 +56,29 @@ class ProductWithEnginesAdmin(ProductAdmin):
         return HttpResponseRedirect(page_of(product))
 
     def resume(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
-        """A form; then the suspension is over."""
+        """Show the form; then end the suspension of the product."""
         product = self.get_product(request, product_id, SUSPEND)
         form = Resumption(request.POST if request.method == "POST" else None)
         if not form.is_valid():
-            return self._ask(request, product, form, "Resume")
-        products.resume(product.pk, form.cleaned_data["reason"], by=who(request))
+            return self._render_form(request, product, form, "Resume")
+        products.resume(product.pk, form.cleaned_data["reason"], by=actor_of(request))
         messages.success(request, f"{product.slug} is not suspended any more. No engine was started.")
         return HttpResponseRedirect(page_of(product))
 
     def remove(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
-        """Ask, then delete a product without engines."""
+        """Show the confirmation page; then delete a product without engines."""
         product = self.get_product(request, product_id, DELETE)
         if request.method != "POST":
             title, back = f"Delete {product.slug}", page_of(product)
             return self.render(request, "admin/confirm.html", product, title=title, warning=WARNING, label="Delete", back=back)
         try:
-            lifecycle.delete_product(product.pk, by=who(request))
+            lifecycle.delete_product(product.pk, by=actor_of(request))
         except ProductHasEngines as refusal:
             messages.error(request, str(refusal))
             return HttpResponseRedirect(page_of(product))
         messages.success(request, f"{product.slug} is deleted.")
         return HttpResponseRedirect(reverse("admin:policy_product_changelist"))
 
-    def _ask(self, request: HttpRequest, product: Product, form: Form, label: str) -> HttpResponse:
+    def _render_form(self, request: HttpRequest, product: Product, form: Form, label: str) -> HttpResponse:
         title, back = f"{label} {product.slug}", page_of(product)
         return self.render(request, "admin/form.html", product, title=title, form=form, label=label, back=back)

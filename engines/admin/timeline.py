@@ -1,4 +1,7 @@
-"""An engine's lifetime as its audit rows tell it: in order by (`engine_seq`, `id`), with the time between and in each state."""
+"""An engine's lifetime by its audit rows, in order by (`engine_seq`, `id`).
+
+The timeline adds the time between two rows, and the time in every state.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,10 +19,10 @@ SIZE = 1000
 
 @dataclass(frozen=True)
 class Entry:
-    """One row. Times are milliseconds, None where nothing came before.
+    """An audit row with times in milliseconds; a time is None without an earlier row to count from.
 
-    `gap_ms` is from the end of the row before to the end of this one, `held_ms` how long the engine had been in `from_status`
-    when this row moved it on.
+    `gap_ms` is the time from the end of the row before to the end of the row. `held_ms` is the time that the engine spent in
+    `from_status`, for a row with a move.
     """
 
     row: AuditRow
@@ -57,7 +60,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of an operation: when an attempt came to it, and how long after the step before (the first: after the opening)."""
+    """A step of an operation: when an attempt reached the step, and how long after the step before, or after the opening."""
 
     name: str
     attempt: int
@@ -75,25 +78,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Up to SIZE rows, oldest first; `earlier` leads to the rows before them, and is empty when there are none."""
+    """Up to SIZE rows, oldest first; `earlier` is the position of earlier rows, empty without earlier rows."""
 
     entries: list[Entry]
     earlier: str
     since: datetime | None
-    """When the last of these rows that moved the engine ended."""
+    """When the last move among `entries` ended; None without a move."""
 
 
 def read(engine: Engine, before: str = "") -> Timeline:
-    """The newest rows of the engine, or the rows before a position. Raises ValueError for a position that cannot be one."""
+    """The newest rows of the engine, or the rows before a position. Raises ValueError for an invalid position."""
     page = keyset.read(AuditRow.objects.filter(engine_id=engine.pk), ("engine_seq", "id"), SIZE, older=before)
-    entries, since = _tell(page.rows[::-1])
+    entries, since = _entries_of(page.rows[::-1])
     return Timeline(entries, page.older, since)
 
 
 def of_operation(engine_id: UUID, operation_id: UUID) -> list[Entry]:
-    """The rows of one operation, oldest first."""
+    """The rows of an operation, oldest first."""
     found: QuerySet[AuditRow] = AuditRow.objects.filter(engine_id=engine_id, operation_id=operation_id)
-    return _tell(list(found.order_by("engine_seq", "id")[:SIZE]))[0]
+    return _entries_of(list(found.order_by("engine_seq", "id")[:SIZE]))[0]
 
 
 def steps(operation: Operation) -> list[Step]:
@@ -106,7 +109,7 @@ def steps(operation: Operation) -> list[Step]:
     return told
 
 
-def _tell(rows: list[AuditRow]) -> tuple[list[Entry], datetime | None]:
+def _entries_of(rows: list[AuditRow]) -> tuple[list[Entry], datetime | None]:
     """The rows with the times between them, and when the last move ended."""
     entries: list[Entry] = []
     previous = entered = None

@@ -1,4 +1,4 @@
-"""What staff may do to an engine in the admin: each verb with its permission, and the words on its button."""
+"""The verbs that staff may request for an engine in the admin, with their permissions, icons and warnings."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ REVEAL = "engines.reveal_engine_key"
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb as staff see it; one with a `warning` is asked about before it is done."""
+    """A verb as shown to staff. A verb with a `warning` needs a confirmation."""
 
     kind: Kind
     call: Callable[..., Operation]
@@ -36,31 +36,31 @@ _ALL = (
     Verb(Kind.RESTART, lifecycle.restart, _OPERATE, "restart_alt"),
     Verb(
         Kind.ROTATE_KEY, lifecycle.rotate_key, "engines.rotate_engine_key", "key",
-        "The engine restarts with a new key; whoever holds the old one is locked out until they fetch the new one.",
+        "The engine restarts with a new key. Callers with the old key are locked out until they fetch the new key.",
     ),
     Verb(
         Kind.DESTROY, lifecycle.destroy, "engines.destroy_engine", "delete_forever",
-        "The engine, everything on its volume and its key are removed for good. A destroy ends whatever else is under way.",
+        "The engine, everything on its volume and its key are removed for good. A destroy ends any open operation of the engine.",
     ),
 )  # fmt: skip
 VERBS: Mapping[str, Verb] = {verb.kind.value: verb for verb in _ALL}
 
 
 def permitted(user: Any) -> Iterator[Verb]:
-    """The verbs that the user has the permission for."""
+    """The verbs permitted to the user."""
     return (verb for verb in _ALL if user.has_perm(verb.permission))
 
 
 def offered(user: Any, engine: Engine) -> list[Verb]:
-    """The verbs that the user may ask for in the engine's present state."""
+    """The verbs permitted to the user and possible in the engine's present state."""
     return [verb for verb in permitted(user) if lifecycle.can(engine, verb.kind)]
 
 
 def may_reveal(user: Any, engine: Engine) -> bool:
-    """Whether the user may look at the engine's key; a destroyed engine has none."""
+    """Whether the user may see the engine's key; a destroyed engine has no key."""
     return bool(user.has_perm(REVEAL)) and engine.destroyed_at is None
 
 
 def actor_of(user: Any) -> Actor:
-    """The actor of what the user does."""
+    """The actor in audit rows of the user's actions."""
     return actors.staff(user.get_username())

@@ -1,4 +1,7 @@
-"""`admit`: whether a user's request may go to the user's engine now. The hot path: two reads, a counter, rarely a write."""
+"""Decides whether a user's request may go to the user's engine now.
+
+An admit is the hot path: two reads, a counter, rarely a write.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +17,7 @@ from audit.actors import Actor
 from common.settings import settings
 from engines import identifiers, lifecycle, operations
 from engines.admission.gate import Gate
-from engines.admission.sight import ACTIVE_EVERY, Course, Seen, look, plan, reason_against
+from engines.admission.sight import ACTIVE_EVERY, Course, Seen, choose, reason_against, see
 from engines.errors import (
     EngineAlreadyExists,
     EngineAlreadyRunning,
@@ -29,26 +32,30 @@ from policy.errors import Denied
 from policy.models import Product
 from policy.sliding_window import Window
 
-TRIES = 4  # looks at an engine that moves while we decide
-_gate = Gate(settings.ENV.web_threads // 4 or 1)  # of the hot threads: half may wait for operations, so a quarter is always free
+TRIES = 4  # reads of an engine that moves while the admit decides
+# A quarter of the hot threads may be inside the gate. Half may wait for operations, and thus a quarter always stays free.
+_gate = Gate(settings.ENV.web_threads // 4 or 1)
 _STALE = Q(last_active_at=None) | Q(last_active_at__lt=Now() - ACTIVE_EVERY)
 
 
 @dataclass(frozen=True)
 class Admission:
-    """The answer: an engine that may be called, or None and why not."""
+    """The answer to an admit: an engine that may be called, or None and the reason."""
 
     engine: Engine | None
     reason: str = ""
 
 
 Intend = Callable[[Callable[[], Operation]], Operation]
-"""Calls what opens (or joins) an operation, or gives the one that an earlier try of the same request has opened."""
+"""Calls a function that opens (or joins) an operation, and returns the operation.
+
+If an earlier try of the request has opened an operation, returns the earlier operation instead.
+"""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """Who asks for which engine, what may be done for it, and until when (monotonic clock)."""
+    """The request behind an admit: product and user, the permitted effects, and the deadline (monotonic clock)."""
 
     product: Product
     user_id: str
@@ -75,10 +82,10 @@ def admit(
     intend: Intend = lambda intent: intent(),
     on_counted: Callable[[Window], None] = lambda window: None,
 ) -> Admission:
-    """Count the admit, decide, and with the flags do what it takes: provision a missing engine, wake a sleeping one, and wait.
+    """Count the admit and decide; with the flags, provision a missing engine or wake a sleeping engine, and wait for it.
 
-    `timeout_s` is how long the admit may wait, `longest_s()` when not given. `on_counted` is called with what is left of the
-    product's rate limit, where it has one. Raises InvalidUserId, what `lifecycle.provision` raises, Unfinished, Unsuccessful,
+    `timeout_s` is the longest wait in seconds, by default `longest_s()`. `on_counted` receives the state of the product's rate
+    limit, if the product has a limit. Raises InvalidUserId, the refusals of `lifecycle.provision`, Unfinished, Unsuccessful,
     Crowded when another admit has waited long for the same locks, and with an `admit_denied` row ProductSuspended, RateLimited.
     """
     user_id = identifiers.check_user_id(user_id)
@@ -86,26 +93,26 @@ def admit(
         on_counted(window)
     deadline = time.monotonic() + (longest_s() if timeout_s is None else timeout_s)
     wish = Wish(product, user_id, auto_provision, auto_wake, deadline, intend)
-    seen = look(product, user_id)
+    seen = see(product, user_id)
     for _ in range(TRIES):
         if not reason_against(seen) or not _pursue(wish, seen):
             break
-        seen = look(product, user_id)
+        seen = see(product, user_id)
     return _conclude(seen)
 
 
 def readmit(product: Product, user_id: str, operation: Operation, timeout_s: float) -> Admission:
-    """Answer an admit that has led to `operation` once more: with that operation's engine as it is now.
+    """Answer a repeated admit whose first try led to `operation`, by the present state of the operation's engine.
 
-    Nothing is counted, and nothing begun. Raises, with an `admit_denied` row, ProductSuspended; EngineNotFound when the engine
-    is gone, whether or not the user has another one; Unfinished, Unsuccessful.
+    Nothing is counted, and no operation is opened. Raises ProductSuspended with an `admit_denied` row; EngineNotFound when the
+    engine is destroyed, even if the user has a new engine; Unfinished, Unsuccessful.
     """
     with _recorded(product, user_id):
         decisions.check([decisions.suspended(product.suspension_reason)])
     _finish(operation, timeout_s)
-    seen = look(product, user_id)
+    seen = see(product, user_id)
     if seen is None or seen.engine.pk != operation.engine_id:
-        raise EngineNotFound("The engine was destroyed since.")
+        raise EngineNotFound("The engine has been destroyed since the first request.")
     return _conclude(seen)
 
 
@@ -119,7 +126,7 @@ def _conclude(seen: Seen | None) -> Admission:
 
 
 def _count(product: Product, user_id: str) -> Window | None:
-    """Count an admit against the product's rate limit; returns what is left of the limit, None where nothing limits."""
+    """Count an admit against the product's rate limit; returns the state of the limit, None without a limit."""
     with _recorded(product, user_id):
         decisions.check([decisions.suspended(product.suspension_reason)])
         return rate_limit.hit(str(product.pk), overrides.in_force(product))
@@ -127,7 +134,7 @@ def _count(product: Product, user_id: str) -> Window | None:
 
 @contextmanager
 def _recorded(product: Product, user_id: str) -> Iterator[None]:
-    """Whatever refuses an admit within has its row."""
+    """Write the `admit_denied` row of a refusal raised inside the block."""
     try:
         yield
     except Denied as refused:
@@ -137,24 +144,24 @@ def _recorded(product: Product, user_id: str) -> Iterator[None]:
 
 
 def longest_s() -> float:
-    """How long an admit waits at most."""
+    """The longest wait of an admit, in seconds."""
     return float(settings.ENV.boot_timeout_s + settings.ENV.wait_s)
 
 
 def _pursue(wish: Wish, seen: Seen | None) -> bool:
-    """Do what the flags allow to make the engine callable. True when that calls for another look, or the engine moved."""
-    step = plan(seen, auto_provision=wish.auto_provision, auto_wake=wish.auto_wake)
+    """Do what the flags allow to make the engine callable. True when the engine must be read again."""
+    course = choose(seen, auto_provision=wish.auto_provision, auto_wake=wish.auto_wake)
     try:
         if seen is None:
-            return step == Course.PROVISION and _provision(wish)
-        if step == Course.CANCEL_SLEEP:
+            return course == Course.PROVISION and _provision(wish)
+        if course == Course.CANCEL_SLEEP:
             return _interrupt_sleep(wish, seen)
-        if step == Course.JOIN:
+        if course == Course.JOIN:
             return _join(wish, seen)
-        if step == Course.WAKE:
+        if course == Course.WAKE:
             return _begin(wish, lambda: lifecycle.wake(seen.engine, by=wish.by))
     except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
-        return True  # it moved between the look and the lock
+        return True  # the engine moved after it was read and before it was locked
     return False
 
 
@@ -163,7 +170,7 @@ def _provision(wish: Wish) -> bool:
 
 
 def _interrupt_sleep(wish: Wish, seen: Seen) -> bool:
-    """Cancel a sleep that no worker has claimed; after one that has, wait for its end when asked to."""
+    """Cancel a sleep that no worker has claimed. With `auto_wake`, wait for the end of a claimed sleep."""
     with _gate.enter(wish.product.pk):
         if lifecycle.cancel_sleep(seen.engine, by=wish.by):
             return True
@@ -173,14 +180,14 @@ def _interrupt_sleep(wish: Wish, seen: Seen) -> bool:
 
 
 def _join(wish: Wish, seen: Seen) -> bool:
-    """Wait for what brings the engine up; another look when nothing does any more."""
+    """Wait for the operation that brings the engine up, if it is still open. Always True: the engine must be read again."""
     if (open_id := seen.open_id) is not None:
         _finish(wish.intend(lambda: Operation.objects.get(pk=open_id)), wish.left_s())
     return True
 
 
 def _begin(wish: Wish, intent: Callable[[], Operation]) -> bool:
-    """State an intent, which locks the product, and wait for its success."""
+    """State the intent, which locks the product, and wait for the operation's success."""
     with _gate.enter(wish.product.pk):
         operation = wish.intend(intent)
     _finish(operation, wish.left_s())
@@ -188,7 +195,7 @@ def _begin(wish: Wish, intent: Callable[[], Operation]) -> bool:
 
 
 def _finish(operation: Operation, timeout_s: float) -> None:
-    """Wait for the operation's success. One that another request superseded is no failure: the next look says what is now."""
+    """Wait for the operation's success. Being superseded is no failure: the next read shows the engine's new state."""
     try:
         operations.finish(operation, timeout_s)
     except Unsuccessful as ended:
@@ -197,5 +204,5 @@ def _finish(operation: Operation, timeout_s: float) -> None:
 
 
 def _mark_active(engine: Engine) -> None:
-    """Note the admit, unless another one has been noted within ACTIVE_EVERY."""
+    """Note the time of the admit, unless an admit was noted within ACTIVE_EVERY."""
     Engine.objects.filter(_STALE, pk=engine.pk).update(last_active_at=Now())

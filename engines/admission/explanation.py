@@ -1,7 +1,7 @@
-"""What would happen if a product asked for something now: the decisions of a real call, made without a lock and without effect.
+"""The effect that a product's call would have now: the decisions of a real call, made without a lock and without effect.
 
-Each is made by the function that the real call asks, of facts as they are just now. What only an attempt can show is not
-foreseen: that no port is free, that the backend fails, or that somebody else is faster.
+The functions of the real call make the decisions, from the present facts. Failures that show only in an attempt are not
+foreseen: no free port, a failing backend, a faster caller.
 """
 
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ VERBS = {
     "rotate-key": Kind.ROTATE_KEY,
     "destroy": Kind.DESTROY,
 }
-"""What a product can ask for, as the API names it."""
+"""The calls of a product, by their names in the API."""
 
-OUTCOMES = sorted({*Course, *(kind.value for kind in VERBS.values() if kind)})
+ANSWERS = sorted({*Course, *(kind.value for kind in VERBS.values() if kind)})
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked for. `engine_version` is of a provision only, the flags of an admit."""
+    """The call to explain. Only a provision has an `engine_version`, only an admit has flags."""
 
     verb: str
     user_id: str
@@ -46,9 +46,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What every rule says, in the order in which they are asked; what would be done; and, for REFUSE, why.
+    """The decisions of all rules, in the order of the rules; the effect of the call; and, for REFUSE, the refusal.
 
-    `refusal` is what the call would raise, or an admit's `reason`.
+    `refusal` is the exception that the call would raise, or an admit's `reason`.
     """
 
     decisions: list[Decision]
@@ -57,12 +57,15 @@ class Explanation:
 
     @property
     def allowed(self) -> bool:
-        """Whether no rule refuses. The engine's state may do so all the same."""
+        """Whether no rule refuses. The engine's state may still refuse."""
         return all(decision.allowed for decision in self.decisions)
 
 
 def explain(product: Product, question: Question) -> Explanation:
-    """What the call would do now; PostgreSQL itself refuses to let it change anything. Raises InvalidUserId, ImageUnknown."""
+    """The effect that the call would have now. Raises InvalidUserId, ImageUnknown.
+
+    The transaction is read-only: PostgreSQL itself refuses any change.
+    """
     identifiers.check_user_id(question.user_id)
     with transaction.atomic():
         with connection.cursor() as cursor:
@@ -74,7 +77,7 @@ def explain(product: Product, question: Question) -> Explanation:
 
 
 def _conclude(plan: Plan, would: str) -> Explanation:
-    """The explanation of a plan: `would` is done unless the plan has a refusal."""
+    """The explanation of a plan: `would` is the effect unless the plan refuses or joins."""
     refused = next((decision.refusal for decision in plan.decisions if decision.refusal), plan.refusal)
     return Explanation(plan.decisions, Course.REFUSE if refused else Course.JOIN if plan.joins else would, refused or "")
 
@@ -82,8 +85,8 @@ def _conclude(plan: Plan, would: str) -> Explanation:
 def _admit(product: Product, question: Question) -> Explanation:
     policy = overrides.in_force(product)
     decided = decisions.on_admit(policy, product.suspension_reason, rate_limit.peek(str(product.pk), policy))
-    seen = sight.look(product, question.user_id)
-    course = sight.plan(seen, auto_provision=question.auto_provision, auto_wake=question.auto_wake)
+    seen = sight.see(product, question.user_id)
+    course = sight.choose(seen, auto_provision=question.auto_provision, auto_wake=question.auto_wake)
     if course == Course.CANCEL_SLEEP and _is_claimed(seen):  # too late to cancel: the admit waits until the engine sleeps
         course = Course.WAKE if question.auto_wake else Course.REFUSE
     if course == Course.PROVISION:

@@ -1,4 +1,4 @@
-"""What an admit sees of a user's engine in one read, and what it does about it."""
+"""A user's engine as an admit reads it, and the course that the admit takes."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,16 +10,20 @@ from common.statements import Columns
 from engines.models import IS_OPEN, Engine, Kind, Status
 from policy.models import Product
 
-ACTIVE_EVERY = timedelta(seconds=30)  # between two notes of an engine's last admit
+ACTIVE_EVERY = timedelta(seconds=30)  # between two updates of an engine's `last_active_at`
 
 _ENGINE = Columns(
     Engine, "e", "id", "product_id", "user_id", "status", "seq", "engine_version", "port", "memory_mb", "key_ciphertext",
     "created_at", "last_health_at",
 )  # fmt: skip
 _LOOK = f"""
-SELECT {_ENGINE.sql}, o.id, o.kind,
-       e.last_active_at IS NULL OR e.last_active_at < statement_timestamp() - interval '{ACTIVE_EVERY.total_seconds()} seconds'
+SELECT {_ENGINE.sql},
+       o.id, o.kind,                          -- the open operation; both NULL when no operation is open
+       e.last_active_at IS NULL               -- stale: the last noted admit is old enough for a new note
+           OR e.last_active_at < statement_timestamp() - interval '{ACTIVE_EVERY.total_seconds()} seconds'
+-- A unique index permits one open operation per engine: the join never doubles the row.
 FROM engines_engine e LEFT JOIN engines_operation o ON o.engine_id = e.id AND {IS_OPEN}
+-- At most one living engine per product and user. No row is locked: an admit must not wait for a writer.
 WHERE e.product_id = %s AND e.user_id = %s AND e.destroyed_at IS NULL
 """
 
@@ -33,7 +37,7 @@ REASONS = {
 
 
 class Course(StrEnum):
-    """What an admit does about an engine as it sees it."""
+    """The reaction of an admit to the state of an engine."""
 
     ADMIT = "admit"
     REFUSE = "refuse"
@@ -45,7 +49,7 @@ class Course(StrEnum):
 
 @dataclass(frozen=True)
 class Seen:
-    """An engine as `look` found it, with its open operation; `stale`: its last admit is long enough ago to be noted again."""
+    """An engine and its open operation, as read; `stale`: the last admit was noted long enough ago to note a new admit."""
 
     engine: Engine
     open_id: UUID | None
@@ -53,14 +57,14 @@ class Seen:
     stale: bool
 
 
-def look(product: Product, user_id: str) -> Seen | None:
-    """The user's living engine with its open operation, in one read."""
+def see(product: Product, user_id: str) -> Seen | None:
+    """Read the user's living engine and its open operation, in a single statement; None without an engine."""
     row = statements.first(_LOOK, [product.pk, user_id])
     return None if row is None else Seen(_ENGINE.build(row[:-3]), *row[-3:])
 
 
 def reason_against(seen: Seen | None) -> str:
-    """Why the engine may not be called now; empty when it may."""
+    """The reason why the engine may not be called now; empty when it may."""
     if seen is None:
         return "engine_not_found"
     if seen.engine.status != Status.RUNNING:
@@ -68,8 +72,8 @@ def reason_against(seen: Seen | None) -> str:
     return "engine_busy" if seen.open_kind else ""
 
 
-def plan(seen: Seen | None, *, auto_provision: bool, auto_wake: bool) -> Course:
-    """What an admit with these flags does."""
+def choose(seen: Seen | None, *, auto_provision: bool, auto_wake: bool) -> Course:
+    """The course of an admit with the given flags."""
     if seen is None:
         return Course.PROVISION if auto_provision else Course.REFUSE
     if not reason_against(seen):

@@ -1,1 +1,1 @@
-"""Engines, operations and products over REST, a module for each; `config.urls` has the paths."""
+"""The REST endpoints for engines, operations and products; `config.urls` has the paths."""

@@ -1,4 +1,7 @@
-"""`admit` over REST, the hot path: a plain request is answered without the framework, any other request by it."""
+"""`admit` over REST, the hot path: plain requests are answered without Django REST framework, to save time.
+
+A request is plain if the body is small and valid, the header `Prefer` is missing, and no `Idempotency-Key` has to be kept.
+"""
 
 import json
 from collections.abc import Mapping
@@ -25,17 +28,17 @@ from policy.auth import MayAdmit, recognise
 from policy.models import Product, Scope
 from policy.sliding_window import Window
 
-PLAIN = 1024  # bytes of a body that may still be plain
-Flags = dict[str, Any]  # `admission.admit` takes them by name
+PLAIN = 1024  # largest body of a plain request, in bytes
+Flags = dict[str, Any]  # keyword arguments of `admission.admit`
 FLAGS = {"auto_provision": False, "auto_wake": False}
-PLAIN_HEADERS = {"Allow": "POST, OPTIONS"}  # as the framework has it
+PLAIN_HEADERS = {"Allow": "POST, OPTIONS"}  # the framework sends this header, too
 
 
 @csrf_exempt
 def lean_admit(request: HttpRequest, user_id: str) -> HttpResponse:
-    """POST /engines/{user_id}/admit, without the framework for what is plain and allowed: it takes longer than all the rest.
+    """POST /engines/{user_id}/admit: answer a plain request without the framework, which takes longer than the admit itself.
 
-    Anything else is `admit`'s, with nothing counted yet, and what is refused on the way is put into words by the framework too.
+    The framework handles requests that are not plain or have no valid key (`admit`; no admit has been counted yet), and errors.
     """
     headers: dict[str, str] = {}
     try:
@@ -45,13 +48,13 @@ def lean_admit(request: HttpRequest, user_id: str) -> HttpResponse:
             admitted = admission.admit(product, user_id, on_counted=partial(_add_limit, headers), **flags)
             body = json.dumps(render_admission(admitted), ensure_ascii=False, separators=(",", ":"))
             return HttpResponse(body, content_type="application/json", headers={**PLAIN_HEADERS, **headers})
-    except Exception as error:  # noqa: BLE001 (whatever it is: the framework's handler makes an answer of it)
+    except Exception as error:  # noqa: BLE001 (the framework's handler turns any error into an answer)
         return _refuse(request, error=error, headers=headers)
     return admit(request, user_id=user_id)
 
 
 def _read_plain(request: HttpRequest) -> tuple[Product, Flags] | None:
-    """The caller and the flags of a request that may admit and asks for nothing special; None for any other."""
+    """The calling product and the flags of a plain request; None if the request is not plain, or its key may not admit."""
     meta = request.META
     size = meta.get("CONTENT_LENGTH") or "0"
     if request.method != "POST" or "HTTP_PREFER" in meta or not size.isdigit() or int(size) > PLAIN:
@@ -64,7 +67,7 @@ def _read_plain(request: HttpRequest) -> tuple[Product, Flags] | None:
 
 
 def _read_flags(body: bytes, content_type: str | None) -> Flags | None:
-    """The flags of an admit, those that are not given as false; None for what is to be read, or refused, by `Admit`."""
+    """All flags of an admit, false by default; None if the body is not plain, and `Admit` has to parse or refuse the body."""
     try:
         given = json.loads(body.decode()) if body else {}
     except (ValueError, RecursionError):
@@ -80,7 +83,7 @@ def _read_flags(body: bytes, content_type: str | None) -> Flags | None:
 @authentication_classes([])
 @permission_classes([])
 def _refuse(request: Request, error: Exception, headers: Mapping[str, str]) -> Response:
-    """Let the framework answer an error that came up without it."""
+    """Raise `error` inside the framework, to get the framework's answer to an error raised outside."""
     _add_headers(request, headers)
     raise error
 
@@ -88,7 +91,7 @@ def _refuse(request: Request, error: Exception, headers: Mapping[str, str]) -> R
 @api_view(["POST"])
 @permission_classes([MayAdmit])
 def admit(request: Request, user_id: str) -> Response:
-    """POST /engines/{user_id}/admit, as any other endpoint."""
+    """POST /engines/{user_id}/admit inside the framework, called by `lean_admit`."""
     flags, product = read(request, Admit), product_of(request)
     wait_s, takes_202 = preference(request, admission.longest_s())
     headers: dict[str, str] = {}
@@ -101,7 +104,7 @@ def admit(request: Request, user_id: str) -> Response:
 
 
 def _admit(request: Request, product: Product, user_id: str, flags: Flags, wait_s: float, headers: dict[str, str]) -> Admission:
-    """Admit, once per `Idempotency-Key` where the flags may lead to an operation; without flags an admit has nothing to keep."""
+    """Admit, once per `Idempotency-Key` if a flag may lead to an operation; an admit without flags keeps no key."""
     if any(flags.values()) and (kept := idempotency.recall(request, str(product.pk))) is not None:
         return admission.readmit(product, user_id, operations.get(product, kept.named()), wait_s)
     on_counted = partial(_add_limit, headers)
@@ -109,11 +112,11 @@ def _admit(request: Request, product: Product, user_id: str, flags: Flags, wait_
 
 
 def _add_limit(headers: dict[str, str], window: Window) -> None:
-    """Put what is left of the rate limit into `headers`."""
+    """Add the `RateLimit-*` headers of the window to `headers`."""
     headers |= window.headers()
 
 
 def _add_headers(request: Request, headers: Mapping[str, str]) -> None:
-    """Have them in the answer, whatever it will be."""
+    """Add the headers to the answer, whether the request succeeds or fails."""
     assert request.parser_context is not None
     request.parser_context["view"].headers |= headers

@@ -1,4 +1,4 @@
-"""The bodies that endpoints answer with: each is a TypedDict beside the function that renders it."""
+"""The JSON bodies of answers: TypedDicts, with the functions to render them."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,7 +19,7 @@ from policy.models import Product
 LIVING = [status.value for status in Status if status != Status.DESTROYED]
 ADMIT_REASONS = ["engine_not_found", *admission.REASONS.values(), "engine_busy"]
 
-MAX_LINES = 1000  # of a log
+MAX_LINES = 1000  # the most lines of a log in an answer
 
 EngineStatus = Annotated[str, choice(LIVING)]
 EngineKey = Annotated[NonEmpty, Field(pattern="^sk-sept-")]
@@ -34,14 +34,14 @@ class Engine(TypedDict):
     engine_id: Uuid
     user_id: NonEmpty
     status: EngineStatus
-    url: Annotated[Url, Field(description="Where the product reaches the engine; may change when it starts again.")]
-    engine_version: Annotated[NonEmpty, Field(description="Its image.")]
+    url: Annotated[Url, Field(description="The engine's address for the product. May change whenever the engine starts.")]
+    engine_version: Annotated[NonEmpty, Field(description="The engine's image.")]
     created_at: Time
-    last_health_at: Annotated[Time | None, Field(description="Last probe that found it healthy.")]
+    last_health_at: Annotated[Time | None, Field(description="Time of the last probe that found the engine healthy.")]
 
 
 def render(engine: models.Engine) -> Engine:
-    """The engine as lists show it: without its key."""
+    """The engine without its key, for lists."""
     return {
         "engine_id": str(engine.pk),
         "user_id": engine.user_id,
@@ -56,11 +56,11 @@ def render(engine: models.Engine) -> Engine:
 class EngineWithKey(Engine):
     """An engine, with its key."""
 
-    api_key: Annotated[EngineKey, Field(description="Goes into `X-Engine-Key` of requests to the engine.")]
+    api_key: Annotated[EngineKey, Field(description="Send this key in `X-Engine-Key` with every request to the engine.")]
 
 
 def render_with_key(engine: models.Engine) -> EngineWithKey:
-    """The engine with its key in plaintext: only for the product that owns it. Raises EngineNotFound once it is destroyed."""
+    """The engine with its key in plaintext, only for the owning product. Raises EngineNotFound if the engine is destroyed."""
     return {**render(engine), "api_key": _key_of(engine)}
 
 
@@ -71,14 +71,14 @@ def _key_of(engine: models.Engine) -> str:
 
 
 class Engines(TypedDict):
-    """Engines of the product, newest first, and how many match in all."""
+    """A page of the product's engines, newest first, and the total number of matching engines."""
 
     engines: list[Engine]
     total: Count
 
 
 class Provisioned(TypedDict):
-    """A new engine, healthy."""
+    """The new engine is healthy."""
 
     engine_id: Uuid
     user_id: NonEmpty
@@ -88,7 +88,7 @@ class Provisioned(TypedDict):
 
 
 def render_provisioned(engine: models.Engine) -> Provisioned:
-    """The answer to a provision. Raises EngineNotFound once the engine is destroyed."""
+    """The answer to a provision. Raises EngineNotFound if the engine is destroyed."""
     return {
         "engine_id": str(engine.pk),
         "user_id": engine.user_id,
@@ -122,7 +122,7 @@ def render_stopped(_engine: models.Engine) -> Stopped:
 
 
 class Destroyed(TypedDict):
-    """The engine is gone, with its data and its key."""
+    """The engine is destroyed, with its data and its key."""
 
     status: Literal["destroyed"]
     engine_id: Uuid
@@ -134,7 +134,7 @@ def render_destroyed(engine: models.Engine) -> Destroyed:
 
 
 class NewEngineKey(TypedDict):
-    """The engine is healthy with its new key."""
+    """The engine has a new key and is healthy."""
 
     engine_id: Uuid
     user_id: NonEmpty
@@ -142,7 +142,7 @@ class NewEngineKey(TypedDict):
 
 
 def render_rotated(engine: models.Engine) -> NewEngineKey:
-    """The answer to a rotation. Raises EngineNotFound once the engine is destroyed."""
+    """The answer to a rotation of the engine's key. Raises EngineNotFound if the engine is destroyed."""
     return {"engine_id": str(engine.pk), "user_id": engine.user_id, "api_key": _key_of(engine)}
 
 
@@ -166,7 +166,7 @@ class NotAdmitted(TypedDict):
 
 ADMISSION = OneOf(
     "Admission",
-    "Whether the user's request may go to the engine: with the engine, or with the reason why not.",
+    "Whether the user's request may go to the engine. Contains the engine if so, and otherwise the reason.",
     (Admitted, NotAdmitted),
 )
 
@@ -182,7 +182,7 @@ def render_admission(decided: admission.Admission) -> Admitted | NotAdmitted:
 
 
 class Step(TypedDict):
-    """How far an operation came, and when."""
+    """A step of an operation, with its time and attempt."""
 
     at: Time
     step: NonEmpty
@@ -196,12 +196,12 @@ def _render_step(step: Mapping[str, Any]) -> Step:
 class OperationError(TypedDict):
     """Why an operation failed."""
 
-    code: Annotated[NonEmpty, Field(description="A cause: `boot_timeout`, `image_missing`, ...")]
+    code: Annotated[NonEmpty, Field(description="The cause, such as `boot_timeout` or `image_missing`.")]
     message: NonEmpty
 
 
 class Operation(TypedDict):
-    """What became of a request."""
+    """The state and progress of the work that a request started."""
 
     operation_id: Uuid
     engine_id: Uuid
@@ -210,7 +210,9 @@ class Operation(TypedDict):
     state: Annotated[str, choice(OperationState.values)]
     attempt: Count
     queue: Annotated[str, choice(Queue.values)]
-    queue_position: Annotated[Number | None, Field(description="1 is next; null unless it waits for its turn.")]
+    queue_position: Annotated[
+        Number | None, Field(description="Place in the queue, from 1; null unless the operation waits in a queue.")
+    ]
     created_at: Time
     finished_at: Time | None
     steps: list[Step]
@@ -218,7 +220,7 @@ class Operation(TypedDict):
 
 
 def render_operation(operation: models.Operation) -> Operation:
-    """The operation with its steps, each with its time and attempt."""
+    """The operation with its steps; every step has a time and an attempt."""
     return {
         "operation_id": str(operation.pk),
         "engine_id": str(operation.engine_id),
@@ -236,7 +238,7 @@ def render_operation(operation: models.Operation) -> Operation:
 
 
 class Accepted(TypedDict):
-    """The operation goes on; `Location` is its address."""
+    """The operation is not finished yet; the header `Location` is its address."""
 
     operation_id: Uuid
     kind: Annotated[str, choice(Kind.values)]
@@ -244,7 +246,7 @@ class Accepted(TypedDict):
 
 
 def render_accepted(operation: models.Operation) -> Accepted:
-    """The answer to a request whose operation goes on."""
+    """The body of a 202: the answer to a request with an unfinished operation."""
     return {"operation_id": str(operation.pk), "kind": operation.kind, "state": operation.state}
 
 
@@ -252,7 +254,7 @@ def render_accepted(operation: models.Operation) -> Accepted:
 
 
 class Logs(TypedDict):
-    """What the engine wrote last, oldest first."""
+    """The last lines of the engine's log, oldest first."""
 
     engine_id: Uuid
     user_id: NonEmpty
@@ -260,7 +262,7 @@ class Logs(TypedDict):
 
 
 def render_logs(engine: models.Engine, lines: list[str]) -> Logs:
-    """The answer to a request for the engine's lines."""
+    """The answer to a request for the engine's log."""
     return {"engine_id": str(engine.pk), "user_id": engine.user_id, "lines": lines}
 
 
@@ -284,8 +286,8 @@ def render_suspension(product: Product) -> Suspension:
 class Suspended(Suspension):
     """The product is suspended."""
 
-    stopping: Annotated[Count, Field(description="Engines that are being stopped.")]
-    busy: Annotated[Count, Field(description="Engines with another operation under way; they are stopped when that is over.")]
+    stopping: Annotated[Count, Field(description="Number of engines that are being stopped.")]
+    busy: Annotated[Count, Field(description="Number of engines with another open operation; each is stopped afterwards.")]
 
 
 def render_suspended(product: Product, *, stopping: int, busy: int) -> Suspended:
@@ -294,12 +296,12 @@ def render_suspended(product: Product, *, stopping: int, busy: int) -> Suspended
 
 
 class Deleted(TypedDict):
-    """The product is gone, with its keys."""
+    """The product is deleted, with its keys."""
 
     status: Literal["deleted"]
     product_id: Uuid
 
 
 def render_deleted(product_id: object) -> Deleted:
-    """The answer to the end of a product."""
+    """The answer to the deletion of a product."""
     return {"status": "deleted", "product_id": str(product_id)}

@@ -1,4 +1,4 @@
-"""The bodies that endpoints take."""
+"""The bodies of requests about engines and products."""
 
 from common.bodies import Body, Flag, Text
 from policy import products

@@ -1,4 +1,4 @@
-"""Who calls: the product whose key came with the request. Every lookup of an endpoint for products starts from it."""
+"""The calling product, found by the platform key of the request: an endpoint for products must read only its data."""
 
 from rest_framework.request import Request
 
@@ -6,6 +6,6 @@ from policy.models import Product
 
 
 def product_of(request: Request) -> Product:
-    """The product that calls an endpoint for products."""
+    """The product calling an endpoint for products."""
     assert isinstance(request.auth, Product)
     return request.auth

@@ -1,4 +1,4 @@
-"""Engines over REST. A product sees its own engines and nothing else."""
+"""Engines over REST: a product sees only its own engines."""
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
@@ -24,23 +24,23 @@ from engines.api.answers import (
 )
 from engines.api.bodies import Provision
 from engines.api.callers import product_of
-from engines.api.intents import ask, once
+from engines.api.intents import once, request_verb
 from engines.api.waiting import answer
 from engines.models import Engine, Status
 from policy.auth import MayHoldEngineKey
 
-MARGIN_S = 5.0  # a provision is waited for this much longer than an engine may boot
+MARGIN_S = 5.0  # waiting time added to the boot time-out
 
 
 @csrf_exempt
 def provision_or_engine(request: HttpRequest) -> HttpResponse:
-    """/engines/provision: a POST provisions; any other method is for the engine of a user with this very name."""
+    """/engines/provision: a POST provisions an engine; GET and DELETE are for the engine of a user named `provision`."""
     return provision(request) if request.method == "POST" else engine(request, user_id="provision")
 
 
 @api_view(["POST"])
 def provision(request: Request) -> Response:
-    """POST /engines/provision: a new engine for `user_id`, answered when it is healthy."""
+    """POST /engines/provision: a new engine for `user_id`, answered once the engine is healthy."""
     body, product = read(request, Provision), product_of(request)
     by, version = actors.product(product.slug), body["engine_version"]
     operation = once(request, lambda: lifecycle.provision(product, body["user_id"], by=by, engine_version=version))
@@ -69,7 +69,7 @@ def engine(request: Request, user_id: str) -> Response:
     product = product_of(request)
     if request.method == "GET":
         return Response(render_with_key(lifecycle.find(product, user_id)))
-    operation = ask(request, user_id, lifecycle.destroy)
+    operation = request_verb(request, user_id, lifecycle.destroy)
     timeout_s = settings.ENV.stop_grace_s + settings.ENV.wait_s
     return answer(request, operation, timeout_s, render_destroyed)
 
@@ -77,20 +77,20 @@ def engine(request: Request, user_id: str) -> Response:
 @api_view(["POST"])
 def start(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/start."""
-    operation = ask(request, user_id, lifecycle.start)
+    operation = request_verb(request, user_id, lifecycle.start)
     return answer(request, operation, settings.ENV.boot_timeout_s + MARGIN_S, render_started)
 
 
 @api_view(["POST"])
 def stop(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/stop."""
-    operation = ask(request, user_id, lifecycle.stop)
+    operation = request_verb(request, user_id, lifecycle.stop)
     return answer(request, operation, settings.ENV.stop_grace_s + settings.ENV.wait_s, render_stopped)
 
 
 @api_view(["POST"])
 def rotate_key(request: Request, user_id: str) -> Response:
-    """POST /engines/{user_id}/rotate-key: answered with the new key once the engine is healthy with it."""
-    operation = ask(request, user_id, lifecycle.rotate_key)
+    """POST /engines/{user_id}/rotate-key: answered once the engine is healthy with its new key."""
+    operation = request_verb(request, user_id, lifecycle.rotate_key)
     timeout_s = settings.ENV.stop_grace_s + settings.ENV.boot_timeout_s + MARGIN_S
     return answer(request, operation, timeout_s, render_rotated)

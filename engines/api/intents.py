@@ -1,4 +1,4 @@
-"""An intent in a request: stated once per `Idempotency-Key`, in the name of the product that calls."""
+"""Open the operation that a request wants, once per `Idempotency-Key`, in the name of the calling product."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ from policy.errors import PolicyError
 from policy.idempotency import Kept
 
 
-def ask(request: Request, user_id: str, verb: Callable[..., Operation]) -> Operation:
-    """Open (or join) the operation of a verb without parameters, for the product's engine."""
+def request_verb(request: Request, user_id: str, verb: Callable[..., Operation]) -> Operation:
+    """Open or join an operation on the product's engine; `verb` is a function of `lifecycle`, such as `start`."""
     read(request, Nothing)
     product = product_of(request)
     by = actors.product(product.slug)
@@ -25,7 +25,7 @@ def ask(request: Request, user_id: str, verb: Callable[..., Operation]) -> Opera
 
 
 def once(request: Request, intent: Callable[[], Operation]) -> Operation:
-    """State the intent, once per `Idempotency-Key`; a replay gets the operation that the first call opened."""
+    """Call `intent` once per `Idempotency-Key`; a replay returns the operation of the first call."""
     return idempotency.once(
         request,
         str(product_of(request).pk),

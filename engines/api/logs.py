@@ -1,4 +1,4 @@
-"""An engine's last lines over REST: a worker reads them, since only workers reach a backend, and leaves them in Valkey."""
+"""An engine's last log lines over REST: only workers reach a backend, and thus a worker copies the lines into Valkey."""
 
 import threading
 import time
@@ -26,7 +26,8 @@ WAIT_S = 5.0
 POLL_S = 0.05
 TAIL, MAX_TAIL = 100, MAX_LINES
 
-# Beside the waiters of operations: however many callers follow logs, most threads of a web process go on admitting.
+# At most two threads of a web process wait for logs, besides the threads waiting for operations: most threads stay free for
+# admits.
 _waiters = threading.BoundedSemaphore(2)
 
 
@@ -39,11 +40,14 @@ def logs(request: Request, user_id: str) -> Response:
 
 
 def fetch(engine: Engine, tail: int) -> list[str]:
-    """Ask a worker for the lines and wait for them. Raises LogsUnavailable after WAIT_S seconds, BackendError."""
+    """Have a worker read the last `tail` lines, and return the lines, oldest first.
+
+    Raises LogsUnavailable if no worker answers within WAIT_S seconds or too many callers wait, and BackendError.
+    """
     if not _waiters.acquire(blocking=False):
         raise LogsUnavailable("Too many callers are waiting for logs; try again in a few seconds.")
     try:
-        answer = _ask(engine.pk, tail)
+        answer = _request_lines(engine.pk, tail)
     finally:
         _waiters.release()
     if "error" in answer:
@@ -51,17 +55,17 @@ def fetch(engine: Engine, tail: int) -> list[str]:
     return list(answer["lines"])
 
 
-def _ask(engine_id: UUID, tail: int) -> Answer:
-    connection.close()  # nobody needs it while we wait
+def _request_lines(engine_id: UUID, tail: int) -> Answer:
+    connection.close()  # no connection is needed while waiting
     token = str(uuid4())
     deadline = time.monotonic() + WAIT_S
     try:
-        # The message expires, unlike one that carries out an operation: once the caller is gone nobody wants the lines.
+        # The message expires, unlike the message of an operation: nobody needs the lines after the caller has given up.
         current_app.send_task(TASK, (str(engine_id), tail, token), expires=WAIT_S, retry=False, ignore_result=True)
         while time.monotonic() < deadline:
             if (answer := log_mailbox.take(token)) is not None:
                 return answer
             time.sleep(POLL_S)
     except (OperationalError, redis.RedisError, OSError) as error:
-        raise LogsUnavailable("Logs cannot be fetched just now; try again in a few seconds.") from error
+        raise LogsUnavailable("Logs cannot be read now; try again in a few seconds.") from error
     raise LogsUnavailable("No worker was free to read the logs; try again in a few seconds.")

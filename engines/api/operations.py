@@ -1,4 +1,4 @@
-"""Operations over REST: what became of a request."""
+"""Operations over REST: their state and progress."""
 
 from uuid import UUID
 

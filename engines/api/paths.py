@@ -1,10 +1,10 @@
-"""Parts of paths, as the endpoints take them."""
+"""Converters for the paths in `config.urls`."""
 
 from urllib.parse import unquote
 
 
 class UserId:
-    """Path converter: one segment of the raw path, decoded."""
+    """A user id in a path: a segment of the raw path, percent-decoded."""
 
     regex = "[^/]+"
 

@@ -1,4 +1,4 @@
-"""Products and their engines together over REST, with an admin key."""
+"""Suspend, resume and delete products over REST, with an admin key."""
 
 from uuid import UUID
 
@@ -16,20 +16,20 @@ from policy.api import operator_view
 
 @operator_view("POST")
 def suspend(request: Request, product_id: UUID) -> Response:
-    """POST /products/{product_id}/suspend: what would make its engines serve is refused, from the next request on."""
+    """POST /products/{product_id}/suspend: refuse admits, provisions and starts from the next request on."""
     done = lifecycle.suspend_product(product_id, by=actors.ADMIN, **read(request, NewSuspension))
     return Response(render_suspended(done.product, stopping=done.stopping, busy=done.busy))
 
 
 @operator_view("POST")
 def resume(request: Request, product_id: UUID) -> Response:
-    """POST /products/{product_id}/resume: the end of the suspension; no engine is started."""
+    """POST /products/{product_id}/resume: end the suspension; no engine is started."""
     return Response(render_suspension(products.resume(product_id, by=actors.ADMIN, **read(request, Resumption))))
 
 
 @operator_view("DELETE")
 def product(request: Request, product_id: UUID) -> Response:
-    """DELETE /products/{product_id}: refused while engines of it live."""
+    """DELETE /products/{product_id}: refused while the product has living engines."""
     read(request, Nothing)
     lifecycle.delete_product(product_id, by=actors.ADMIN)
     return Response(render_deleted(product_id))

@@ -1,4 +1,4 @@
-"""The OpenAPI description of this floor's endpoints: engines and their operations."""
+"""The OpenAPI description of the endpoints in `engines.api`."""
 
 from django.core.validators import RegexValidator
 from drf_spectacular.utils import OpenApiParameter
@@ -12,15 +12,15 @@ from policy.schema import PRODUCT_ID
 USER_ID: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^(?!\.{1,2}$)"}
 PATH_USER_ID = describe(
     "user_id",
-    "The product's user: one segment, percent-encoded, 1 to 255 printable characters, not `.` or `..` alone.",
+    "The product's id of the user: 1 to 255 printable characters, not `.` or `..` alone; percent-encoded as one path segment.",
     {**USER_ID, "example": "alice"},
     required=True,
     where=OpenApiParameter.PATH,
 )
 PREFER = describe(
     "Prefer",
-    "`respond-async`: do not wait, take a 202. `wait=N`: wait up to N seconds, then take a 202. Left out: wait as long as it"
-    " takes, within the endpoint's deadline.",
+    "`respond-async`: do not wait; an unfinished operation is answered with a 202. `wait=N`: wait up to N seconds before a 202."
+    " Without the header: wait until the operation is finished; after the endpoint's deadline the answer is an error.",
     {"type": "string", "example": "wait=10"},
     where=OpenApiParameter.HEADER,
 )
@@ -32,7 +32,7 @@ class Provision(bodies.Provision):
     """A new engine for a user."""
 
     user_id = Text(max_length=255, validators=[RegexValidator(USER_ID["pattern"])])
-    engine_version = Text(required=False, max_length=255, help_text="Image; the policy's, when left out.")
+    engine_version = Text(required=False, max_length=255, help_text="The image. Without it: the policy's image.")
 
 
 # -- endpoints -----------------------------------------------------------------------------------------------------------
@@ -58,43 +58,43 @@ _PRODUCT = "/products/{product_id}"
 
 ENDPOINTS = (
     Endpoint(
-        "POST", "/engines/provision", engines.provision, "provision", "A new engine, answered once it is healthy",
+        "POST", "/engines/provision", engines.provision, "provision", "Create an engine; answered once the engine is healthy",
         body=Provision, body_example={"user_id": "alice"}, answer=answers.Provisioned,
         example={"engine_id": _ID, "user_id": "alice", "status": "running", "url": _URL, "api_key": _KEY},
         errors=("POLICY_DENIED", *_BOOT, "PRODUCT_NOT_FOUND", "ENGINE_ALREADY_EXISTS", "QUOTA_EXCEEDED"),
         parameters=(PREFER,), is_waiting=True,
     ),
     Endpoint(
-        "GET", "/engines", engines.engines, "list_engines", "The product's engines, newest first, without their keys",
+        "GET", "/engines", engines.engines, "list_engines", "List the product's engines without their keys, newest first",
         answer=answers.Engines, example={"engines": [_ENGINE], "total": 1},
         parameters=(
-            describe("status", "Only those in this state.", {"type": "string", "enum": answers.LIVING}),
-            describe("limit", "Engines of a page.", page_limit(default=100, most=1000)),
-            describe("offset", "Skip so many.", {"type": "integer", "minimum": 0, "maximum": 999_999_999, "default": 0}),
+            describe("status", "Only engines in this state.", {"type": "string", "enum": answers.LIVING}),
+            describe("limit", "Number of engines per page.", page_limit(default=100, most=1000)),
+            describe("offset", "Engines to skip.", {"type": "integer", "minimum": 0, "maximum": 999_999_999, "default": 0}),
         ),
     ),
     Endpoint(
-        "GET", _ONE, engines.engine, "get_engine", "One engine, with its key",
+        "GET", _ONE, engines.engine, "get_engine", "Get an engine with its key",
         answer=answers.EngineWithKey, example={**_ENGINE, "api_key": _KEY}, errors=_FOUND, parameters=(PATH_USER_ID,),
     ),
     Endpoint(
-        "POST", f"{_ONE}/start", engines.start, "start", "Start a stopped, sleeping or failed engine on the data it has",
+        "POST", f"{_ONE}/start", engines.start, "start", "Start a stopped, sleeping or failed engine with its existing data",
         answer=answers.Started, example={"status": "running", "url": _URL},
         errors=(*_BOOT, "ENGINE_ALREADY_RUNNING", "ENGINE_NOT_RUNNING"), parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),
     Endpoint(
-        "POST", f"{_ONE}/stop", engines.stop, "stop", "Stop a running, sleeping or failed engine; its data and key stay",
+        "POST", f"{_ONE}/stop", engines.stop, "stop", "Stop a running, sleeping or failed engine; its data and key are kept",
         answer=answers.Stopped, example={"status": "stopped"}, errors=(*_VERB, "ENGINE_NOT_RUNNING"),
         parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),
     Endpoint(
-        "POST", f"{_ONE}/rotate-key", engines.rotate_key, "rotate_key", "A new key, answered once the engine is healthy with it",
+        "POST", f"{_ONE}/rotate-key", engines.rotate_key, "rotate_key", "Give an engine a new key; answered once it is healthy",
         answer=answers.NewEngineKey, example={"engine_id": _ID, "user_id": "alice", "api_key": _KEY},
         errors=(*_VERB, "BOOT_TIMEOUT", "CAPACITY_EXHAUSTED", "PORT_EXHAUSTION", "ENGINE_NOT_RUNNING"),
         parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),
     Endpoint(
-        "POST", f"{_ONE}/admit", admit.admit, "admit", "May a request of this user go to the user's engine now?",
+        "POST", f"{_ONE}/admit", admit.admit, "admit", "Decide whether a request of the user may go to the user's engine now",
         body=bodies.Admit, body_example={"auto_provision": True}, answer=answers.ADMISSION,
         example={"admitted": True, "engine": {**_ENGINE, "api_key": _KEY}},
         errors=("POLICY_DENIED", *_BOOT, "PRODUCT_NOT_FOUND", "QUOTA_EXCEEDED", "RATE_LIMITED"),
@@ -102,23 +102,23 @@ ENDPOINTS = (
         parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),
     Endpoint(
-        "GET", f"{_ONE}/logs", logs.logs, "get_logs", "The last lines that the engine wrote",
+        "GET", f"{_ONE}/logs", logs.logs, "get_logs", "Get the last lines of the engine's log",
         answer=answers.Logs, example={"engine_id": _ID, "user_id": "alice", "lines": ["listening on 127.0.0.1:9794"]},
         errors=(*_FOUND, "BACKEND_ERROR"),
         parameters=(
             PATH_USER_ID,
             describe(
-                "tail", "So many lines.", {"type": "integer", "minimum": 1, "maximum": logs.MAX_TAIL, "default": logs.TAIL}
+                "tail", "Number of lines.", {"type": "integer", "minimum": 1, "maximum": logs.MAX_TAIL, "default": logs.TAIL}
             ),
         ),
     ),
     Endpoint(
-        "DELETE", _ONE, engines.engine, "destroy", "End the engine, its data and its key, for good",
+        "DELETE", _ONE, engines.engine, "destroy", "Destroy an engine, its data and its key permanently",
         answer=answers.Destroyed, example={"status": "destroyed", "engine_id": _ID}, errors=_VERB,
         parameters=(PATH_USER_ID, PREFER), is_waiting=True,
     ),
     Endpoint(
-        "GET", "/operations/{operation_id}", operations.operation, "get_operation", "What became of a request",
+        "GET", "/operations/{operation_id}", operations.operation, "get_operation", "Get the state and progress of an operation",
         answer=answers.Operation,
         example={
             "operation_id": "103bc61c-3b64-4582-b9ef-e676666a87c2",
@@ -135,24 +135,25 @@ ENDPOINTS = (
             "error": None,
         },
         parameters=(
-            describe_id("operation_id", "The operation."),
+            describe_id("operation_id", "Id of the operation."),
         ),
         tag="operations",
     ),
     Endpoint(
-        "POST", f"{_PRODUCT}/suspend", products.suspend, "suspend_product", "Refuse what would make the product's engines serve",
+        "POST", f"{_PRODUCT}/suspend", products.suspend, "suspend_product",
+        "Suspend a product: refuse its admits, provisions and starts",
         body=bodies.NewSuspension, body_example={"reason": "unpaid", "stop_engines": True}, answer=answers.Suspended,
         example={"product_id": _ID, "suspended_at": "2026-11-24T08:39:04.580Z", "reason": "unpaid", "stopping": 12, "busy": 1},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
     ),
     Endpoint(
-        "POST", f"{_PRODUCT}/resume", products.resume, "resume_product", "End the suspension",
+        "POST", f"{_PRODUCT}/resume", products.resume, "resume_product", "End the suspension of a product",
         body=bodies.Resumption, body_example={"reason": "paid"}, answer=answers.Suspension,
         example={"product_id": _ID, "suspended_at": None, "reason": None},
         errors=("PRODUCT_NOT_FOUND",), parameters=(PRODUCT_ID,), tag="products",
     ),
     Endpoint(
-        "DELETE", _PRODUCT, products.product, "delete_product", "Delete a product without living engines, for good",
+        "DELETE", _PRODUCT, products.product, "delete_product", "Permanently delete a product without living engines",
         answer=answers.Deleted, example={"status": "deleted", "product_id": _ID},
         errors=("PRODUCT_NOT_FOUND", "PRODUCT_HAS_ENGINES"), parameters=(PRODUCT_ID,), tag="products",
     ),

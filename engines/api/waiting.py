@@ -1,4 +1,4 @@
-"""Waiting for an operation in a request, for as long as its caller says (`Prefer`, RFC 7240)."""
+"""Wait for an operation during a request, for at most the time in the caller's `Prefer` header (RFC 7240)."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,20 +16,24 @@ from engines.models import Engine, Kind, Operation
 def answer(
     request: Request, operation: Operation, timeout_s: float, render_done: Callable[[Engine], Mapping[str, Any]]
 ) -> Response:
-    """Wait for the operation and answer with its engine; past the deadline a 202 to those who said that they can take one."""
+    """Wait for the operation and answer with its engine, or with a 202 after the deadline.
+
+    The deadline is `timeout_s`, or a shorter time in `Prefer`. Raises Unfinished if the caller does not take a 202,
+    EngineNotFound for a replay if the engine is destroyed, and the error of a failed operation.
+    """
     wait_s, takes_202 = preference(request, timeout_s)
     try:
         done = operations.finish(operation, wait_s)
     except Unfinished as unfinished:
         return accepted(unfinished, takes_202)
     engine = Engine.objects.get(pk=done.engine_id)
-    if engine.destroyed_at is not None and done.kind != Kind.DESTROY:  # a replay of what is long past
-        raise EngineNotFound("The engine was destroyed since.")
+    if engine.destroyed_at is not None and done.kind != Kind.DESTROY:  # the replay of an old request
+        raise EngineNotFound("The engine has been destroyed since the first request.")
     return Response(render_done(engine))
 
 
 def accepted(unfinished: Unfinished, takes_202: bool) -> Response:
-    """The operation goes on; raises `unfinished` again for a caller who cannot take a 202."""
+    """The 202 for an unfinished operation; raises `unfinished` if the caller does not take a 202."""
     if not takes_202:
         raise unfinished
     operation = unfinished.operation
@@ -37,7 +41,7 @@ def accepted(unfinished: Unfinished, takes_202: bool) -> Response:
 
 
 def preference(request: Request, timeout_s: float) -> tuple[float, bool]:
-    """How long to wait, and whether a 202 may follow, from `Prefer: respond-async` and `wait=N` (RFC 7240)."""
+    """The seconds to wait, at most `timeout_s`, and whether the caller takes a 202: `Prefer: respond-async` or `wait=N`."""
     prefer = request.headers.get("Prefer", "").lower()
     wait = re.search(r"(?:^|[,;\s])wait\s*=\s*(\d{1,6})", prefer)
     is_async = re.search(r"(?:^|[,;\s])respond-async(?:$|[,;\s])", prefer) is not None

@@ -1,6 +1,6 @@
-"""Where engines run: the contract in `base`, one module per backend, and the one this deployment uses.
+"""Where engines run: the contract in `base`, the backends, and `get` for the deployment's backend.
 
-Kept light on purpose: the launcher of subprocess engines imports this package each time it starts one.
+Imports stay light on purpose: the launcher of subprocess engines imports this package for every start of an engine.
 """
 
 from functools import cache
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @cache
 def get() -> "Backend":
-    """The deployment's backend (`ORCH_ENGINE_BACKEND`), one per process. Raises ImproperlyConfigured."""
+    """The deployment's backend (`ORCH_ENGINE_BACKEND`), made once per process. Raises ImproperlyConfigured."""
     from django.core.exceptions import ImproperlyConfigured
 
     from common.settings import settings
@@ -23,7 +23,7 @@ def get() -> "Backend":
         case "memory":
             from engines.backends.memory import MemoryBackend
 
-            socket = settings.ENGINES_ROOT.with_name("run") / "memory.sock"  # beside the home's other sockets
+            socket = settings.ENGINES_ROOT.with_name("run") / "memory.sock"  # beside the other sockets of ORCH_HOME
             return MemoryBackend(socket, env.backend_timeout_s, bind=env.engine_bind)
         case "subprocess":
             from engines.backends.process.backend import SubprocessBackend
@@ -35,4 +35,4 @@ def get() -> "Backend":
 
             return DockerBackend(Options.read(env))
         case name:
-            raise ImproperlyConfigured(f"ORCH_ENGINE_BACKEND={name}: there is no such backend")
+            raise ImproperlyConfigured(f"ORCH_ENGINE_BACKEND={name}: no backend has this name")

@@ -1,12 +1,12 @@
-"""The contract between the fleet and whatever runs engines.
+"""The contract between the fleet and the backends, which run engines.
 
-A backend runs *instances*. An instance is one incarnation of an engine: a process or container made from one spec, on the
-engine's volume, which outlives it. Instances carry the engine's id and incarnation as labels, and the backend finds them by
-those alone: it keeps no state of its own that a crash could lose.
+A backend runs *instances*. An instance is an incarnation of an engine: a process or a container, made from a spec, on the
+engine's volume. The volume outlives the instance. Instances carry the engine's id and the incarnation as labels, and the backend
+finds instances by those labels alone. A backend keeps no state of its own, because a crash could lose the state.
 
-Every verb may be repeated, at any time, by any number of workers, also after a crash in its middle: a repeat that finds the
-work done returns quietly. No verb touches the registry. Every verb ends within `timeout_s` (plus the grace of a stop) or raises
-`BackendUnavailable`.
+Every verb may be repeated, at any time, by any number of workers, also after a crash in the middle of the verb. A repeat returns
+quietly when the work is already done. No verb touches the registry. Every verb ends within `timeout_s` seconds (a stop takes its
+grace in addition) or raises `BackendUnavailable`.
 """
 
 from abc import ABC, abstractmethod
@@ -15,76 +15,80 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
-INNER_PORT = 8000  # what an engine listens on where it has an address of its own
+INNER_PORT = 8000  # the port on which an engine listens inside a container, which has its own address
 
 
 class BackendError(Exception):
-    """A verb failed; `retryable` tells whether the worker should make the same attempt again by itself.
+    """The backend could not carry out the call. Remove the cause named by the runtime, then repeat the request."""
 
-    The docstring of each error ends with what somebody who reads it in a row can do.
-    """
-
+    # A failed operation stores its error's code and docstring for the operator. Every docstring here thus ends with advice.
     code = "backend_error"
-    retryable = False
+    retryable = False  # True: the worker repeats the attempt by itself
 
 
 class BackendUnavailable(BackendError):
-    """The runtime did not answer in time: nothing is known about its instances. See that it runs and is not overloaded."""
+    """The runtime did not answer in time, and the state of its instances is unknown.
+
+    Check that the runtime runs and is not overloaded.
+    """
 
     code = "backend_unavailable"
     retryable = True
 
 
 class ImageMissing(BackendError):
-    """The engine's version names nothing this backend can run. Build or pull the image on the engines' host."""
+    """The backend has no image with the name in the engine's version. Build or pull the image on the engines' host."""
 
     code = "image_missing"
 
 
 class PortTaken(BackendError):
-    """Another process has the instance's port; the caller picks the next one, calls `create` with it and `start` again."""
+    """Another process uses the instance's port. The caller picks the next port, then calls `create` and `start` again."""
 
     code = "port_taken"
 
 
 class InstanceMissing(BackendError):
-    """`start` of an instance that was never created, or that somebody removed since. The next attempt creates it again."""
+    """The instance to start was never created, or somebody removed it since. The next attempt creates the instance again."""
 
     code = "instance_missing"
     retryable = True
 
 
 class NetworkFull(BackendError):
-    """No network has an address left, and no further network can be made. Give the runtime more or larger address pools."""
+    """No network has a free address, and the runtime cannot add a network. Give the runtime more or larger address pools."""
 
     code = "network_full"
 
 
 class NetworkUnguarded(BackendError):
-    """What keeps engines apart is not in force, so none is started. See that the guard's image exists and its container runs."""
+    """No engine starts, because the network guard, which keeps engines apart, is not in force.
+
+    Check that the guard's image exists and that the guard's container runs.
+    """
 
     code = "network_unguarded"
 
 
 class DiskFull(BackendError):
-    """The runtime has no space left. Make room on the engines' host, then ask again."""
+    """The runtime's disk is full. Free space on the engines' host, then repeat the request."""
 
     code = "disk_full"
 
 
 class State(StrEnum):
-    """What a runtime says of an instance."""
+    """The state of an instance, as reported by the runtime."""
 
-    ABSENT = "absent"  # the runtime answered: there is none
+    ABSENT = "absent"  # the runtime answered: the instance does not exist
     CREATED = "created"  # made, not started yet
     RUNNING = "running"
-    EXITED = "exited"  # ran once, does not run now
-    UNKNOWN = "unknown"  # the runtime did not answer; never a reason to act
+    EXITED = "exited"  # was started before, does not run now
+    UNKNOWN = "unknown"  # the runtime did not answer; callers never act on this state
 
 
 @dataclass(frozen=True)
 class Ref:
-    """Names one instance: an incarnation of an engine."""
+    """Names an instance by its engine and incarnation."""
 
     engine_id: UUID
     incarnation: int
@@ -92,7 +96,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Limits:
-    """Ceilings of one instance. None, or more than the deployment's own ceiling, means the deployment's own."""
+    """Ceilings of an instance. None, or more than the deployment's ceiling, means the deployment's ceiling."""
 
     memory_mb: int | None = None
     cpus: float | None = None
@@ -101,20 +105,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a backend needs to make an instance."""
+    """Everything a backend needs to make an instance."""
 
     ref: Ref
     product: str  # slug, a label
     image: str
-    port: int  # on the host; the engine listens on it, or it is published to the container's 8000
+    port: int  # on the host: an engine process listens on it, a container has its port 8000 published on it
     env: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()  # backends without ceilings ignore them
-    digest: str = ""  # what an earlier instance was made of: this one, if it has to be made, is made of what `resolve` says of it
+    digest: str = ""  # of the image of an earlier instance, or empty; a new instance is made from `resolve(image, digest)`
 
 
 @dataclass(frozen=True)
 class Instance:
-    """An instance as `list` found it."""
+    """An instance in the answer of `list`."""
 
     ref: Ref
     state: State
@@ -122,129 +126,133 @@ class Instance:
 
 
 def instance_name(deployment: str, engine_id: UUID) -> str:
-    """The name of an engine's running instance where the runtime gives it one; on its network it is a host's name too."""
+    """The runtime's name for an engine's running instance (if instances have names), also its host name on the network."""
     return f"{deployment}-{engine_id}"
 
 
-OnEvicted = Callable[[str], None]
+OnEvicted = Callable[[str], None]  # receives the runtime's id of the evicted container
 
 
 def ignore(_container: str) -> None:
-    """For a caller that need not know what was evicted."""
+    """For callers without a use for the evicted containers."""
 
 
 class Backend(ABC):
-    """Where engines run. See the module's docstring for what holds for every verb."""
+    """A place where engines run. The module's docstring lists the promises of every verb."""
 
     name: str
 
     @abstractmethod
     def resolve(self, image: str, kept: str = "") -> str:
-        """The image to make an instance of, as `sha256:<64 hex digits>`: `kept`, an earlier answer, while there is such an image;
-        else what the name stands for now. A name that is a digest stands for itself.
+        """The digest of the image for an instance, as `sha256:<64 hex digits>`.
+
+        `kept` is an earlier answer, or empty. While the runtime still has the image `kept`, the answer is `kept`. Otherwise the
+        answer is the digest of the image now named `image`. A digest in place of a name stands for itself.
 
         Raises ImageMissing, BackendUnavailable.
         """
 
     def tidy(self) -> int:
-        """Remove what the backend made for many instances and none needs any more; how many things that were.
+        """Remove shared objects, like networks, when no instance needs them any more; returns how many were removed.
 
-        Safe at any time, next to every verb. Raises BackendUnavailable.
+        May run at any time, in parallel with every verb. Raises BackendUnavailable.
         """
         return 0
 
     def join(self) -> int:
-        """Give our own processes, and whoever else may call engines, their way to the engines; how many were missing one.
+        """Connect our own processes, and all other permitted callers of engines, to the engines' networks.
 
-        Safe at any time; `tidy` does it too. Raises BackendUnavailable.
+        Returns how many connections were missing. May run at any time; `tidy` includes `join`. Raises BackendUnavailable.
         """
         return 0
 
     def stand_down(self) -> None:  # noqa: B027 (most backends keep nothing)
-        """End what the backend keeps running beside its instances, when the whole fleet of the host goes down.
+        """End the backend's helpers, which run beside its instances, when the whole fleet of the host goes down.
 
-        Before: no instance runs. After: nothing of the deployment runs; the next `start` brings up what it needs. Raises
+        Before: no instance runs. After: nothing of the deployment runs; the next `start` starts the helpers again. Raises
         BackendUnavailable.
         """
 
     @abstractmethod
     def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
-        """Make the instance, and the engine's volume when it has none, without starting it; returns the digest it is made of.
+        """Make the instance without starting it, and the engine's volume if missing; returns the digest of the instance's image.
 
-        `on_evicted` is called with the runtime's id of each thing that stood in the engine's name without our labels and was
-        removed for the instance, also when the verb fails afterwards.
+        A container without our labels may have the engine's name. The backend removes the container to make the instance, and
+        calls `on_evicted` with the runtime's id of every removed container, also when the verb fails afterwards.
 
-        Before: nothing is required. After: `observe` says CREATED, or what it said before if the instance was there already
-        (an instance with these labels is adopted, whatever state it is in; its port follows `spec.port` while it does not
-        run, and where that takes a new instance it says CREATED). Raises ImageMissing, NetworkFull, DiskFull,
-        BackendUnavailable, BackendError.
+        Before: nothing is required. After: `observe` says CREATED for a new instance. An existing instance with the same labels
+        is adopted in any state, and keeps its state. While an adopted instance does not run, its port follows `spec.port`; if a
+        change of the port takes a new instance, `observe` says CREATED.
+
+        Raises ImageMissing, NetworkFull, DiskFull, BackendUnavailable, BackendError.
         """
 
     @abstractmethod
     def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
-        """Start the instance; healthy is another question, asked over HTTP.
+        """Start the instance, without waiting until the engine is healthy: callers probe its health over HTTP.
 
-        `on_evicted`: as of `create`.
+        `on_evicted`: as in `create`.
 
-        Before: it exists, else InstanceMissing. After: `observe` says RUNNING, or EXITED if the engine ended by itself at once.
-        No two instances of one engine ever run at a time: BackendError while another one does. Others that do not run may be
-        gone afterwards; `create` makes them again. Raises PortTaken, NetworkFull,
-        NetworkUnguarded, DiskFull, BackendUnavailable. A repeat on a running instance does nothing.
+        Before: the instance exists, else InstanceMissing. After: `observe` says RUNNING, or EXITED if the engine ended by itself
+        at once. A repeat on a running instance does nothing. Two instances of an engine never run at the same time: `start`
+        raises BackendError while a second instance runs. Instances of the engine that do not run may be gone afterwards; `create`
+        makes them again. Raises PortTaken, NetworkFull, NetworkUnguarded, DiskFull, BackendUnavailable.
         """
 
     @abstractmethod
     def stop(self, ref: Ref, *, grace_s: float) -> None:
-        """Ask the instance to end (SIGTERM), and end it after `grace_s` seconds (SIGKILL).
+        """Send the instance SIGTERM, and SIGKILL if it still runs after `grace_s` seconds.
 
-        Before: nothing is required; an absent or stopped instance is left as it is. After: it does not run, its volume is
-        as the engine left it, and `start` starts it again. Raises BackendUnavailable, BackendError.
+        Before: nothing is required; an absent or stopped instance stays as it is. After: the instance does not run, its volume
+        is as the engine left it, and `start` starts the instance again. Raises BackendUnavailable, BackendError.
         """
 
     @abstractmethod
     def destroy(self, ref: Ref) -> None:
-        """End the instance at once and remove it; the engine's volume stays.
+        """Kill the instance at once and remove it; the engine's volume stays.
 
-        Before: nothing is required. After: `observe` says ABSENT, and `list` and `logs` know nothing of it. Other incarnations
-        of the engine are left alone. A repeat, or an instance that never was, changes nothing. Raises BackendUnavailable,
-        BackendError; it may have ended by then, and the repeat removes it.
+        Before: nothing is required. After: `observe` says ABSENT, `list` leaves the instance out, and `logs` has no lines.
+        Other incarnations of the engine are not changed. A repeat, or a call for an instance that never existed, changes nothing.
+        Raises BackendUnavailable, BackendError. After an error the instance may have ended already; a repeat removes it.
         """
 
     @abstractmethod
     def remove(self, engine_id: UUID) -> None:
         """Destroy every instance of the engine, and its volume with all data in it.
 
-        Before: nothing is required. After: `list` names no instance of the engine and the volume is gone. A repeat, or an engine
-        that never was, changes nothing. Raises BackendUnavailable, BackendError; part of it may be gone by then: as long as
-        anything is left `list` names the engine or a repeat finds it by its id.
+        Before: nothing is required. After: `list` names no instance of the engine, and the volume is gone. A repeat, or a call
+        for an engine that never existed, changes nothing. Raises BackendUnavailable, BackendError. After an error a part of the
+        engine may be gone already: as long as any part is left, `list` names the engine, or a repeat finds the part by the
+        engine's id.
         """
 
     @abstractmethod
     def observe(self, ref: Ref) -> State:
         """The instance's state now.
 
-        Before: nothing is required. After: nothing has changed, however often it is asked. ABSENT is the runtime's word for it;
-        one that does not answer, or not in time, makes it UNKNOWN. Raises nothing.
+        Before: nothing is required. After: nothing has changed, after any number of calls. ABSENT means that the runtime answered
+        and does not have the instance. UNKNOWN means that the runtime did not answer, or not in time. Raises nothing.
         """
 
     @abstractmethod
     def list(self) -> Sequence[Instance]:
-        """Every instance of this deployment, in no order.
+        """Every instance of the deployment, in any order.
 
-        Before: nothing is required. After: nothing has changed, however often it is asked; what is made or removed meanwhile may
-        be in it or not. An empty list means that there are none: a runtime that does not answer raises BackendUnavailable,
-        one that answers with an error BackendError.
+        Before: nothing is required. After: nothing has changed, after any number of calls. An instance made or removed during the
+        call may be in the list or not. An empty list means that the deployment has no instance: a runtime without an answer
+        raises BackendUnavailable, and an error as the answer raises BackendError.
         """
 
     @abstractmethod
     def list_volumes(self) -> set[UUID]:
-        """Every engine of this deployment that has a volume, whether or not it has an instance.
+        """The ids of all engines of the deployment with a volume, with or without an instance.
 
         Before: nothing is required. After: nothing has changed. Raises BackendUnavailable, BackendError.
         """
 
     @abstractmethod
     def identity(self) -> str:
-        """Names this run of the host and its runtime: another text once either has been started again.
+        """Names the current run of the host and its runtime; the text changes once the host or the runtime is started again.
 
         Raises BackendUnavailable.
         """
@@ -253,6 +261,6 @@ class Backend(ABC):
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         """The last `tail` lines that the instance wrote, oldest first; empty when it wrote none or is absent.
 
-        Before: nothing is required; one that has ended still has its lines. After: nothing has changed, however often it is
-        asked. Raises BackendUnavailable, BackendError.
+        Before: nothing is required; an ended instance keeps its lines. After: nothing has changed, after any number of calls.
+        Raises BackendUnavailable, BackendError.
         """

@@ -1,4 +1,4 @@
-"""Ending every instance of a deployment at once, when the machine's whole fleet goes down; the registry is left as it is."""
+"""Ends every instance of a deployment when the machine's whole fleet goes down; the registry is not changed."""
 
 import logging
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from engines.backends.base import Backend, BackendError, Ref, State
 from engines.backends.process import processes
 
 AT_ONCE = 128  # threads; they only wait
-SETTLE_S = 0.3  # a launcher that outlived its worker may still bring up an engine after the first look
+SETTLE_S = 0.3  # a launcher may outlive its worker and still start an engine after the first `list`
 
 log = logging.getLogger(__name__)
 
 
 def stop_all(backend: Backend, *, grace_s: float) -> Sequence[Ref]:
-    """Stop every running instance, in parallel. Returns those that could not be stopped. Raises BackendUnavailable.
+    """Stop every running instance, in parallel. Returns the instances that could not be stopped. Raises BackendUnavailable.
 
-    Whoever starts engines must have ended before, or the call may go on for as long as they do.
+    All processes that start engines must have ended before: the call goes on as long as new instances appear.
     """
     failed: set[Ref] = set()
 

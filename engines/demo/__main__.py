@@ -1,6 +1,7 @@
 """Run the engine until SIGTERM or SIGINT.
 
-Exit codes: 0 after draining, 2 for a wrong environment, 98 when the port is taken, 1 when the data folder cannot be used.
+Exit codes: 0 after draining, 1 when the data folder cannot be used, 2 for a wrong environment, 98 when the port is taken.
+Any other failure to listen on the port exits with its errno, or 1 without an errno.
 """
 
 import os
@@ -24,13 +25,13 @@ def main() -> int:
         settings = Settings.read(os.environ)
     except WrongSetting as error:
         return _fail(str(error), WRONG_SETTING)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # for every thread: they wait for the main one to ask for them
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # in all threads: the main thread waits for the signals itself
     engine = Engine(settings, Faults(settings.fault_file))
     try:
         served = server.listen(engine)
     except OSError as error:
         return _fail(f"cannot listen on {settings.bind}:{settings.port}: {error.strerror}", error.errno or 1)
-    # Never shut down: it answers 503 until the process is gone. The interval is only how often it would look for that.
+    # The server is never shut down: it answers 503 until the process ends. The poll interval matters only for a shutdown.
     threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 60}, daemon=True).start()
     try:
         ready = engine.boot(_is_stopped_within)

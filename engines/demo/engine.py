@@ -1,4 +1,4 @@
-"""The engine itself: its phases, its turns, its health. `server` speaks HTTP for it."""
+"""The engine itself: its phases, its turns, its health. `server` adds the HTTP."""
 
 import hashlib
 import hmac
@@ -13,11 +13,11 @@ from .faults import Fault, Faults
 from .settings import Settings
 
 MAX_TURNS = 32
-LAST_ANSWERS_S = 1.0  # how long the end waits for answers under way; some may never come (see the fault "hang")
+LAST_ANSWERS_S = 1.0  # how long the drain waits for unfinished answers; some may never end (see the fault "hang")
 
 
 class Unready(Exception):
-    """No turn can begin now: the engine starts, drains, or has too many already."""
+    """No turn can begin now: the engine is starting or draining, or has MAX_TURNS turns already."""
 
 
 class Engine:
@@ -35,7 +35,7 @@ class Engine:
         self._born = time.monotonic()
 
     def boot(self, is_stopped_within: Callable[[float], bool]) -> bool:
-        """Open the brain and become ready. False when stopped during the boot's delay. Raises OSError, sqlite3.Error."""
+        """Open the brain and become ready. Returns False if stopped during the boot's delay. Raises OSError, sqlite3.Error."""
         self.settings.database.parent.mkdir(parents=True, exist_ok=True)
         fault = self.faults.boot()
         fault.exit_if_due()
@@ -51,7 +51,7 @@ class Engine:
         return True
 
     def drain(self) -> None:
-        """Let no new turn begin, and return when the last one has ended."""
+        """Refuse new turns, and return when the last turn has ended."""
         with self._changed:
             self.phase = "draining"
             print(f"engine drains, {self._turns} turns to finish", flush=True)
@@ -59,7 +59,7 @@ class Engine:
             self._changed.wait_for(lambda: self._answers == 0, LAST_ANSWERS_S)
 
     def is_key(self, key: str) -> bool:
-        """Whether this is the engine's key; takes the same time for every wrong one."""
+        """Whether `key` is the engine's key; takes the same time for every wrong key."""
         return hmac.compare_digest(hashlib.sha256(key.encode()).hexdigest(), self.settings.key_hash)
 
     def health(self) -> tuple[int, dict[str, Any]]:
@@ -77,12 +77,12 @@ class Engine:
         return (200 if phase == "ok" else 503), body
 
     def count(self) -> int:
-        """Turns finished in the whole life of the brain. Raises Unready before it is open."""
+        """The number of finished turns in the whole life of the brain. Raises Unready before the brain is open."""
         return self._open_brain().read("turns")
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """One turn, which a drain waits for. Raises Unready."""
+        """Hold a turn open; a drain waits for its end. Raises Unready."""
         with self._changed:
             if self.phase != "ok":
                 raise Unready(f"The engine is {self.phase}.")
@@ -96,7 +96,7 @@ class Engine:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """One request on its way, of any kind."""
+        """Count a request of any kind as unfinished, until its answer is sent."""
         with self._changed:
             self._answers += 1
         try:
@@ -107,13 +107,13 @@ class Engine:
                 self._changed.notify_all()
 
     def finish_turn(self, echo: Any) -> dict[str, Any]:
-        """Count the turn; the data of its `done` event."""
+        """Count the turn; returns the data of its `done` event."""
         counter = self._open_brain().add("turns")
         print(f"turn {counter} done", flush=True)
         return {"echo": echo, "counter": counter, "boots": self.boots}
 
     def order(self, fault: Fault) -> None:
-        """Make trouble, now or with the next boots; see `faults`."""
+        """Begin a fault, now or with the next boots; see `faults`."""
         self.faults.order(fault)
         if fault.mode == "busy" and not fault.boots:
             self._be_busy()

@@ -1,19 +1,19 @@
-"""Trouble on demand, for tests of whatever watches over engines. Exists only with DEMO_FAULTS=1 in the environment.
+"""Trouble on demand, to test programs that watch over engines. Works only with DEMO_FAULTS=1 in the environment.
 
-`POST /faults` with `{"mode": ...}`:
+`POST /faults` with `{"mode": ...}` chooses the fault:
 
-    hang     no request is answered any more (other than to /faults)
-    500      every request is answered with 500 (likewise)
-    not_ok   /health answers 200 with a status that is not "ok"
+    hang     no request gets an answer any more, except requests to /faults
+    500      every request is answered with 500, except requests to /faults
+    not_ok   /health answers 200 with a status other than "ok"
     slow     /health answers 503 "starting"
-    busy     a turn is running: a drain waits for it, so only SIGKILL ends the engine sooner
+    busy     a turn is running: a drain waits for the turn, and only SIGKILL ends the engine sooner
     exit     the process ends at once, with exit code `code` (default 1)
-    none     all is well again, now and at later boots
+    none     the fault ends, now and for later boots
 
-Trouble passes by itself after `seconds` (default 3600).
+A fault ends by itself after `seconds` (default 3600).
 
-With `"boots": n` the trouble comes with each of the next n boots instead of now; it is kept in the data folder, so that it also
-meets an incarnation that does not exist yet.
+With `"boots": n` the fault comes at the next n boots instead of now. The fault is stored in the data folder, and thus also hits
+incarnations that do not exist yet.
 """
 
 import json
@@ -30,12 +30,12 @@ HIGHEST = {"seconds": 1_000_000, "code": 255, "boots": 1_000_000}
 
 
 class WrongFault(Exception):
-    """The order for a fault makes no sense; the message says why."""
+    """The request for a fault is invalid; the message says why."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind of trouble; `seconds` and `code` where the mode has a use for them."""
+    """A fault; `seconds` and `code` count only in modes that use them."""
 
     mode: str = "none"
     seconds: float = LONG_S
@@ -54,13 +54,13 @@ class Fault:
         return cls(order["mode"], float(numbers["seconds"]), int(numbers["code"]), int(numbers["boots"]))
 
     def exit_if_due(self) -> None:
-        """End the process here and now if that is the trouble; nothing is tidied up."""
+        """End the process at once, without any clean-up, if the mode is "exit"."""
         if self.mode == "exit":
             os._exit(self.code)
 
 
 class Faults:
-    """The trouble there is now, and what is kept for the next boots in `path` (None: faults are switched off)."""
+    """The current fault, and the stored fault for the next boots, in the file `path`. None: faults are switched off."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -74,12 +74,12 @@ class Faults:
 
     @property
     def mode(self) -> str:
-        """The mode that holds now."""
+        """The mode of the current fault."""
         with self._changed:
             return self._mode()
 
     def order(self, fault: Fault) -> None:
-        """Make trouble now, or keep it for the next boots; "none" also forgets what was kept."""
+        """Begin the fault now, or store the fault for the next boots; "none" also deletes the stored fault."""
         assert self._path is not None
         if fault.boots:
             self._path.write_text(json.dumps(asdict(fault)))
@@ -89,7 +89,7 @@ class Faults:
         self._begin(fault)
 
     def boot(self) -> Fault:
-        """Begin the trouble that was kept for this boot, and count it."""
+        """Begin the stored fault, if any, and count the boot."""
         if self._path is None or not self._path.exists():
             return Fault()
         kept = json.loads(self._path.read_text())
@@ -102,7 +102,7 @@ class Faults:
         return fault
 
     def outlast(self, mode: str) -> None:
-        """Block the calling thread for as long as `mode` is the trouble."""
+        """Block the calling thread for as long as the current fault has `mode`."""
         with self._changed:
             while self._mode() == mode:
                 self._changed.wait(max(0.0, self._until - time.monotonic()))

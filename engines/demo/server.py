@@ -1,6 +1,6 @@
 """HTTP for the engine: `GET /health`, `GET /counter`, `POST /execute`, and `POST /faults` where faults are switched on.
 
-Everything but `/health` wants the engine's key in `X-Engine-Key`. Errors are `{"error": {"code": "...", "message": "..."}}`.
+All endpoints but `/health` need the engine's key in `X-Engine-Key`. Errors are `{"error": {"code": "...", "message": "..."}}`.
 """
 
 import json
@@ -15,7 +15,7 @@ from .faults import Fault, WrongFault
 
 MAX_BODY = 1_048_576  # bytes
 MAX_TOKENS = 10_000
-IDLE_S = 30  # for one read from, or write to, a client
+IDLE_S = 30  # for a read from a client, or a write to a client
 
 
 class Refusal(Exception):
@@ -38,24 +38,24 @@ class Server(ThreadingHTTPServer):
         super().__init__((engine.settings.bind, engine.settings.port), Handler)
 
     def server_bind(self) -> None:
-        """Without the look-up of the host's name that HTTPServer makes here: it may take seconds."""
+        """Bind without HTTPServer's look-up of the host's name, which may take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.engine.settings.bind, self.engine.settings.port
 
 
 def listen(engine: Engine) -> Server:
-    """A server that listens already. Raises OSError, with EADDRINUSE when the port is taken."""
+    """Returns a server that already listens. Raises OSError, with EADDRINUSE if the port is taken."""
     return Server(engine)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection; `_health`, `_counter`, `_execute` and `_faults` are its endpoints."""
+    """A connection; `_health`, `_counter`, `_execute` and `_faults` are the endpoints."""
 
     protocol_version = "HTTP/1.1"
     server_version = "roundhouse-demo-engine"
     sys_version = ""
     timeout = IDLE_S
-    _gone = False  # the client of a stream
+    _gone = False  # True: the client of a stream has closed the connection
 
     @property
     def engine(self) -> Engine:
@@ -70,12 +70,12 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"/execute": self._execute, "/faults": self._faults})
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the library refuses (no HTTP, a method it does not know) gets the same envelope."""
+        """Send refusals of the library (not HTTP, unknown method) in our own envelope, too."""
         self.close_connection = True
-        self._send(code, {"error": {"code": "INVALID_REQUEST", "message": message or "The request makes no sense."}})
+        self._send(code, {"error": {"code": "INVALID_REQUEST", "message": message or "The request is invalid."}})
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the library's name
-        """No line per request: probes alone would fill the log."""
+        """Write no log line per request, because probes alone would fill the log."""
 
     def _answer(self, endpoints: dict[str, Any]) -> None:
         path = self.path.partition("?")[0]
@@ -94,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(503, {"error": {"code": "UNAVAILABLE", "message": str(unready)}})
         except sqlite3.Error as error:
             self._send(500, {"error": {"code": "INTERNAL_ERROR", "message": str(error)}})
-        except OSError:  # the client has gone
+        except OSError:  # the client is gone
             self.close_connection = True
 
     def _health(self, body: bytes) -> None:
@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, {"counter": self.engine.count(), "boots": self.engine.boots})
 
     def _execute(self, body: bytes) -> None:
-        """Stream the words of `input` back, `delay_s` seconds apart. The turn goes on when the client has gone."""
+        """Stream the words of `input` back, `delay_s` seconds apart. The turn goes on even if the client is gone."""
         order = self._parse(body)
         delay_s = order.get("delay_s", 0)
         if isinstance(delay_s, bool) or not isinstance(delay_s, int | float) or not 0 <= delay_s <= 60:
@@ -138,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         if mode == "hang":
             self.engine.faults.outlast("hang")
         elif mode == "500":
-            raise Refusal(500, "INTERNAL_ERROR", "A fault was asked for.")
+            raise Refusal(500, "INTERNAL_ERROR", "The fault '500' is active.")
 
     def _read_body(self) -> bytes:
         length = self.headers.get("Content-Length", "0")

@@ -1,4 +1,4 @@
-"""What the engine is told by its environment."""
+"""The engine's settings, read from its environment."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class WrongSetting(Exception):
-    """A variable is missing or makes no sense; the message names it."""
+    """A variable is missing or has an invalid value; the message names the variable."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Settings:
         """Raises WrongSetting."""
         key_hash = env.get("ENGINE_KEY_HASH", "").lower()
         if not re.fullmatch(r"[0-9a-f]{64}", key_hash):
-            raise WrongSetting("ENGINE_KEY_HASH must be the SHA-256 of the engine's key, 64 hexadecimal digits")
+            raise WrongSetting("ENGINE_KEY_HASH must be the SHA-256 of the engine's key, as 64 hexadecimal digits")
         port = _number(env, "PORT", "8000")
         if not (port.is_integer() and 1 <= port <= 65535):
             raise WrongSetting("PORT must be a whole number from 1 to 65535")
@@ -52,5 +52,5 @@ def _number(env: Mapping[str, str], name: str, default: str) -> float:
     except ValueError:
         number = -1
     if not 0 <= number < 1_000_000:
-        raise WrongSetting(f"{name} must be a number, not negative")
+        raise WrongSetting(f"{name} must be a number, at least 0 and below 1000000")
     return number

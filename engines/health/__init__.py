@@ -1,4 +1,4 @@
-"""Health: which engines are due for a probe, whether they are healthy, and what follows."""
+"""Health: probes the engines that are due, judges the results, and schedules restarts."""
 
 from engines.health.loop import probe_due, restart_due
 from engines.health.probes import Prober

@@ -1,7 +1,6 @@
-"""The loop: which engines are due for a probe, and what follows from what the probes found.
+"""The health loop: claims engines that are due for a probe, and judges the results of the probes.
 
-All that a judgement depends on is in the engine's row, so that the judgement survives any restart and is
-shared by any number of processes.
+A judgement depends only on the engine's row. The judgement thus survives any restart, and any number of processes share it.
 """
 
 from collections.abc import Sequence
@@ -23,10 +22,10 @@ log = structlog.get_logger(__name__)
 
 
 def probe_due() -> int:
-    """Claim, probe and judge every engine that is due, a chunk at a time; returns how many. Any number may run at once."""
+    """Claim, probe and judge every due engine, a chunk at a time; returns how many. Any number of calls may run at once."""
     total = 0
     while targets := claim():
-        connection.close()  # not held while we wait for engines
+        connection.close()  # not held while engines are probed
         judge(targets, probe_all(targets))
         total += len(targets)
         if len(targets) < CHUNK:
@@ -35,17 +34,19 @@ def probe_due() -> int:
 
 
 def claim() -> list[Target]:
-    """Running engines that are due and have no open operation; each is claimed once, by moving its next probe.
-
-    Materialized, so that no plan can evaluate (and lock) the chunk once per row of the registry.
-    """
+    """Claim up to CHUNK running engines that are due and have no open operation, by moving their next probe into the future."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
+            -- MATERIALIZED: otherwise a plan could evaluate (and lock) the chunk once per engine of the registry.
             WITH due AS MATERIALIZED (
+                -- An engine with an open operation is left to the operation.
                 SELECT id FROM engines_engine e WHERE status = 'running' AND next_probe_at <= now() AND NOT EXISTS (
                     SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND {IS_OPEN})
+                -- The longest overdue first. The rows are locked, and rows locked by another process are skipped: two processes
+                -- never probe the same engine. NO KEY: rows that refer to a locked engine can still be inserted.
                 ORDER BY next_probe_at LIMIT %(chunk)s FOR NO KEY UPDATE SKIP LOCKED)
+            -- Up to a tenth more or less, at random: engines that started together are not probed together for ever.
             UPDATE engines_engine e SET next_probe_at = now() + make_interval(secs => %(interval)s * (0.9 + 0.2 * random()))
             FROM due WHERE e.id = due.id
             RETURNING e.id, e.seq, e.port
@@ -56,10 +57,10 @@ def claim() -> list[Target]:
 
 
 def judge(targets: Sequence[Target], results: Sequence[Result]) -> None:
-    """Count the results, write the sampled rows, and fail the engines that failed too often.
+    """Count the results, write the sampled audit rows, and mark engines as failed after too many failed probes.
 
-    A result counts only while the engine is as it was when it was probed: same `seq`, still running, no open operation; and
-    a bad one only while its host is settled.
+    A result counts only if the engine has not changed since the probe: unmoved `seq`, still running, no open operation. A failed
+    probe counts only while the host is settled.
     """
     pairs = list(zip(targets, results, strict=True))
     if not all(result.ok for result in results) and not reconcile.host_is_settled():
@@ -76,22 +77,30 @@ def judge(targets: Sequence[Target], results: Sequence[Result]) -> None:
 
 @transaction.atomic
 def _count(found: dict[UUID, tuple[Target, Result]]) -> list[tuple[UUID, int, int]]:
-    """Apply results to the counters and write sampled rows; returns (engine, failures, restarts) of each that counted."""
+    """Apply results to the counters and write sampled rows; returns (engine id, failures, restarts) per counted result."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
+            -- Every e.column on a right side is the value from before the probe.
             UPDATE engines_engine e SET
+                -- An audit row is due when the result changed, for the first result, and when the last row is old enough.
                 health_row_at = CASE WHEN e.last_health_ok IS DISTINCT FROM r.ok OR e.health_row_at IS NULL
                     OR e.health_row_at < now() - make_interval(secs => %(row_interval)s) THEN now() ELSE e.health_row_at END,
                 last_health_ok = r.ok,
                 last_health_at = CASE WHEN r.ok THEN now() ELSE e.last_health_at END,
+                -- Consecutive failures: a good result starts the count again.
                 health_failures = CASE WHEN r.ok THEN 0 ELSE e.health_failures + 1 END,
+                -- The start of the present run of good results; NULL after a failed probe.
                 healthy_since = CASE WHEN r.ok THEN coalesce(e.healthy_since, now()) END,
+                -- An engine that stayed healthy long enough gets all its automatic restarts back.
                 restart_attempts = CASE WHEN r.ok AND e.healthy_since <= now() - make_interval(secs => %(reset)s)
                     THEN 0 ELSE e.restart_attempts END
+            -- One row per result.
             FROM unnest(%(ids)s::uuid[], %(seqs)s::bigint[], %(oks)s::bool[]) AS r(id, seq, ok)
+            -- The result must not count against an engine that moved since the probe, or has an open operation.
             WHERE e.id = r.id AND e.seq = r.seq AND e.status = 'running' AND NOT EXISTS (
                 SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND {IS_OPEN})
+            -- The last column: whether an audit row is due. now() is the same moment in the whole transaction.
             RETURNING e.id, e.health_failures, e.restart_attempts, e.health_row_at = now()
             """,
             {
@@ -112,9 +121,9 @@ def _count(found: dict[UUID, tuple[Target, Result]]) -> list[tuple[UUID, int, in
 
 
 def restart_due() -> int:
-    """Open the restart of every failed engine whose time has come; returns how many. None while its host is not settled.
+    """Open up to CHUNK due restarts of failed engines; returns how many. Opens no restart while the host is not settled.
 
-    An attempt under a runtime that is away would say nothing of the engine, and yet count.
+    While the runtime is away, an attempt would show nothing about the engine, and yet count as a restart.
     """
     due = list(Engine.objects.filter(status=Status.FAILED, next_restart_at__lte=Now()).values_list("pk", flat=True)[:CHUNK])
     if not due or not reconcile.host_is_settled():

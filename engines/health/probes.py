@@ -1,6 +1,7 @@
-"""Probes: one request to an engine, and what it says of the engine's health.
+"""Probes: a probe is a single request to an engine, and its result says whether the engine is healthy.
 
-Healthy is `GET /health` answering 2xx with a JSON body whose `status` is "ok"."""
+An engine is healthy when it answers `GET /health` with 2xx and a JSON body whose `status` is "ok".
+"""
 
 import asyncio
 import json
@@ -17,13 +18,13 @@ from engines import addresses
 from engines.models import Engine
 
 log = structlog.get_logger(__name__)
-CHUNK = 500  # engines claimed, and probed at once
+CHUNK = 500  # engines claimed and probed together, at most
 BODY_CAP = 64 * 1024  # bytes of a health body that are read
 
 
 @dataclass(frozen=True)
 class Target:
-    """An engine to probe, and the `seq` that the result will count for."""
+    """An engine to probe. The result counts only while the engine has the given `seq`."""
 
     engine_id: UUID
     seq: int
@@ -32,7 +33,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Result:
-    """What a probe found.
+    """The result of a probe.
 
     `text` is "ok", "timeout", "connect_error", "status_<code>", "too_large", "not_json", "not_ok" or "error".
     """
@@ -42,18 +43,18 @@ class Result:
 
 
 def probe_all(targets: Sequence[Target]) -> list[Result]:
-    """Probe every target concurrently; one result each, in order."""
+    """Probe all targets concurrently; returns a result per target, in order."""
     return asyncio.run(_probe_all(targets))
 
 
 class Prober:
-    """Probes one engine again and again, on one event loop and in one session: to make those is most of what a probe costs.
+    """Probes an engine repeatedly, with a single event loop and session: creating both is most of the cost of a probe.
 
-    A context manager, for one thread.
+    A context manager, for use by a single thread.
     """
 
     def __init__(self, engine: Engine) -> None:
-        assert engine.port is not None  # every living engine has one
+        assert engine.port is not None  # every living engine has a port
         self._target = Target(engine.pk, engine.seq, engine.port)
 
     def __enter__(self) -> "Prober":
@@ -62,7 +63,7 @@ class Prober:
         return self
 
     def probe(self) -> Result:
-        """Ask the engine once."""
+        """Send a single probe to the engine."""
         return self._runner.run(_probe(self._session, self._target))
 
     def __exit__(self, *exc: object) -> None:
@@ -76,21 +77,22 @@ async def _probe_all(targets: Sequence[Target]) -> list[Result]:
 
 
 async def _open_session(at_once: int) -> aiohttp.ClientSession:
-    """A session for so many probes at a time.
+    """A session for `at_once` probes at a time.
 
-    Threads look up the names of engines, and may need seconds to find out that nobody has one: nobody else waits for those.
+    Every probe gets a thread for its name lookup, at least four threads in all. A lookup of an unknown name may take seconds, and
+    must not hold up the probes of other engines.
     """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(4, at_once)))
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=CHUNK, force_close=True),
         timeout=aiohttp.ClientTimeout(total=settings.ENV.health_check_timeout_s),
-        cookie_jar=aiohttp.DummyCookieJar(),  # all engines are one host to a jar
+        cookie_jar=aiohttp.DummyCookieJar(),  # a jar would mix the cookies of all engines of a host
         auto_decompress=False,
     )
 
 
 async def _probe(session: aiohttp.ClientSession, target: Target) -> Result:
-    """Neither redirects nor a large body are followed: an engine runs code that we do not trust."""
+    """Send the probe, without following redirects or reading a large body: an engine runs untrusted code."""
     try:
         address = addresses.probe_url(target.engine_id, target.port)
         async with session.get(f"{address}/health", allow_redirects=False) as response:
@@ -101,13 +103,13 @@ async def _probe(session: aiohttp.ClientSession, target: Target) -> Result:
         return Result(False, "timeout")
     except (aiohttp.ClientError, OSError):
         return Result(False, "connect_error")
-    except Exception:  # one engine's answer must not end the probing of all others
+    except Exception:  # the answer of an engine must not end the probes of all engines
         log.exception("probe_error", engine_id=str(target.engine_id))
         return Result(False, "error")
 
 
 async def _receive(content: aiohttp.StreamReader) -> bytes:
-    """The body to its end, or a little more than BODY_CAP of it: a single read returns whatever has come so far."""
+    """The body, or a little more than BODY_CAP bytes of it, in several reads: a read returns only the bytes received so far."""
     body = b""
     while len(body) <= BODY_CAP and (part := await content.read(BODY_CAP)):
         body += part

@@ -1,4 +1,4 @@
-"""The verbs, and every write of `Engine.status`: nothing outside this package moves an engine."""
+"""The verbs on engines, and the moves of engines from state to state with their audit rows."""
 
 from engines.lifecycle.automatic import auto_restart, mark_failed, resume, stop_again
 from engines.lifecycle.backoff import next_restart_s

@@ -1,6 +1,6 @@
-"""What the fleet asks for by itself: restarts of engines that failed or lost their host, stops of engines that should not run.
+"""Operations that the fleet opens by itself: restarts after a failure or a host's restart, stops of engines that should not run.
 
-Each function looks at the engine again under its lock, and does nothing when somebody else has been faster.
+Every function reads the engine again under its lock, and does nothing when another process was faster.
 """
 
 from typing import Any
@@ -22,9 +22,10 @@ from engines.operations import params_of
 
 @transaction.atomic
 def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: int, retry_in_s: float | None) -> bool:
-    """Probes failed past the threshold: the engine is `failed`, with a restart after so many seconds; None: it had them all.
+    """Mark an engine `failed` after too many failed probes, and schedule its restart in `retry_in_s` seconds.
 
-    False, and nothing written, when the engine has moved since it was probed.
+    With None no restart is scheduled: the engine has had all its restarts. Returns False, and writes nothing, when the engine has
+    moved since the probe.
     """
     engine = lock_idle(engine_id, status=Status.RUNNING, seq=seq)
     if engine is None:
@@ -45,7 +46,7 @@ def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: 
 
 @transaction.atomic
 def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
-    """Start the restart that was scheduled for a failed engine; None when it is not due any more."""
+    """Open the scheduled restart of a failed engine; None when the restart is not due any more."""
     engine = lock_idle(engine_id, skip_locked=True, status=Status.FAILED, next_restart_at__lte=Now())
     if engine is None:
         return None
@@ -59,7 +60,7 @@ def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
 
 @transaction.atomic
 def resume(engine_id: UUID, seq: int, *, by: Actor) -> Operation | None:
-    """Restart an engine whose instance did not run when it was looked at; None when it has moved since, or has an operation."""
+    """Restart an engine whose instance was seen not running; None when it has moved since, or has an open operation."""
     engine = lock_idle(engine_id, status=Status.RUNNING, seq=seq)
     if engine is None:
         return None
@@ -68,7 +69,7 @@ def resume(engine_id: UUID, seq: int, *, by: Actor) -> Operation | None:
 
 @transaction.atomic
 def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
-    """Stop the instance of an engine that is stopped or sleeping by the registry, yet runs; None when it is so no longer."""
+    """Stop a running instance whose engine is stopped or sleeping; None when its state has changed, or an operation is open."""
     engine = lock_idle(engine_id, status__in=[Status.STOPPED, Status.SLEEPING])
     if engine is None:
         return None

@@ -6,10 +6,10 @@ from common.settings import settings
 
 
 def next_restart_s(attempts: int) -> float | None:
-    """Seconds until the next automatic restart after `attempts` restarts, or None when they were all that there are.
+    """Seconds until the next automatic restart after `attempts` restarts, or None when no restart is left.
 
-    base × 2^attempts, capped (exponential backoff); a random fifth less, so that engines that failed together do not all start at
-    the same moment.
+    The pause is base × 2^attempts, capped (exponential backoff), less a random part of up to a fifth: engines that failed
+    together thus start at different moments.
     """
     if attempts >= settings.ENV.restart_max_attempts:
         return None

@@ -1,4 +1,4 @@
-"""The room of a host: whether one more engine may run there, and what an engine counts for."""
+"""The room of a host: whether a further engine may run on the host, and how much room an engine takes."""
 
 from uuid import UUID
 
@@ -13,39 +13,41 @@ from policy import overrides, rules
 from policy.decisions import Decision
 from policy.models import Product
 
-# $1: the host's name, $2: an engine that is left out. For what counts as up, `transitions` has the states and the kinds.
+# `host`: the host's name; `but`: an engine to leave out. `transitions` has the states (`occupying`) and kinds (`starts`) that
+# hold a place. Engines are read without a lock: the lock on the host keeps out any other start.
 _USED = f"""
-SELECT count(*) FILTER (WHERE up),                           -- engines that hold a place
-       coalesce(sum(memory_mb) FILTER (WHERE up), 0),        -- the memory that they count for
-       coalesce(sum(disk_mb), 0)                             -- the disk of every living engine: its volume stays while it sleeps
+SELECT count(*) FILTER (WHERE up),                           -- host_max_engines: engines that hold a place
+       coalesce(sum(memory_mb) FILTER (WHERE up), 0),        -- host_memory_mb: the memory of engines that hold a place
+       coalesce(sum(disk_mb), 0)                             -- host_disk_mb: all living engines, as volumes outlive a stop
 FROM (
     SELECT disk_mb,
-        -- A rotation to a larger incarnation counts for the larger one from the moment it is asked for.
+        -- A rotation to an incarnation with more memory counts with the larger memory from its request on.
         greatest(memory_mb, (params ->> 'memory_mb')::int) AS memory_mb,
-        status = ANY(%(occupying)s)                          -- its instance runs, is about to, or may still run
+        status = ANY(%(occupying)s)                          -- the instance runs, is about to run, or may still run
             OR next_restart_at IS NOT NULL                   -- a restart is scheduled and will need the room again
-            OR (status = 'failed' AND may_run)               -- the registry gave up on it, and the instance may run on
-            OR coalesce(kind = ANY(%(starts)s), false) AS up -- a start is under way
+            OR (status = 'failed' AND may_run)               -- the engine failed, but its instance may still run
+            OR coalesce(kind = ANY(%(starts)s), false) AS up -- a start is under way; kind is NULL without an open operation
+    -- At most one operation per engine is open: the join never doubles an engine.
     FROM engines_engine e LEFT JOIN engines_operation o ON o.engine_id = e.id AND {IS_OPEN}
     WHERE host_id = (SELECT id FROM engines_host WHERE name = %(host)s) AND destroyed_at IS NULL
-        AND e.id IS DISTINCT FROM %(but)s) counted
+        AND e.id IS DISTINCT FROM %(but)s) counted           -- but is NULL when no engine is left out
 """
 
 
 def lock_host() -> None:
     """Lock the host until the transaction ends, if it has a ceiling: two starts cannot take the same room.
 
-    Lock no engine before.
+    No engine may be locked before the host.
     """
     if any(_ceilings().values()):
         hosts.local()
 
 
 def decide_room(memory_mb: int, disk_mb: int, *, but: UUID | None = None) -> list[Decision]:
-    """What each ceiling of the host says of one more running engine of this size. It holds for as long as the host is locked.
+    """The decision of every ceiling of the host on a further running engine, valid while the host is locked.
 
-    `disk_mb` is 0 for an engine that has its volume. `but` is the engine that the room is for, when it exists: the room that it
-    holds already is not counted against it.
+    `disk_mb` is 0 for an engine whose volume exists. `but` is the engine to run, if it exists already: the room held by the
+    engine is not counted against it.
     """
     ceilings = _ceilings()
     if not any(ceilings.values()):
@@ -58,7 +60,7 @@ def decide_room(memory_mb: int, disk_mb: int, *, but: UUID | None = None) -> lis
 
 
 def _ceilings() -> dict[str, int]:
-    """The host's, 0 for none, in the order of what `_USED` selects."""
+    """The ceilings of the host by setting, 0 for none, in the order of the columns of `_USED`."""
     return {rule: getattr(settings.ENV, rule) for rule in ("host_max_engines", "host_memory_mb", "host_disk_mb")}
 
 
@@ -68,12 +70,12 @@ def _decide(rule: str, limit: int, before: int, more: int) -> Decision:
 
 
 def memory_mb(product: Product) -> int:
-    """Memory that a new engine of the product is counted with."""
+    """The memory counted for a new engine of the product."""
     return int(rules.lowered(overrides.in_force(product), "memory_mb", settings.ENV.engine_memory_mb))
 
 
 def next_memory_mb(engine: Engine) -> int:
-    """Memory of the engine's next incarnation: the policy's, or as much as it has now where the host has no room for more."""
+    """The memory of the engine's next incarnation: by its policy, or as much as now if the host has no room for more."""
     wanted = memory_mb(engine.product)
     if wanted <= engine.memory_mb:
         return wanted

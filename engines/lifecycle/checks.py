@@ -1,4 +1,4 @@
-"""An engine found, locked, and checked against the table of transitions."""
+"""Finds and locks engines, and checks them against the table of transitions."""
 
 from uuid import UUID
 
@@ -18,7 +18,7 @@ def find(product: Product, user_id: str) -> Engine:
 
 
 def lock(engine_id: UUID) -> Engine:
-    """The engine as it is now, locked for this transaction. Raises EngineNotFound once it is destroyed."""
+    """The present row of the engine, locked until the transaction ends. Raises EngineNotFound once the engine is destroyed."""
     engine = Engine.objects.living().locked().filter(pk=engine_id).first()
     if engine is None:
         raise EngineNotFound("The engine is destroyed.")
@@ -26,13 +26,13 @@ def lock(engine_id: UUID) -> Engine:
 
 
 def lock_idle(engine_id: UUID, *, skip_locked: bool = False, **state: object) -> Engine | None:
-    """The engine, locked, while it is in this `state` (lookups of its fields) and has no open operation; None otherwise."""
+    """The engine, locked, if it matches `state` (lookups of its fields) and has no open operation; None otherwise."""
     engine = Engine.objects.locked(skip_locked=skip_locked).filter(pk=engine_id, **state).first()
     return engine if engine is not None and operations.find_open(engine) is None else None
 
 
 def check_can(engine: Engine, kind: Kind) -> None:
-    """Raise the refusal that fits when `kind` cannot be done in the engine's state."""
+    """Raise EngineAlreadyRunning, EngineNotRunning or OperationInProgress when the engine's state forbids `kind`."""
     if engine.status in TRANSITIONS[kind].before:
         return
     if (current := operations.find_open(engine)) is not None:
@@ -43,7 +43,7 @@ def check_can(engine: Engine, kind: Kind) -> None:
 
 
 def can(engine: Engine, kind: Kind) -> bool:
-    """Whether `kind` can be asked for in the engine's state. A destroy always can while the engine lives."""
+    """Whether `kind` may be requested in the engine's state. A destroy may always be requested while the engine lives."""
     if kind == Kind.DESTROY:
         return engine.destroyed_at is None
     return engine.status in TRANSITIONS[kind].before

@@ -1,6 +1,6 @@
-"""How an attempt at an operation can end, as data: the new state, the audit row, the engine's other columns.
+"""The outcomes of attempts, as data: the engine's new state and columns, and the audit row to write.
 
-`lifecycle.settle` commits it.
+`lifecycle.settle` commits an outcome.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ NO_PENDING: Mapping[str, Any] = {"pending_key_hash": "", "pending_key_ciphertext
 
 @dataclass(frozen=True)
 class After:
-    """A column's value: that many seconds from now, by the database's clock."""
+    """A column's value: a time `seconds` from now, by the database's clock."""
 
     seconds: float
 
@@ -34,19 +34,19 @@ NOW = After(0)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: where it leaves the engine, the row to write, further columns of the engine, and the error if any."""
+    """The end of an attempt: the engine's new state, the audit row, further columns of the engine; the error: code, sentence."""
 
     status: Status
     action: Action
     metadata: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
     error: tuple[str, str] = ("", "")
-    also: tuple[Action, Mapping[str, Any]] | None = None  # one more row, of something that moves nothing
+    also: tuple[Action, Mapping[str, Any]] | None = None  # a further audit row, which records no move
 
 
 @dataclass(frozen=True)
 class Booted:
-    """The instance that an attempt has brought up: its image and the image's digest, its port, and its incarnation."""
+    """The instance brought up by an attempt: its image and the image's digest, its port, and its incarnation."""
 
     image: str
     digest: str
@@ -55,7 +55,7 @@ class Booted:
 
 
 def succeeded(operation: Operation, engine: Engine, attempt: int, booted: Booted | None = None) -> Outcome:
-    """The outcome of an operation that did what it was for."""
+    """The outcome of a successful operation."""
     transition = TRANSITIONS[Kind(operation.kind)]
     action = Action.AUTO_RESTART_SUCCESS if operation.trigger == Trigger.HEALTH else transition.done
     columns = dict(CLEARED)
@@ -71,7 +71,7 @@ def succeeded(operation: Operation, engine: Engine, attempt: int, booted: Booted
 
 
 def _columns_of_kind(operation: Operation, engine: Engine) -> Mapping[str, Any]:
-    """The columns that only a rotation or a destroy changes."""
+    """The columns changed only by a rotation or a destroy."""
     if operation.kind == Kind.ROTATE_KEY:
         key = {"key_hash": engine.pending_key_hash, "key_ciphertext": engine.pending_key_ciphertext, **NO_PENDING}
         valid = {"incarnation": operation.incarnation, "env_version": operation.env_version, "memory_mb": operation.memory_mb}
@@ -83,7 +83,7 @@ def _columns_of_kind(operation: Operation, engine: Engine) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Left:
-    """What a failed attempt leaves behind: whether an instance may still run, and what the valid one is made of, where known."""
+    """The remains of a failed attempt: whether an instance may still run, and the valid instance's image digest, if known."""
 
     may_run: bool = False
     digest: str = ""
@@ -99,7 +99,7 @@ NOTHING = Left()
 def failed(
     operation: Operation, attempt: int, error: tuple[str, str], left: Left = NOTHING, *, status: Status = Status.FAILED
 ) -> Outcome:
-    """The outcome of an operation that failed for good; `error` is a code and a sentence."""
+    """The outcome of an operation after a failure for good; `error` is a code and a sentence."""
     metadata = {"error": error[0], "attempt": attempt, **_repeated(operation)}
     columns = {**NO_RESTART, **NO_PENDING, **left.columns}
     return Outcome(status, TRANSITIONS[Kind(operation.kind)].failed, metadata, columns, error)
@@ -108,7 +108,7 @@ def failed(
 def restart_failed(
     operation: Operation, attempt: int, error: tuple[str, str], retry_in_s: float | None, left: Left = NOTHING
 ) -> Outcome:
-    """The outcome of an automatic restart that failed: the next restart is scheduled, or with None the fleet gives up."""
+    """The outcome of a failed automatic restart: the next follows in `retry_in_s` seconds; with None the fleet gives up."""
     number = int(operation.params["restart"])
     metadata = {"restart": number, "error": error[0], "attempt": attempt}
     outcome = Outcome(Status.FAILED, Action.AUTO_RESTART_FAILED, metadata, {**NO_RESTART, **left.columns}, error)
@@ -118,15 +118,15 @@ def restart_failed(
 def resume_failed(
     operation: Operation, attempt: int, error: tuple[str, str], restarts: int, retry_in_s: float | None, left: Left = NOTHING
 ) -> Outcome:
-    """The outcome of a restart that followed its host's, and failed: nobody had stopped the engine, so automatic restarts follow.
+    """The outcome of a failed restart after its host's restart. Automatic restarts follow, because nobody stopped the engine.
 
-    `restarts` is the number of automatic restarts that the engine has had.
+    `restarts` is the number of the engine's automatic restarts so far.
     """
     return _tried_again(failed(operation, attempt, error, left), restarts, retry_in_s)
 
 
 def _tried_again(outcome: Outcome, restarts: int, retry_in_s: float | None) -> Outcome:
-    """The same outcome with an automatic restart after so many seconds; with None, the row that says that the fleet gives up."""
+    """Add to the outcome an automatic restart in `retry_in_s` seconds, or for None an `auto_restart_gave_up` row."""
     if retry_in_s is None:
         gave_up = (Action.AUTO_RESTART_GAVE_UP, {"restarts": restarts})
         return replace(outcome, columns={**outcome.columns, "gave_up_at": NOW}, also=gave_up)
@@ -135,7 +135,7 @@ def _tried_again(outcome: Outcome, restarts: int, retry_in_s: float | None) -> O
 
 
 def _repeated(operation: Operation) -> dict[str, Any]:
-    """The parameters of an operation that its audit rows repeat."""
+    """The parameters of an operation for its audit rows."""
     if operation.kind == Kind.PROVISION:
         return {}
     keys = ("restart",) if operation.trigger == Trigger.HEALTH else ("cause", "reason")

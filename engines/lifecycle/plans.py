@@ -1,7 +1,7 @@
-"""Plans: what a verb would do with an engine as it is, and whether it is allowed.
+"""Plans: the effect of a verb on an engine in its present state, and whether the verb is allowed.
 
-A call takes its locks, makes its plan, and carries the plan out. `admission.explain` makes the same plan without locks and only
-shows it. What a plan says holds for as long as what it depends on is locked: the product, the host where it has ceilings, the
+A call takes its locks, makes its plan, and carries the plan out. `admission.explain` makes an equal plan without locks and only
+shows the plan. A plan stays valid while its locks are held: on the product, on the host if the host has ceilings, and on the
 engine.
 """
 
@@ -22,10 +22,10 @@ from policy.models import Product
 
 @dataclass(frozen=True)
 class Plan:
-    """What every rule says, in the order in which the rules are asked, and what the engine's state leads to.
+    """The decisions of all rules, in the order of the rules, and the consequence of the engine's state.
 
-    `joins` is an open operation that does the same; without it a new operation is opened. `refusal` is the refusal of the
-    engine's state, which is asked after the rules. `image` is the image of a new engine.
+    `joins` is an open operation with an equal effect; for None a new operation is opened. `refusal` comes from the engine's
+    state, which is checked after the rules. `image` is the image of a new engine.
     """
 
     decisions: list[Decision]
@@ -34,7 +34,7 @@ class Plan:
     image: str = ""
 
     def checked(self) -> Self:
-        """The plan itself. Raises the first refusal, if there is one."""
+        """The plan itself. Raises the first refusal, if any."""
         decisions.check(self.decisions)
         if self.refusal is not None:
             raise self.refusal
@@ -42,7 +42,7 @@ class Plan:
 
 
 def of_provision(product: Product, user_id: str, asked: str) -> Plan:
-    """The plan of a new engine for the user; `asked` is the image that was asked for, or empty."""
+    """The plan of a new engine for the user; `asked` is the requested image, or empty."""
     policy, default = overrides.in_force(product), settings.ENV.engine_image
     image = rules.choose_image(policy, asked, default)
     living = Engine.objects.living().filter(product=product)
@@ -55,7 +55,7 @@ def of_provision(product: Product, user_id: str, asked: str) -> Plan:
 
 
 def _of_existing(engine: Engine, image: str, decided: list[Decision]) -> Plan:
-    """The plan of a provision for a user who has an engine: it joins the open provision with the same image."""
+    """The plan of a provision for a user with an engine: join an open provision of an equal image, or refuse."""
     current = operations.find_open(engine)
     if current is not None and current.kind == Kind.PROVISION and engine.engine_version == image:
         return Plan(decided, joins=current, image=image)
@@ -63,7 +63,7 @@ def _of_existing(engine: Engine, image: str, decided: list[Decision]) -> Plan:
 
 
 def of_verb(engine: Engine, kind: Kind, params: Mapping[str, Any], suspension: str) -> Plan:
-    """The plan of any other verb; `suspension` is the reason of the product's suspension, empty while it is not suspended."""
+    """The plan of any verb but provision; `suspension` is the reason of the product's suspension, empty without a suspension."""
     serves = makes_serve(kind, engine)
     decided = decisions.on_serve(suspension) if serves else []
     try:
@@ -76,9 +76,10 @@ def of_verb(engine: Engine, kind: Kind, params: Mapping[str, Any], suspension: s
 
 
 def _find_same(engine: Engine, kind: Kind, params: Mapping[str, Any]) -> Operation | None:
-    """The open operation that does the same. Raises the refusal of the engine's state.
+    """The open operation with an equal effect, or None. Raises the refusal of the engine's state.
 
-    A destroy supersedes any other operation. Any open rotation does the same as a rotation: it makes a new key.
+    A destroy joins an open destroy, and supersedes any operation of a different kind. A rotation joins any open rotation, because
+    every rotation makes a new key.
     """
     if kind != Kind.DESTROY:
         check_can(engine, kind)

@@ -1,4 +1,4 @@
-"""What is done to a product and its engines together: the product is suspended, with its engines stopped or not, or deleted."""
+"""Changes of a product together with its engines: suspension, with or without a stop of its engines, and deletion."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -21,7 +21,7 @@ _SERVES = Q(status=Status.RUNNING) | Q(next_restart_at__isnull=False) | Q(pk__in
 
 @dataclass(frozen=True)
 class Suspended:
-    """A suspended product, how many of its engines are being stopped, and how many are busy with something else."""
+    """A suspended product, the number of engines being stopped, and the number of engines busy with other operations."""
 
     product: Product
     stopping: int = 0
@@ -29,9 +29,9 @@ class Suspended:
 
 
 def suspend_product(product_id: UUID, reason: str, *, by: Actor, stop_engines: bool = False) -> Suspended:
-    """Suspend the product, and with `stop_engines` stop every engine that runs or is about to.
+    """Suspend the product, and with `stop_engines` stop every engine that runs or is about to run.
 
-    An engine with another operation under way is left to the operation, and stopped by `stop_suspended` afterwards. Raises
+    An engine with a different open operation is left to the operation, and stopped by `stop_suspended` afterwards. Raises
     ProductNotFound.
     """
     product = products.suspend(product_id, reason, by=by, stop_engines=stop_engines)
@@ -43,7 +43,7 @@ def suspend_product(product_id: UUID, reason: str, *, by: Actor, stop_engines: b
 
 
 def stop_suspended() -> int:
-    """Stop the engines that still serve, or serve again, of products whose engines are to be stopped; returns how many."""
+    """Stop the serving engines of products that are suspended with `stop_engines`; returns how many."""
     wished = Product.objects.living().filter(stops_engines=True, suspended_at__isnull=False)
     serving = Engine.objects.living().filter(_SERVES, product__in=wished).exclude(pk__in=_BUSY.values("engine_id"))
     return sum(_stop_suspended(engine) for engine in serving.order_by("pk"))
@@ -59,7 +59,7 @@ def _stop_suspended(engine: Engine) -> bool:
 
 
 def _stop(engine: Engine, reason: str, *, by: Actor) -> bool:
-    """Whether the engine is being stopped now."""
+    """Request the stop of the engine; False when the stop is refused."""
     try:
         stop(engine, by=by, reason=f"suspended: {reason}")
     except EngineError:
@@ -69,7 +69,7 @@ def _stop(engine: Engine, reason: str, *, by: Actor) -> bool:
 
 @transaction.atomic
 def delete_product(product_id: UUID, *, by: Actor) -> None:
-    """Delete a product that has no living engine; a provision at the same moment is either counted, or finds no product.
+    """Delete a product without living engines. A concurrent provision is either counted, or finds no product.
 
     Raises ProductNotFound, ProductHasEngines.
     """

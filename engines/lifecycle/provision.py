@@ -1,4 +1,4 @@
-"""A new engine, promised: inserted with its key and port, and its operation opened."""
+"""Promises a new engine: inserts the engine with its key and port, and opens its operation."""
 
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -17,9 +17,9 @@ from policy.models import Product
 
 
 def provision(product: Product, user_id: str, *, by: Actor, engine_version: str = "", auto: bool = False) -> Operation:
-    """Promise a new engine for the user; `auto` when an admit asks for it.
+    """Promise a new engine for the user; `auto` means: at the request of an admit.
 
-    A call for a user whose engine is being provisioned joins that provision. Raises InvalidUserId, ImageUnknown,
+    A call for a user whose engine is being provisioned joins the open provision. Raises InvalidUserId, ImageUnknown,
     EngineAlreadyExists, PortExhaustion, and with a row of the refusal ProductSuspended, ImageDenied, QuotaExceeded,
     CapacityExhausted.
     """

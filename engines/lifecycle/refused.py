@@ -1,4 +1,4 @@
-"""The rows of refusals: written outside the transaction that refused, which would take them along when it is rolled back."""
+"""Writes audit rows of refusals, outside the refused transaction: its rollback would remove the rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,10 @@ from policy.errors import Denied
 
 @contextmanager
 def recorded(kind: Kind, about: trail.Subject, *, by: Actor, denied: Action) -> Iterator[None]:
-    """A refusal by the host's room or by the product's policy inside the block gets its row; `denied` is the policy's action."""
+    """Write the audit row of a refusal raised inside the block.
+
+    The action is `capacity_exhausted` for a refusal by the host's room, and `denied` for a refusal by the product's policy.
+    """
     try:
         yield
     except CapacityExhausted as full:

@@ -1,4 +1,4 @@
-"""The end of an attempt, committed: engine, operation and audit row together."""
+"""Commits the end of an attempt: engine, operation and audit row together."""
 
 from django.db import transaction
 
@@ -14,10 +14,10 @@ from engines.operations import Lease
 
 @transaction.atomic
 def settle(lease: Lease, operation: Operation, outcome: Outcome) -> bool:
-    """Commit an attempt's outcome: engine, operation and row together. False, and nothing written, when the lease is lost."""
+    """Commit an attempt's outcome. False, and nothing written, when the lease is lost."""
     engine = Engine.objects.living().locked().filter(pk=operation.engine_id).first()
     state = OperationState.FAILED if outcome.error[0] else OperationState.SUCCEEDED
-    if engine is None or not operations.close(lease, state, error=outcome.error):  # what destroyed it has ended the operation too
+    if engine is None or not operations.close(lease, state, error=outcome.error):  # a destroy has ended the operation
         return False
     moves.move(
         engine,
@@ -37,7 +37,7 @@ def settle(lease: Lease, operation: Operation, outcome: Outcome) -> bool:
 
 
 def record_superseded(engine: Engine, operation: Operation, *, by: Actor, superseded_by: str) -> None:
-    """The row of an operation that was ended before it was done, and the end of a key that was pending for it."""
+    """Write the audit row of a superseded operation, and remove the pending key of a superseded rotation."""
     Engine.objects.filter(pk=engine.pk).update(**NO_PENDING)
     metadata = {"kind": operation.kind, "superseded_by": superseded_by}
     trail.record(Action.OPERATION_SUPERSEDED, moves.subject(engine), by=by, metadata=metadata, operation_id=operation.pk)

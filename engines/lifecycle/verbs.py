@@ -1,7 +1,7 @@
-"""What can be asked of an engine that exists. Each verb states its intent in one transaction and returns the operation.
+"""The verbs for an existing engine. Every verb states its intent in a single transaction and returns the operation.
 
-A verb takes its locks (product, host, engine, operation, in this order), makes its plan, and opens an operation or joins the
-operation that does the same already.
+A verb takes its locks in a fixed order (product, host, engine, operation), makes its plan, and opens an operation or joins an
+open operation with an equal effect.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from policy import crypto, environments, products
 
 
 def start(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
-    """Ask for a start of a stopped, failed or sleeping engine.
+    """Request a start of a stopped, failed or sleeping engine.
 
     Raises EngineAlreadyRunning, OperationInProgress, and with a row of the refusal ProductSuspended, CapacityExhausted.
     """
@@ -33,31 +33,31 @@ def start(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
 
 
 def stop(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
-    """Ask for a stop. Raises EngineNotRunning, OperationInProgress."""
+    """Request a stop. Raises EngineNotRunning, OperationInProgress."""
     return _request(engine, Kind.STOP, by=by, reason=reason)
 
 
 def sleep(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
-    """Ask for an idle engine to be stopped until it is woken. Raises EngineNotRunning, OperationInProgress."""
+    """Request the stop of an idle engine until a wake. Raises EngineNotRunning, OperationInProgress."""
     return _request(engine, Kind.SLEEP, by=by, reason=reason)
 
 
 def wake(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
-    """Ask for a sleeping engine to run again. Raises what `start` raises, and EngineNotRunning."""
+    """Request that a sleeping engine runs again. Raises the refusals of `start`, and EngineNotRunning."""
     return _request(engine, Kind.WAKE, by=by, reason=reason)
 
 
 def restart(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
-    """Ask for a stop and a start of a running or failed engine.
+    """Request a stop and a start of a running or failed engine.
 
-    Raises EngineNotRunning, OperationInProgress, and for a failed engine what `start` raises.
+    Raises EngineNotRunning, OperationInProgress, and for a failed engine the refusals of `start`.
     """
     return _request(engine, Kind.RESTART, by=by, reason=reason)
 
 
 @transaction.atomic
 def rotate_key(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
-    """Ask for a new key: made and kept as pending now, valid once a new incarnation that has it is healthy.
+    """Request a new key. The key is made now and pending; it becomes valid once a new incarnation with the key is healthy.
 
     Raises EngineNotRunning, OperationInProgress.
     """
@@ -78,9 +78,9 @@ def rotate_key(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
 
 @transaction.atomic
 def destroy(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
-    """Ask for the end of the engine, its volume and its key. Never waits: a destroy supersedes an open operation.
+    """Request the end of the engine, its volume and its key. Never waits: a destroy supersedes an open operation.
 
-    A second destroy joins the first. Raises EngineNotFound once the engine is gone.
+    A destroy joins an open destroy. Raises EngineNotFound once the engine is gone.
     """
     engine, params = lock(engine.pk), params_of(reason=reason)
     plan = plans.of_verb(engine, Kind.DESTROY, params, "").checked()
@@ -120,14 +120,14 @@ def cancel_sleep(engine: Engine, *, by: Actor) -> bool:
 
 @transaction.atomic
 def reveal_key(engine: Engine, *, by: Actor) -> str:
-    """The engine's key in plaintext, once the row that says who looked is written. Raises EngineNotFound, InvalidToken."""
+    """The engine's key in plaintext, after its `key_reveal` row is written. Raises EngineNotFound, InvalidToken."""
     engine = lock(engine.pk)
     trail.record(Action.KEY_REVEAL, moves.subject(engine), by=by)
     return crypto.decrypt(engine.key_ciphertext)
 
 
 def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str) -> Operation:
-    """Open the operation or join it; a refusal gets its row."""
+    """Open or join the operation; a refusal gets its audit row."""
     with refused.recorded(kind, moves.subject(engine), by=by, denied=Action.START_DENIED):
         return _open(engine, kind, params_of(reason=reason), by=by)
 

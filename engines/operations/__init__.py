@@ -1,10 +1,10 @@
-"""The operation: what was promised to be done to an engine. Its row is opened, sent, claimed, leased, ended and waited for.
+"""Operations, which are promised changes of engines: their rows are opened, sent, claimed, leased, ended and waited for.
 
-What an operation does to its engine is up to `worker`, and what its end means for the engine up to `lifecycle`.
+`worker` carries an operation out. `lifecycle` decides what its end means for the engine.
 """
 
 from engines.operations.ending import close, supersede
-from engines.operations.intent import find_open, get, join, open, params_of  # noqa: A004 (`operations.open` reads as it should)
+from engines.operations.intent import find_open, get, join, open, params_of  # noqa: A004 (callers write `operations.open`)
 from engines.operations.leases import Lease, LeaseLost, check, claim, release, renew, step
 from engines.operations.queues import dispatch, position
 from engines.operations.waiting import finish, wait

@@ -1,4 +1,4 @@
-"""The end of an operation: closed by the worker that carried it out, or superseded before it is done."""
+"""The end of an operation: its worker closes it, or a later request supersedes it."""
 
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from engines.operations.waiting import announce
 
 
 def supersede(operation: Operation, *, only_unclaimed: bool = False) -> bool:
-    """End an open operation before it is done; its fencing token is void from here on. False when it had ended by itself."""
+    """End an open operation early, which voids its fencing token. False when the operation had already ended by itself."""
     states = (OperationState.PENDING,) if only_unclaimed else OPEN
     hit = Operation.objects.filter(pk=operation.pk, state__in=states).update(
         state=OperationState.SUPERSEDED, finished_at=Now(), lease_until=None
@@ -23,7 +23,7 @@ def supersede(operation: Operation, *, only_unclaimed: bool = False) -> bool:
 
 
 def close(lease: Lease, state: OperationState, *, error: tuple[str, str] = ("", "")) -> bool:
-    """End the operation as `state`, within the caller's transaction; False when the attempt is not ours any more."""
+    """End the operation as `state`, within the caller's transaction; False when the lease is lost."""
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE engines_operation SET state = %(state)s, finished_at = clock_timestamp(), lease_until = NULL,"
@@ -39,6 +39,6 @@ def close(lease: Lease, state: OperationState, *, error: tuple[str, str] = ("", 
 
 
 def _over(operation_id: UUID) -> None:
-    """Tell who waits for the operation, and give its place to the next."""
+    """Wake the requests waiting for the operation, and send further operations into the free room."""
     announce(operation_id)
     queues.dispatch()

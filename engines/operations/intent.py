@@ -1,4 +1,4 @@
-"""The intent: an operation is opened, joined, and found again."""
+"""Opens, joins and finds operations: an operation is the intent to change an engine."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from policy.models import Product
 MAX_REASON = 200  # characters
 
 
-def open(  # noqa: A001 (`operations.open` reads as it should)
+def open(  # noqa: A001 (callers write `operations.open`)
     engine: Engine,
     kind: Kind,
     *,
@@ -28,8 +28,8 @@ def open(  # noqa: A001 (`operations.open` reads as it should)
 ) -> Operation:
     """Insert a pending operation, and send it when the transaction commits.
 
-    The caller holds the engine's lock and has seen that no operation is open. The caller gives the id when rows that were written
-    before name the operation.
+    The caller holds the engine's lock and has checked that no operation is open. The caller passes `operation_id` when audit rows
+    written earlier name the operation.
     """
     operation = Operation(
         pk=operation_id or uuid4(),
@@ -48,7 +48,7 @@ def open(  # noqa: A001 (`operations.open` reads as it should)
 
 
 def join(engine: Engine, kind: Kind, params: Mapping[str, Any]) -> Operation | None:
-    """The engine's open operation when it is the same; None when none is open. Raises OperationInProgress for any other."""
+    """The engine's open operation, or None. Raises OperationInProgress when its kind or its params differ."""
     current = find_open(engine)
     if current is None or (current.kind, current.params) == (kind, params):
         return current
@@ -56,18 +56,18 @@ def join(engine: Engine, kind: Kind, params: Mapping[str, Any]) -> Operation | N
 
 
 def find_open(engine: Engine) -> Operation | None:
-    """The engine's open operation, if there is one."""
+    """The engine's open operation, or None."""
     return Operation.objects.open().filter(engine=engine).first()
 
 
 def get(product: Product, operation_id: UUID) -> Operation:
-    """The product's operation with this id. Raises OperationNotFound."""
+    """The product's operation with the given id. Raises OperationNotFound."""
     operation = Operation.objects.filter(pk=operation_id, engine__product=product).select_related("engine").first()
     if operation is None:
-        raise OperationNotFound(f"No operation of yours has the id {operation_id}.")
+        raise OperationNotFound(f"The product has no operation with the id {operation_id}.")
     return operation
 
 
 def params_of(trigger: Trigger = Trigger.REQUESTED, reason: str = "") -> dict[str, str]:
-    """Parameters of an operation that say no more than why it was opened."""
+    """Parameters of an operation that hold only its trigger and, cut to MAX_REASON characters, a reason."""
     return {"cause": trigger.value, **({"reason": reason[:MAX_REASON]} if reason else {})}

@@ -1,7 +1,8 @@
 """A worker's right to an attempt at an operation: claimed, renewed, checked, given back.
 
-Every time here is the database's clock. The attempt number is a fencing token: each write of a worker names its attempt, and hits
-nothing once another worker has claimed the operation or a destroy has superseded it."""
+All times are the database's clock. The attempt number is a fencing token: every write of a worker names its attempt, and changes
+no row after a later claim of the operation, or once a destroy has superseded it.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +19,7 @@ from engines.operations import queues
 
 
 class LeaseLost(Exception):
-    """The operation is another worker's now, or superseded: drop everything, write nothing."""
+    """Another worker has claimed the operation, or it was superseded: stop the attempt and write nothing."""
 
 
 @dataclass(frozen=True)
@@ -27,34 +28,41 @@ class Lease:
 
     operation_id: UUID
     attempt: int
-    started: datetime  # of this attempt, database clock
-    is_exhausted: bool = False  # too many attempts before this one died in the middle
-    is_last: bool = False  # a backend that does not answer has been waited for long enough
+    started: datetime  # of the attempt, by the database's clock
+    is_exhausted: bool = False  # too many earlier attempts died in the middle
+    is_last: bool = False  # the time for tries is over: fails if the backend does not answer
 
     @property
     def params(self) -> dict[str, Any]:
-        """For the WHERE of every write: `id = %(op_id)s AND attempt = %(op_attempt)s AND state = 'running'`."""
+        """The parameters of HELD."""
         return {"op_id": self.operation_id, "op_attempt": self.attempt}
 
 
 HELD = "id = %(op_id)s AND attempt = %(op_attempt)s AND state = 'running'"
+"""SQL: the condition of every write of a worker. No row fulfils it once the lease is lost."""
 
 
 def claim(operation_id: UUID) -> Lease | None:
-    """Take the lease of a due operation that nobody holds; None when there is nothing to claim, or no room for it yet.
+    """Take the lease of a due operation that nobody holds; None when it is ended, not due, leased, or without room.
 
-    One that finds no room counts as not sent: `queues.dispatch` sends it when its turn has come.
+    An operation without room counts as not sent from now on: `queues.dispatch` sends it again once it has room.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             f"""{queues.LOCK}
+            -- The advisory lock above makes the count in ROOM and the claim one action: no other claim comes in between.
             UPDATE engines_operation o
+            -- The new attempt number is the fencing token: it voids the token of an earlier worker whose lease ran out.
             SET state = 'running', attempt = attempt + 1, attempt_started_at = clock_timestamp(),
                 lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
                 steps = steps || jsonb_build_object('step', 'claimed', 'at', clock_timestamp(), 'attempt', attempt + 1)
             FROM engines_engine e WHERE o.id = %(id)s AND e.id = o.engine_id AND {queues.READY} AND {queues.ROOM}
-            RETURNING attempt, attempt_started_at, attempt - returned > %(most)s,
+            RETURNING attempt, attempt_started_at,
+                -- is_exhausted: attempts that were not given back have died, except the new attempt.
+                attempt - returned > %(most)s,
+                -- is_last: the first step of all, which is the first claim, is too long ago.
                 (o.steps -> 0 ->> 'at')::timestamptz < clock_timestamp() - make_interval(secs => %(give_up)s);
+            -- Still ready means not claimed above, for want of room. A claimed operation has a lease and is not ready.
             UPDATE engines_operation o SET sent_at = NULL WHERE id = %(id)s AND {queues.READY}
             """,
             {
@@ -65,20 +73,22 @@ def claim(operation_id: UUID) -> Lease | None:
                 "give_up": settings.ENV.operation_give_up_s,
             },
         )
-        cursor.nextset()  # past the lock's
+        cursor.nextset()  # skips the result of the lock
         row = cursor.fetchone()
     return Lease(operation_id, *row) if row else None
 
 
 def renew(leases: list[Lease]) -> None:
-    """Extend the leases by the full length, those of them that still hold and were not given back meanwhile."""
+    """Extend every lease by the full length, except leases lost or given back meanwhile."""
     if not leases:
         return
     with connection.cursor() as cursor:
         cursor.execute(
             """
             UPDATE engines_operation o SET lease_until = clock_timestamp() + make_interval(secs => %s)
+            -- One row per lease: the operation and the fencing token.
             FROM unnest(%s::uuid[], %s::int[]) AS held(id, attempt)
+            -- NULL: the attempt has given its lease back, and must not get a new lease by a late renewal.
             WHERE o.id = held.id AND o.attempt = held.attempt AND o.state = 'running' AND o.lease_until IS NOT NULL
             """,
             [settings.ENV.lease_s, [lease.operation_id for lease in leases], [lease.attempt for lease in leases]],
@@ -86,7 +96,7 @@ def renew(leases: list[Lease]) -> None:
 
 
 def step(lease: Lease, name: str) -> None:
-    """Note that the attempt has come to `name`. Raises LeaseLost when it is not ours any more: call before every backend verb."""
+    """Note that the attempt has reached the step `name`. Raises LeaseLost. To be called before every backend verb."""
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE engines_operation SET steps = steps || jsonb_build_object("
@@ -98,15 +108,15 @@ def step(lease: Lease, name: str) -> None:
 
 
 def check(lease: Lease) -> None:
-    """Raise LeaseLost when the attempt is not ours any more."""
+    """Raise LeaseLost when the lease is lost."""
     if not Operation.objects.held(lease).exists():
         raise LeaseLost(lease.operation_id)
 
 
 def release(lease: Lease, *, delay_s: float) -> bool:
-    """Give the lease back because the backend did not answer; the operation is due again after `delay_s`.
+    """Give the lease back because the backend did not answer; the operation is due again after `delay_s` seconds.
 
-    False when the attempt is not ours any more.
+    False when the lease was lost before.
     """
     due_at = Now() + timedelta(seconds=delay_s)
     hit = Operation.objects.held(lease).update(lease_until=None, sent_at=None, returned=F("returned") + 1, due_at=due_at)

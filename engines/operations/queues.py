@@ -1,12 +1,15 @@
-"""Whose turn it is: the queue of an operation, how many may be in flight, and which of those that wait comes next.
+"""The places in the queues: the queue of an operation, the limits of operations in flight, and the next operation to send.
 
-In flight is an operation that a worker holds a lease on. A product has at most `ORCH_PRODUCT_MAX_OPERATIONS` of them in each
-queue that boot an engine, and as many that end one, so that its boots do not hold up its stops. All products together boot at
-most `ORCH_MAX_BOOTS` engines at a time, of which `ORCH_WAKE_BOOTS` are for wakes alone. Where one process has the threads of all
-queues (`ORCH_PROCESSES=small`), each queue has a share of operations in flight: as many as its own process would carry out.
+An operation is in flight while a worker holds a lease on it. Three limits hold:
 
-What counts and then takes does so under one advisory lock, in one message to the server (`LOCK` and what follows): the server
-lets go of the lock by itself, so a process that is frozen in the middle holds up nobody.
+- Per queue, a product has at most `ORCH_PRODUCT_MAX_OPERATIONS` boots in flight, and as many operations that boot nothing. The
+  boots of a product thus do not hold up its stops.
+- All products together boot at most `ORCH_MAX_BOOTS` engines at a time. `ORCH_WAKE_BOOTS` of the boots are reserved for wakes.
+- With `ORCH_PROCESSES=small`, a single process has the threads of all queues. Every queue then has a share of the operations in
+  flight: as many as its own process would carry out.
+
+Counting the operations in flight and taking a place happen under an advisory lock, in a single message to the server: `LOCK` and
+the statement after it. The server releases the lock by itself, and thus a process that freezes in the middle blocks nobody.
 """
 
 import json
@@ -27,69 +30,95 @@ from engines.transitions import BOOTS
 
 log = structlog.get_logger(__name__)
 
-TASK = "engines.tasks.run_operation"  # by name: the task imports this module, and sending needs nothing of it
-BATCH = 500  # operations sent at a time
+TASK = "engines.tasks.run_operation"  # by name: the module of the task imports `queues`, and sending needs only the name
+BATCH = 500  # boots, and as many other operations, that a call of `dispatch` sends at most
 
 LOCK = "SELECT pg_advisory_xact_lock(711042001);"
+"""SQL: the lock under which operations in flight are counted and places are taken. Held until the transaction ends."""
+
 READY = f"{IS_OPEN} AND o.due_at <= clock_timestamp() AND (o.lease_until IS NULL OR o.lease_until < clock_timestamp())"
+"""SQL: operation `o` is open and due, and no worker holds a lease on it."""
 
 
 def _share(queue: str) -> str:
-    """SQL: the share of a queue, or more operations than there ever are."""
+    """SQL: the share of the queue, or 2147483647 when the queue has no share and thus no limit."""
     return f"coalesce((%(shares)s::jsonb ->> {queue})::int, 2147483647)"
 
 
 ROOM = f"""(
+    -- The product: its operations in flight in the queue of o. Boots count against boots, other operations against others.
     SELECT count(*) FILTER (WHERE fe.product_id = e.product_id AND f.queue = o.queue
                             AND (f.kind = ANY(%(boots)s)) = (o.kind = ANY(%(boots)s))) < %(product_max)s
+    -- The queue: all its operations in flight, against its share.
        AND count(*) FILTER (WHERE f.queue = o.queue) < {_share("o.queue")}
+    -- The boots: an operation that boots nothing needs no place among them.
        AND (o.kind <> ALL(%(boots)s)
+    -- All boots in flight, of all products and queues.
             OR (count(*) FILTER (WHERE f.kind = ANY(%(boots)s)) < %(boots_max)s
+    -- A wake may take every place. Any other boot leaves the places reserved for wakes.
                 AND (o.queue = 'wake'
                      OR count(*) FILTER (WHERE f.kind = ANY(%(boots)s) AND f.queue <> 'wake') < %(boots_max)s - %(for_wakes)s)))
+    -- f: the operations in flight. An operation whose lease ran out is not in flight any more.
     FROM engines_operation f JOIN engines_engine fe ON fe.id = f.engine_id
     WHERE f.state = 'running' AND f.lease_until > clock_timestamp())"""
-"""Whether operation `o` of engine `e` fits beside what is in flight."""
+"""SQL: whether operation `o` of engine `e` fits beside the operations in flight."""
 
-# In turn: a product's first waiting operation before any other's second, counting what it has in flight; then by age.
+# The order of waiting operations: every product's first operation comes before any product's second operation, where operations
+# in flight take the first places of their product. Within equal places, the older operation comes first.
 _WAITING = f"""
-    WITH flying AS MATERIALIZED (
+    WITH in_flight AS MATERIALIZED (
+        -- n: operations in flight, per product, per queue, and apart for boots and operations that boot nothing.
         SELECT e.product_id, o.queue, o.kind = ANY(%(boots)s) AS boots, count(*) AS n
         FROM engines_operation o JOIN engines_engine e ON e.id = o.engine_id
         WHERE o.state = 'running' AND o.lease_until > clock_timestamp() GROUP BY 1, 2, 3),
     waiting AS MATERIALIZED (
+        -- place_of_product: how many operations of its product come before the operation, plus 1, within its queue and apart for
+        -- boots. Operations in flight come first, then waiting operations by age. The id decides between equal ages.
         SELECT o.id, o.queue, o.created_at, o.kind = ANY(%(boots)s) AS boots, coalesce(f.n, 0) + row_number() OVER (
-            PARTITION BY e.product_id, o.queue, o.kind = ANY(%(boots)s) ORDER BY o.created_at, o.id) AS turn
+            PARTITION BY e.product_id, o.queue, o.kind = ANY(%(boots)s) ORDER BY o.created_at, o.id) AS place_of_product
         FROM engines_operation o JOIN engines_engine e ON e.id = o.engine_id
-        LEFT JOIN flying f ON f.product_id = e.product_id AND f.queue = o.queue AND f.boots = (o.kind = ANY(%(boots)s))
+        -- No row of in_flight: the product has nothing in flight, and n counts as 0.
+        LEFT JOIN in_flight f ON f.product_id = e.product_id AND f.queue = o.queue AND f.boots = (o.kind = ANY(%(boots)s))
         WHERE {READY})"""
 
-# Of those, who has room: first as boots of all queues, of which wakes come first; then, among those that are left, in its queue.
-# The second place counts nobody who has none of the first, or boots that wait would keep the ends behind them waiting, too.
-_FITTING = f"""
-    turns AS MATERIALIZED (
-        SELECT *, row_number() OVER (PARTITION BY boots ORDER BY queue <> 'wake', turn, created_at, id) AS place,
-            row_number() OVER (PARTITION BY boots, queue <> 'wake' ORDER BY turn, created_at, id) AS place_beside_wakes
-        FROM waiting WHERE turn <= %(product_max)s),
-    fitting AS MATERIALIZED (
-        SELECT id, row_number() OVER (PARTITION BY queue ORDER BY turn, created_at, id)
-            <= {_share("queue")} - (SELECT coalesce(sum(n), 0) FROM flying f WHERE f.queue = turns.queue) AS is_within_share
-        FROM turns
+# The waiting operations that have room. A boot needs a place among the boots of all queues. Every operation needs a place in its
+# queue, where boots without room are not counted: otherwise they would hold up the stops behind them.
+_WITH_ROOM = f"""
+    placed AS MATERIALIZED (
+        -- place: among the boots (or the operations that boot nothing) of all queues. Sort key: wakes first (false sorts before
+        -- true), then products by rotation, then the oldest; the id decides between equal ages.
+        SELECT *, row_number() OVER (PARTITION BY boots ORDER BY queue <> 'wake', place_of_product, created_at, id) AS place,
+            -- place_without_wakes: of a boot that is no wake, among all such boots.
+            row_number() OVER (PARTITION BY boots, queue <> 'wake' ORDER BY place_of_product, created_at, id)
+                AS place_without_wakes
+        -- An operation beyond the limit of its product takes no place from other products.
+        FROM waiting WHERE place_of_product <= %(product_max)s),
+    with_room AS MATERIALIZED (
+        -- is_within_share: the place in the queue, among operations with room only, against the rest of the share of the queue.
+        SELECT id, row_number() OVER (PARTITION BY queue ORDER BY place_of_product, created_at, id)
+            <= {_share("queue")} - (SELECT coalesce(sum(n), 0) FROM in_flight f WHERE f.queue = placed.queue) AS is_within_share
+        FROM placed
         WHERE place <= %(batch)s AND (NOT boots OR (
-            place <= %(boots_max)s - (SELECT coalesce(sum(n) FILTER (WHERE boots), 0) FROM flying)
-            AND (queue = 'wake' OR place_beside_wakes <= %(boots_max)s - %(for_wakes)s
-                 - (SELECT coalesce(sum(n) FILTER (WHERE boots AND queue <> 'wake'), 0) FROM flying)))))"""
+            -- A boot: its place must be free beside the boots in flight,
+            place <= %(boots_max)s - (SELECT coalesce(sum(n) FILTER (WHERE boots), 0) FROM in_flight)
+            -- and unless it is a wake, the places reserved for wakes must stay free.
+            AND (queue = 'wake' OR place_without_wakes <= %(boots_max)s - %(for_wakes)s
+                 - (SELECT coalesce(sum(n) FILTER (WHERE boots AND queue <> 'wake'), 0) FROM in_flight)))))"""
 
 
 def choose(kind: Kind, trigger: Trigger) -> Queue:
-    """The queue for an operation: a user waits for a wake, a caller for what was requested, and nobody for the rest."""
+    """The queue of an operation.
+
+    WAKE for a wake, because a user waits; LIFECYCLE for a requested operation, because a caller waits; BACKGROUND for the rest,
+    sleeps included, because nobody waits.
+    """
     if kind == Kind.WAKE:
         return Queue.WAKE
     return Queue.LIFECYCLE if trigger == Trigger.REQUESTED and kind != Kind.SLEEP else Queue.BACKGROUND
 
 
 def params() -> Mapping[str, Any]:
-    """What ROOM compares with."""
+    """The parameters of ROOM, `_WAITING` and `_WITH_ROOM`."""
     env = settings.ENV
     return {
         "boots": list(BOOTS),
@@ -101,7 +130,10 @@ def params() -> Mapping[str, Any]:
 
 
 def send(operation_id: UUID, queue: str) -> None:
-    """Hand the operation's id to a queue, in the name of the request at hand. A broker that is away is a delay: `dispatch`."""
+    """Send the operation's id to a queue, under the id of the current request.
+
+    If the broker is away, the operation is only delayed: beat sends it again by `dispatch`.
+    """
     try:
         current_app.send_task(TASK, (str(operation_id),), queue=queue, retry=False, ignore_result=True)
     except (OperationalError, redis.RedisError, OSError) as error:
@@ -109,24 +141,27 @@ def send(operation_id: UUID, queue: str) -> None:
 
 
 def dispatch() -> int:
-    """Send what waits, has room, and was not sent within `ORCH_RESEND_AFTER_S`, those whose turn it is first; returns how many.
+    """Send waiting operations with room that were not sent within `ORCH_RESEND_AFTER_S` seconds; returns how many.
 
-    Called whenever an operation ends, and by beat. It may send a little too much: the claim decides, and what it turns away waits
-    for the next call.
+    Called whenever an operation ends, and by beat. The first places in the queues are sent first, up to BATCH. `dispatch` may
+    send a little too much: the claim decides, and an operation refused by the claim waits for the next call.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             f"""{LOCK}
-            {_WAITING}, {_FITTING}
+            {_WAITING}, {_WITH_ROOM}
             UPDATE engines_operation o
+            -- An operation sent for the first time is due from now on: the time without room is no delay of the workers.
             SET sent_at = clock_timestamp(), due_at = CASE WHEN sent_at IS NULL THEN clock_timestamp() ELSE due_at END
-            FROM fitting WHERE o.id = fitting.id AND {READY} AND is_within_share
+            -- Ready is checked again on the locked row: a destroy may have superseded the operation since it was read.
+            FROM with_room WHERE o.id = with_room.id AND {READY} AND is_within_share
+              -- An operation sent a short time ago is still on its way. A message that is lost is sent again later.
               AND (sent_at IS NULL OR sent_at < clock_timestamp() - make_interval(secs => %(resend)s))
             RETURNING o.id, o.queue, o.request_id
             """,
             {**params(), "batch": BATCH, "resend": settings.ENV.resend_after_s},
         )
-        cursor.nextset()  # past the lock's
+        cursor.nextset()  # skips the result of the lock
         due = cursor.fetchall()
     for operation_id, queue, request_id in due:
         with context.of_request(request_id):
@@ -135,14 +170,15 @@ def dispatch() -> int:
 
 
 def position(operation: Operation) -> int | None:
-    """How many operations of its queue come before it, and one; None when it does not wait for its turn."""
+    """The operation's place in its queue, from 1; None when the operation does not wait for a place."""
     if not operation.is_open:
         return None
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""{_WAITING}, placed AS (
-                SELECT id, row_number() OVER (PARTITION BY queue ORDER BY turn, created_at, id) AS place FROM waiting)
-            SELECT place FROM placed WHERE id = %(id)s""",
+            f"""{_WAITING}, ranked AS (
+                -- All waiting operations of the queue are ranked, also operations without room.
+                SELECT id, row_number() OVER (PARTITION BY queue ORDER BY place_of_product, created_at, id) AS place FROM waiting)
+            SELECT place FROM ranked WHERE id = %(id)s""",
             {**params(), "id": operation.pk},
         )
         row = cursor.fetchone()

@@ -18,11 +18,11 @@ log = structlog.get_logger(__name__)
 POLL_S = 0.25
 _waiters = threading.BoundedSemaphore(settings.ENV.waiters)
 _destroyers = threading.BoundedSemaphore(settings.ENV.waiters // 2)
-FREED_S = 1.0  # within which a request gives its place back whose operation was superseded
+FREED_S = 1.0  # time in which a request gives its place back after its operation was superseded
 
 
 def announce(operation_id: UUID) -> None:
-    """Wake whoever waits for the operation; a Valkey that is away costs them at most POLL_S."""
+    """Wake the requests that wait for the operation. Without Valkey, they notice its end up to POLL_S seconds later."""
     try:
         valkey.client().publish(_channel(operation_id), "ended")
     except redis.RedisError:
@@ -30,9 +30,9 @@ def announce(operation_id: UUID) -> None:
 
 
 def wait(operation_id: UUID, timeout_s: float) -> Operation:
-    """The operation once it has ended, or as it is after `timeout_s` seconds, or at once when too many wait in this process.
+    """The operation after its end, or after `timeout_s` seconds, or at once when too many requests of the process wait.
 
-    Gives the database connection back between looks; must not be called inside a transaction.
+    Gives the database connection back between reads; must not be called inside a transaction.
     """
     operation = Operation.objects.get(pk=operation_id)
     if not operation.is_open or timeout_s <= 0:
@@ -49,10 +49,10 @@ def wait(operation_id: UUID, timeout_s: float) -> Operation:
 
 
 def _take_place(operation: Operation) -> threading.BoundedSemaphore | None:
-    """Of which places the request has got one; None when too many wait.
+    """The semaphore that gave the request a waiting place; None when too many requests wait.
 
-    Nothing is to hold a destroy up, so there are places for it alone. Where those are taken, too, it gets the one of the request
-    whose operation it has superseded, which is about to give that back.
+    Nothing may hold a destroy up: destroys have places of their own. When all of them are taken, a destroy waits up to FREED_S
+    seconds for the place of the request whose operation it superseded, which is about to give its place back.
     """
     if operation.kind != Kind.DESTROY:
         return _waiters if _waiters.acquire(blocking=False) else None
@@ -64,7 +64,7 @@ def _take_place(operation: Operation) -> threading.BoundedSemaphore | None:
 
 
 def finish(operation: Operation, timeout_s: float) -> Operation:
-    """The operation once it has succeeded. Raises Unfinished after `timeout_s`, Unsuccessful when it failed or was superseded."""
+    """The succeeded operation. Raises Unfinished after `timeout_s` seconds, Unsuccessful if it failed or was superseded."""
     ended = wait(operation.pk, timeout_s)
     if ended.is_open:
         raise Unfinished(ended)
@@ -86,7 +86,7 @@ def _wait(operation: Operation, deadline: float) -> Operation:
 
 
 class _Bell:
-    """Sleeps until the operation is announced, or the time is over; just sleeps while Valkey is away."""
+    """Sleeps until the end of the operation is announced, or the time is over; without Valkey, until the time is over."""
 
     def __init__(self, operation_id: UUID) -> None:
         self._channel = _channel(operation_id)
@@ -95,7 +95,7 @@ class _Bell:
 
     def __enter__(self) -> "_Bell":
         self._try(lambda: self._pubsub.subscribe(self._channel))
-        self._try(lambda: self._pubsub.get_message(timeout=valkey.TIMEOUT_S))  # the confirmation: from here on nothing is missed
+        self._try(lambda: self._pubsub.get_message(timeout=valkey.TIMEOUT_S))  # confirms: no later message is missed
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,4 +1,4 @@
-"""Carries operations out, and reads engines' logs: next to `reconcile` the only caller of a backend's verbs."""
+"""Carries operations out, and reads engines' logs, by calls of the backend."""
 
 from engines.worker.logs import hand_over
 from engines.worker.renewal import watch

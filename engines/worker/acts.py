@@ -1,4 +1,4 @@
-"""What each kind of operation does to the engine's instances."""
+"""The acts: the effect of every kind of operation on the engine's instances."""
 
 from collections.abc import Callable, Mapping
 
@@ -28,7 +28,7 @@ def _stop(attempt: Attempt) -> Outcome:
 
 
 def _destroy(attempt: Attempt) -> Outcome:
-    """Afterwards nothing of the engine is left. Instances are asked to end first, so that work in progress can finish."""
+    """Remove everything of the engine. Instances are stopped first with the usual grace, to let work in progress finish."""
     for incarnation in sorted({attempt.engine.incarnation, attempt.engine.incarnations}):
         _stop_instance(attempt, Ref(attempt.engine.pk, incarnation))
     attempt.step("removing")
@@ -37,7 +37,10 @@ def _destroy(attempt: Attempt) -> Outcome:
 
 
 def _rotate_key(attempt: Attempt) -> Outcome:
-    """A new incarnation gets the pending key and the same volume. The old one goes last, or returns when the new one fails."""
+    """Boot a new incarnation with the pending key on the engine's volume.
+
+    The old incarnation is removed last, after the new incarnation is healthy. If the boot fails, the old incarnation is put back.
+    """
     _stop_instance(attempt, attempt.ref)
     try:
         booted = bring_up(attempt, attempt.next_ref, attempt.engine.pending_key_hash)
@@ -53,7 +56,7 @@ def _rotate_key(attempt: Attempt) -> Outcome:
 
 
 def _return_to_old_key(attempt: Attempt, failure: Failed) -> Outcome:
-    """Put the old incarnation back. The operation has failed either way; the engine only if it does not get healthy."""
+    """Put the old incarnation back. The operation has failed anyway; the engine fails only if its old incarnation does."""
     attempt.check_runtime()
     attempt.step("returning_to_old_key")
     attempt.backend.destroy(attempt.next_ref)
@@ -79,4 +82,4 @@ ACTS: Mapping[Kind, Callable[[Attempt], Outcome]] = {
     Kind.ROTATE_KEY: _rotate_key,
     Kind.DESTROY: _destroy,
 }
-"""By kind, its function. Each may be repeated after it died anywhere, and raises Failed, BackendError or LeaseLost."""
+"""The act by kind. Every act may be repeated after it died at any point, and raises Failed, BackendError or LeaseLost."""

@@ -1,4 +1,4 @@
-"""One attempt at an operation: what its steps need, and how the attempt can end."""
+"""An attempt at an operation: the data and checks for its steps, and its possible outcomes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ _seen: WeakKeyDictionary[Backend, str] = WeakKeyDictionary()
 
 
 class Failed(Exception):
-    """The operation cannot be done: a code and a sentence, for the operation's record and its caller."""
+    """The operation failed for good: a code and a sentence, for the operation's row and its caller."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -27,13 +27,13 @@ class Failed(Exception):
 
     @classmethod
     def by(cls, error: BackendError) -> Self:
-        """A backend's error in words: what the error is, what to do, and what the runtime said."""
+        """The failure for a backend's error, with a sentence on its cause and remedy, and the runtime's message."""
         meaning = " ".join((type(error).__doc__ or "").split())
         return cls(error.code, f"{meaning} ({error})" if str(error) else meaning)
 
 
 class Attempt:
-    """One attempt at an operation."""
+    """A worker's attempt at an operation, under a lease."""
 
     def __init__(self, lease: Lease, operation: Operation, backend: Backend) -> None:
         self.lease = lease
@@ -42,9 +42,9 @@ class Attempt:
         self.backend = backend
         self.ref = Ref(self.engine.pk, self.engine.incarnation)
         self.next_ref = Ref(self.engine.pk, operation.incarnation)
-        self.made_of = ""  # digest of the valid incarnation's instance, once this attempt has made or adopted the instance
-        self.evicted: list[str] = []  # ids of containers that stood in the engine's name and were removed for the engine
-        self._runtime = ""  # identity of the runtime that the attempt began on, or of an earlier runtime
+        self.made_of = ""  # digest of the valid incarnation's image, once the attempt has made or adopted the instance
+        self.evicted: list[str] = []  # ids of foreign containers that had the name of the engine's instance and were removed
+        self._runtime = ""  # identity of the runtime at the start of the attempt, or of an earlier runtime
 
     def step(self, name: str) -> None:
         """Note a step, before every backend verb. Raises LeaseLost."""
@@ -54,9 +54,9 @@ class Attempt:
 
     @contextmanager
     def on_one_runtime(self) -> Iterator[None]:
-        """Inside the block, an engine's failure counts only if the runtime was the same all the time.
+        """Inside the block, a failure of the engine counts only if the runtime ran all the time.
 
-        Raises BackendUnavailable instead of the failure when the runtime was away, or was started again in the middle.
+        Raises BackendUnavailable in place of the failure when the runtime was away, or was started again in the middle.
         """
         self._runtime = _last_seen(self.backend)
         try:
@@ -67,7 +67,7 @@ class Attempt:
             raise
 
     def check_runtime(self) -> None:
-        """Raise BackendUnavailable when the runtime is away, or is not the one that the attempt began on."""
+        """Raise BackendUnavailable when the runtime is away, or was started again since the attempt began."""
         identity = self.backend.identity()
         if identity != self._runtime:
             _seen[self.backend] = identity
@@ -75,7 +75,7 @@ class Attempt:
 
     @contextmanager
     def recording_evictions(self) -> Iterator[None]:
-        """However the block ends, each container that stood in the engine's name and was removed gets a row."""
+        """At the end of the block, also after an exception, write an audit row per container in `evicted`."""
         try:
             yield
         finally:
@@ -87,11 +87,11 @@ class Attempt:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def done(self, booted: Booted | None = None) -> Outcome:
-        """The outcome of an attempt that did what the operation is for; `booted` is the instance that it brought up."""
+        """The outcome of a successful attempt; `booted` is the instance brought up, if any."""
         return lifecycle.succeeded(self.operation, self.engine, self.lease.attempt, booted)
 
     def failed(self, failure: Failed) -> Outcome:
-        """The outcome of an attempt that failed for good. What triggered the operation decides whether restarts follow."""
+        """The outcome of an attempt that failed for good. The operation's trigger decides whether restarts follow."""
         operation, number, left = self.operation, self.lease.attempt, Left(self._may_run(), self.made_of)
         match operation.trigger:
             case Trigger.HEALTH:
@@ -104,19 +104,20 @@ class Attempt:
         return lifecycle.failed(operation, number, failure.error, left)
 
     def failed_but_running(self, failure: Failed) -> Outcome:
-        """The outcome of an attempt that failed for good and left the engine running as it was before."""
+        """The outcome of an attempt that failed for good and left the engine running as before."""
         left = Left(digest=self.made_of)
         return lifecycle.failed(self.operation, self.lease.attempt, failure.error, left, status=Status.RUNNING)
 
     def _may_run(self) -> bool:
-        """Whether an instance of the engine runs, for all that the runtime says."""
+        """Whether an instance of the engine runs, or the runtime does not know whether it runs."""
         return any(self.backend.observe(ref) in (State.RUNNING, State.UNKNOWN) for ref in {self.ref, self.next_ref})
 
 
 def _last_seen(backend: Backend) -> str:
-    """The identity of the runtime as this process knows it, asked for once and after each change.
+    """The identity of the runtime as known to the process: read once, and again after every change.
 
-    An identity that is out of date makes a failure look like the runtime's, which costs the operation another attempt.
+    With an outdated identity, a failure of the engine counts as a failure of the runtime, and costs the operation a further
+    attempt.
     """
     if backend not in _seen:
         _seen[backend] = backend.identity()
@@ -124,5 +125,5 @@ def _last_seen(backend: Backend) -> str:
 
 
 def _is_said_of_the_engine(failure: Failed | BackendError) -> bool:
-    """Whether the failure speaks of the engine, and not of the runtime or of the attempts before."""
+    """Whether the failure concerns the engine, and not the runtime or the number of earlier attempts."""
     return failure.error[0] != EXHAUSTED if isinstance(failure, Failed) else not failure.retryable

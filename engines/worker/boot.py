@@ -1,4 +1,4 @@
-"""Booting: an instance is made and started, and waited for until it is healthy."""
+"""Boots an instance: creates and starts the instance, and waits until it is healthy."""
 
 import time
 
@@ -18,15 +18,15 @@ from policy.errors import EngineEnvUnreadable
 
 log = structlog.get_logger(__name__)
 
-MAX_PORTS = 20  # tries of another port before a boot fails
-PAUSES = ((0.4, 0.005), (3.0, 0.04), (float("inf"), 0.3))  # until so many s of a boot: s between two probes of the instance
-# Probes cost processor time: the first pause is multiplied by the number of operations in hand, up to this many s.
+MAX_PORTS = 20  # tries of further ports before a boot fails
+PAUSES = ((0.4, 0.005), (3.0, 0.04), (float("inf"), 0.3))  # (until s of a boot, s between two probes of the instance)
+# Probes cost processor time: the first pause is multiplied by the number of operations in hand, up to PAUSE_OF_MANY seconds.
 PAUSE_OF_MANY = 0.04
-CHECK_S = 0.25  # between two checks of the instance and the lease, which cost more than a probe that nobody answers
+CHECK_S = 0.25  # between two checks of the instance and the lease, which cost more than an unanswered probe
 
 
 def bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> Booted:
-    """Make and start the instance, and wait until it is healthy. Raises Failed, BackendError, LeaseLost."""
+    """Create and start the instance, and wait until it is healthy. Raises Failed, BackendError, LeaseLost."""
     deadline = time.monotonic() + settings.ENV.boot_timeout_s
     digest = _start_on_free_port(attempt, ref, key_hash)
     attempt.step("waiting_for_health")
@@ -35,8 +35,8 @@ def bring_up(attempt: Attempt, ref: Ref, key_hash: str) -> Booted:
 
 
 def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> str:
-    """Create and start the instance, on another port when its own is taken. Returns the digest of its image."""
-    # An incarnation is made of one image for as long as the host has the image.
+    """Create and start the instance, on a new port when the engine's port is taken. Returns the digest of its image."""
+    # An incarnation keeps its image, by digest, while the host has the image.
     digest = attempt.engine.image_digest if ref == attempt.ref else ""
     for _ in range(MAX_PORTS):
         attempt.step("creating")
@@ -50,12 +50,12 @@ def _start_on_free_port(attempt: Attempt, ref: Ref, key_hash: str) -> str:
         except PortTaken:
             log.info("port_taken", port=attempt.engine.port)
             _change_port(attempt)
-    raise Failed("port_taken", f"{MAX_PORTS} ports in a row were taken; choose others (ORCH_PORT_MIN, ORCH_PORT_MAX).")
+    raise Failed("port_taken", f"{MAX_PORTS} ports in a row were taken; choose a free range (ORCH_PORT_MIN, ORCH_PORT_MAX).")
 
 
 @transaction.atomic
 def _change_port(attempt: Attempt) -> None:
-    """Give the engine another port, because something else has taken its own. Raises Failed, LeaseLost."""
+    """Give the engine a new port, because a foreign process has taken its port. Raises Failed, LeaseLost."""
     host = hosts.local()
     operations.check(attempt.lease)
     try:
@@ -66,7 +66,7 @@ def _change_port(attempt: Attempt) -> None:
 
 
 def _spec(attempt: Attempt, ref: Ref, key_hash: str, digest: str) -> Spec:
-    """What the backend makes the instance of. Raises Failed."""
+    """The specification of the instance for the backend. Raises Failed."""
     engine = attempt.engine
     version, memory_mb = engine.env_version, engine.memory_mb
     if ref == attempt.next_ref:
@@ -77,18 +77,18 @@ def _spec(attempt: Attempt, ref: Ref, key_hash: str, digest: str) -> Spec:
         raise Failed("engine_env_unreadable", str(error)) from error
     env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
     policy = overrides.in_force(engine.product)
-    limits = Limits(memory_mb or None, policy.get("cpus"), policy.get("pids"))  # the memory that its host counts for it
+    limits = Limits(memory_mb or None, policy.get("cpus"), policy.get("pids"))  # the memory counted by the host
     return Spec(ref, engine.product.slug, engine.engine_version, _port(engine), env, limits, digest)
 
 
 def _port(engine: Engine) -> int:
-    assert engine.port is not None  # every living engine has one
+    assert engine.port is not None  # every living engine has a port
     return engine.port
 
 
 def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
-    """Wait until the instance answers its health check. Raises Failed when it ends, and, after stopping it, at the deadline."""
-    connection.close()  # not held while we wait
+    """Wait until the instance is healthy. Raises Failed when it ends, or, after stopping the instance, at the deadline."""
+    connection.close()  # not held during the wait
     with health.Prober(attempt.engine) as prober:
         if _gets_healthy(attempt, ref, prober, deadline):
             return
@@ -100,8 +100,8 @@ def _wait_healthy(attempt: Attempt, ref: Ref, deadline: float) -> None:
 def _gets_healthy(attempt: Attempt, ref: Ref, prober: health.Prober, deadline: float) -> bool:
     began = checked = time.monotonic()
     while (now := time.monotonic()) < deadline:
-        # The instance is checked after the probe: something else may have answered on the port. A short boot does not check its
-        # lease, as the settlement does.
+        # The instance is checked after the probe, because a foreign process may have answered on the port. A short boot does not
+        # check its lease, because `lifecycle.settle` does.
         if prober.probe().ok and _runs(attempt, ref):
             return True
         if now - checked > CHECK_S:
@@ -114,16 +114,16 @@ def _gets_healthy(attempt: Attempt, ref: Ref, prober: health.Prober, deadline: f
 
 
 def _pause_s(since_s: float) -> float:
-    """Seconds until the next probe of a boot that has lasted so long: the fewer boots at once, the shorter."""
+    """Seconds until the next probe of a boot that has lasted `since_s`; fewer operations in hand mean shorter pauses."""
     pause_s = next(pause for until, pause in PAUSES if since_s < until)
     return max(pause_s, min(PAUSES[0][1] * renewal.count(), PAUSE_OF_MANY))
 
 
 def _runs(attempt: Attempt, ref: Ref) -> bool:
-    """Whether a booting instance runs, as far as the runtime says. Raises Failed once it has ended, InstanceMissing."""
+    """Whether a booting instance runs, by the runtime. Raises Failed once the instance has ended, InstanceMissing."""
     state = attempt.backend.observe(ref)
     if state == State.ABSENT:
-        raise InstanceMissing("somebody removed the instance while it was booting")
+        raise InstanceMissing("the instance was removed during its boot")
     if state == State.EXITED:
-        raise Failed("engine_exited", "The engine ended while it was booting; its log says why.")
+        raise Failed("engine_exited", "The engine ended during its boot; its log says why.")
     return state == State.RUNNING

@@ -1,4 +1,4 @@
-"""An engine's last lines, read by a worker for the web process that asked: only workers reach a backend."""
+"""Reads an engine's last log lines for a web process, which does not call the backend itself."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -16,7 +16,7 @@ MAX_LINE, MAX_TEXT = 4_096, 1_000_000  # characters of a line, and of all lines
 
 
 def hand_over(engine_id: UUID, tail: int, token: str) -> None:
-    """Read the last `tail` lines, and leave them for whoever asked under `token`; no lines of an engine that is destroyed."""
+    """Read the last `tail` lines and leave them for the web process under `token`; a destroyed engine has no lines."""
     engine = Engine.objects.living().filter(pk=engine_id).first()
     log_mailbox.put(token, {"lines": []} if engine is None else _read(engine, tail))
 
@@ -30,7 +30,7 @@ def _read(engine: Engine, tail: int) -> Answer:
 
 
 def _cut(lines: Sequence[str]) -> list[str]:
-    """The newest lines that are MAX_TEXT together, each cut to MAX_LINE; NUL, which no terminal wants, is left out."""
+    """The newest lines, cut to MAX_LINE per line and MAX_TEXT in all; NUL, which no terminal wants, is left out."""
     cut: list[str] = []
     left = MAX_TEXT
     for line in reversed(lines):

@@ -1,6 +1,6 @@
-"""The leases that this process holds, renewed by one thread, and the watch over a worker that has stopped consuming.
+"""Renews the leases of the process in a thread, and ends a worker that has stopped consuming its queues.
 
-(A Celery worker on Redis can stay alive and take no more messages after a reconnect: celery#8091, celery#10205.)
+(After a reconnect to Redis, a Celery worker can stay alive and take no more messages: celery#8091, celery#10205.)
 """
 
 import os
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-STALLED_LEASES = 2  # lengths of a lease in which a worker that hears its queue claims what is due
+STALLED_LEASES = 2  # lengths of a lease: a healthy worker claims due work within that time
 _held: set[Lease] = set()
 _guard = threading.Lock()
 _last_claim = time.monotonic()
@@ -49,7 +49,7 @@ def held(lease: Lease) -> Iterator[None]:
 
 
 def count() -> int:
-    """How many operations this process has in hand."""
+    """The number of operations that the process has in hand."""
     return len(_held)
 
 
@@ -69,15 +69,15 @@ def _renew_forever() -> None:
 
 
 def watch(queues: Sequence[str], most: int) -> None:
-    """Start a thread that ends this worker when it has claimed nothing of its queues for `stalled_s`.
+    """Start a thread that ends the worker after `stalled_s()` seconds without a claim, if work of `queues` is due.
 
-    A worker that has `most` operations in hand has no thread for another one, and is left alone.
+    A worker with `most` operations in hand has no thread for a further operation, and is left alone.
     """
     threading.Thread(target=_watch_forever, args=(list(queues), most), name="stall-watch", daemon=True).start()
 
 
 def stalled_s() -> float:
-    """Seconds without a claim after which a worker that has work is deaf."""
+    """Seconds without a claim after which a worker with due work counts as stalled."""
     return float(STALLED_LEASES * settings.ENV.lease_s)
 
 
@@ -88,19 +88,19 @@ def _watch_forever(queues: list[str], most: int) -> None:
             continue
         if _quietly(partial(_work_is_due, queues)):
             log.error("worker_stalled", idle_s=round(time.monotonic() - _last_claim))
-            # Not by SIGKILL, which the first process of a container cannot send itself.
-            os._exit(1)  # a supervisor starts the next one; leases run out by themselves
+            # SIGKILL would not work: the first process of a container cannot send SIGKILL to itself.
+            os._exit(1)  # a supervisor starts the next worker; leases run out by themselves
 
 
 def _work_is_due(queues: list[str]) -> bool:
-    """Whether an operation had its turn, was sent, and is unclaimed for longer than a healthy worker would ever leave it."""
+    """Whether an operation with room was sent, and has stayed unclaimed for `stalled_s()` seconds."""
     long_ago = Now() - timedelta(seconds=stalled_s())
     sent = Operation.objects.open().filter(due_at__lt=long_ago, sent_at__isnull=False, queue__in=queues)
     return sent.filter(Q(lease_until=None) | Q(lease_until__lt=long_ago)).exists()
 
 
 def _quietly(look: Callable[[], T]) -> T | None:
-    """Run a look at the database; one that is away is no reason for this thread to end."""
+    """Run a query, or log its DatabaseError and return None: the thread must outlive a database that is away."""
     try:
         return look()
     except DatabaseError as error:

@@ -1,7 +1,7 @@
-"""Carries an operation out: claims it, acts, and settles.
+"""Carries an operation out: claims the operation, acts, and settles.
 
-Between any two backend calls the attempt notes a step, which fails once the lease is lost. A worker that lost its lease drops
-everything and lets `reconcile` look at the engine, since the worker's last call to the backend may have come too late.
+Between any two backend calls the attempt notes a step, which fails once the lease is lost. A worker that lost its lease stops the
+attempt and reconciles the engine, because the worker's last call of the backend may have come too late.
 """
 
 from uuid import UUID
@@ -21,14 +21,14 @@ from engines.worker.attempt import EXHAUSTED, Attempt, Failed
 
 log = structlog.get_logger(__name__)
 
-RETRY_MAX_S = 10.0  # cap of the pause before the next attempt at a backend that did not answer
+RETRY_MAX_S = 10.0  # longest pause before the next attempt after the backend did not answer
 
 
 def run(operation_id: UUID) -> None:
-    """Claim and carry out one operation; returns quietly when there is nothing to claim.
+    """Claim and carry out the operation; returns without effect when the operation cannot be claimed.
 
-    Whatever an engine or its runtime does ends in a row, or in a later attempt. An exception that leaves this function is a bug,
-    or PostgreSQL is away: the lease then lapses, and another attempt is made.
+    Every failure of an engine or its runtime ends in an audit row, or in a later attempt. An exception that leaves `run` is a
+    bug, or PostgreSQL is away: the lease then lapses, and a further attempt is made.
     """
     lease = operations.claim(operation_id)
     if lease is None:
@@ -54,7 +54,7 @@ def _carry_out(attempt: Attempt) -> None:
 
 
 def _act(attempt: Attempt) -> Outcome | None:
-    """The attempt's outcome. None: the backend did not answer, and the operation was given back for a later attempt."""
+    """The attempt's outcome; None when the backend did not answer and the operation was given back for a later attempt."""
     try:
         with attempt.recording_evictions(), attempt.on_one_runtime():
             _check_attempts(attempt)
@@ -69,13 +69,13 @@ def _act(attempt: Attempt) -> Outcome | None:
 
 
 def _check_attempts(attempt: Attempt) -> None:
-    """Raise Failed when too many attempts before this one died in the middle."""
+    """Raise Failed when too many earlier attempts died in the middle."""
     if attempt.lease.is_exhausted:
-        raise Failed(EXHAUSTED, f"Given up: {settings.ENV.operation_max_attempts} attempts ended in the middle.")
+        raise Failed(EXHAUSTED, f"Given up: {settings.ENV.operation_max_attempts} attempts died in the middle.")
 
 
 def _give_back(attempt: Attempt, error: BackendError) -> None:
-    """Give the operation back, to be claimed again after a pause that doubles. Raises LeaseLost."""
+    """Give the operation back for a claim after a pause, which doubles with every attempt. Raises LeaseLost."""
     log.warning("operation_returned", error=error.code, attempt=attempt.lease.attempt)
     if not operations.release(attempt.lease, delay_s=min(2.0 ** min(attempt.lease.attempt, 5), RETRY_MAX_S)):
         raise LeaseLost(attempt.lease.operation_id) from error

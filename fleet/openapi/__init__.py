@@ -1,1 +1,1 @@
-"""The OpenAPI document, made of the floors' `schema` modules, and the page to read it."""
+"""The OpenAPI document, made of the packages' `schema` modules, and a page to read the document."""

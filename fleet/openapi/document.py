@@ -1,4 +1,4 @@
-"""The OpenAPI document, made by drf-spectacular out of what each floor says of its endpoints in its `schema` module."""
+"""The OpenAPI document, made by drf-spectacular from the descriptions of endpoints in the packages' `schema` modules."""
 
 # mypy: disallow-untyped-calls=False
 # drf-spectacular is typed only in part.
@@ -28,7 +28,7 @@ from policy.auth import AdminKeyAuthentication, AnyKeyAuthentication, PlatformKe
 
 ENDPOINTS: tuple[Endpoint, ...] = (*engines.ENDPOINTS, *audit.ENDPOINTS, *fleet.ENDPOINTS, *policy.ENDPOINTS)
 UNDESCRIBED = frozenset({"/admin/", "/schema/", "/docs/"})
-"""Paths that are no part of the API: pages, and the document itself."""
+"""Paths outside the API: pages, and the document itself."""
 
 AUTH = {
     PlatformKeyAuthentication: ("platform_key",),
@@ -36,48 +36,57 @@ AUTH = {
     AnyKeyAuthentication: ("platform_key", "admin_key"),
 }
 KEYS: dict[str, Json] = {
-    "platform_key": {"type": "apiKey", "in": "header", "name": "X-Platform-Key", "description": "A product's: `pk-sept-...`."},
-    "admin_key": {"type": "apiKey", "in": "header", "name": "X-Admin-Key", "description": "The operator's."},
+    "platform_key": {"type": "apiKey", "in": "header", "name": "X-Platform-Key", "description": "Platform key: `pk-sept-...`."},
+    "admin_key": {"type": "apiKey", "in": "header", "name": "X-Admin-Key", "description": "The operator's admin key."},
 }
 REFUSAL = {"platform_key": ("INVALID_PLATFORM_KEY", "INSUFFICIENT_SCOPE"), "admin_key": ("INVALID_ADMIN_KEY",)}
 
 _SECONDS: Json = {"type": "integer", "minimum": 0}
 HEADERS: dict[str, Json] = {
-    "X-Request-ID": {"description": "Names this request in the audit log and our logs.", "schema": {"type": "string"}},
-    "Location": {"description": "The operation, to ask how far it is.", "schema": {"type": "string", "format": "uri-reference"}},
-    "Retry-After": {"description": "Seconds to wait before another try; on `RATE_LIMITED`.", "schema": _SECONDS},
-    "WWW-Authenticate": {"description": "The header that a key was expected in.", "schema": {"type": "string"}},
-    "RateLimit-Limit": {"description": "Admits per minute; there with a limit only.", "schema": _SECONDS},
-    "RateLimit-Remaining": {"description": "Admits left now.", "schema": _SECONDS},
-    "RateLimit-Reset": {"description": "Whole seconds until one more fits than now; 0 when all of them do.", "schema": _SECONDS},
+    "X-Request-ID": {
+        "description": "Id of this request in the audit log and in Roundhouse's logs.",
+        "schema": {"type": "string"},
+    },
+    "Location": {
+        "description": "Address of the operation; GET shows its progress.",
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "Retry-After": {"description": "Seconds to wait before a retry; only with `RATE_LIMITED`.", "schema": _SECONDS},
+    "WWW-Authenticate": {"description": "Name of the header in which a key was expected.", "schema": {"type": "string"}},
+    "RateLimit-Limit": {"description": "Admits allowed per minute; only sent if there is a limit.", "schema": _SECONDS},
+    "RateLimit-Remaining": {"description": "Number of admits still allowed now.", "schema": _SECONDS},
+    "RateLimit-Reset": {
+        "description": "Whole seconds until one more admit is allowed than now; 0 if the whole limit is free.",
+        "schema": _SECONDS,
+    },
 }
-ALWAYS = frozenset({"X-Request-ID", "Location", "WWW-Authenticate"})  # where they are named at all
+ALWAYS = frozenset({"X-Request-ID", "Location", "WWW-Authenticate"})  # required in every answer with the header
 BY_STATUS = {202: ("Location",), 401: ("WWW-Authenticate",), 429: ("Retry-After",)}
 
 _HEADER: Any = OpenApiParameter.HEADER
 REQUEST_ID = describe(
     "X-Request-ID",
-    "Name of this request: 1 to 128 characters of `A-Za-z0-9._:/+=@-`. One is made when it is anything else.",
+    "Id of this request: 1 to 128 characters of `A-Za-z0-9._:/+=@-`. If it is missing or invalid, Roundhouse makes an id.",
     {"type": "string"},
     where=_HEADER,
 )
 IDEMPOTENCY_KEY = describe(
     "Idempotency-Key",
-    "Do this once: the same request under the same key, within 24 hours, gets the same answer. An admit keeps a key only where"
-    " its flags lead to an operation.",
+    "Makes repeating the request safe: if the same request is sent again with the same key within 24 hours, it is not carried out"
+    " again, and its answer is that of the first request. An admit keeps the key only if its flags lead to an operation.",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x20-\x7e]+$"},
     where=_HEADER,
 )
 
 
 def _respond(answer: Answer, example: Json) -> Any:
-    """An answer with an example of it; its schema is among the components."""
+    """A response with an example; the schema of its body is a component of the document."""
     examples = [OpenApiExample("example", example, response_only=True)]
     return OpenApiResponse(answers.reference(answer), answers.description_of(answer), examples)
 
 
 class Described(AutoSchema):
-    """One operation of the document, from its Endpoint."""
+    """An operation of the document (a method of a path), made from an Endpoint."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__()
@@ -138,14 +147,14 @@ class Described(AutoSchema):
         return "X-Request-ID", *BY_STATUS.get(status, ()), *self.endpoint.headers.get(status, ())
 
     def _share(self, answer: Json, codes: list[str], headers: tuple[str, ...]) -> Json:
-        """The answer as a component: many operations have the same."""
+        """Make the answer a component, since many operations share the answer, and return a reference."""
         name = ".".join((*codes, *self.endpoint.headers.get(errors.status_of(codes[0]), ())))
         shared = ResolvedComponent(name, ResolvedComponent.RESPONSE, {**answer, "headers": _refer("headers", headers)}, name)
         self.registry.register_on_missing(shared)
         return dict(shared.ref)
 
     def _codes(self) -> list[str]:
-        """Codes of every error that the operation may be answered with."""
+        """The codes of all errors possible for the operation."""
         codes = ["INVALID_REQUEST", "INTERNAL_ERROR", "UNAVAILABLE", *self.endpoint.errors]
         codes += [code for name in self._keys() for code in REFUSAL[name]]
         codes += ["NOT_FOUND"] if "{" in self.path else []
@@ -157,14 +166,14 @@ class Described(AutoSchema):
         schema: Json = super()._map_basic_serializer(serializer, direction)
         kind = serializer if isinstance(serializer, type) else type(serializer)
         if issubclass(kind, Body):
-            schema["additionalProperties"] = False  # such a body refuses what it does not know
+            schema["additionalProperties"] = False  # a Body refuses unknown fields
         if not vars(kind).get("__doc__"):
-            schema.pop("description", None)  # inherited: says nothing of this one
+            schema.pop("description", None)  # inherited from a base class
         return schema
 
 
 class Generator(SchemaGenerator):
-    """drf-spectacular's, over our own list of endpoints instead of what it would guess from the views."""
+    """drf-spectacular's generator, with ENDPOINTS as the list of endpoints instead of a guess from the views."""
 
     def _initialise_endpoints(self) -> None:
         components: dict[str, dict[str, Json]] = {"schemas": {"Error": errors.ERROR, **policy.COMPONENTS}}
@@ -187,12 +196,12 @@ class Generator(SchemaGenerator):
 
 @cache
 def make() -> Json:
-    """The document."""
+    """The OpenAPI document, made on the first call."""
     return dict(_without("x-spec-enum-id", Generator().get_schema(public=True)))
 
 
 def _without(name: str, part: Any) -> Any:
-    """The part of a document without the keys that only drf-spectacular's own hooks look at."""
+    """The part of a document without the key `name`, at every depth: only drf-spectacular's own hooks read the key."""
     if isinstance(part, dict):
         return {key: _without(name, value) for key, value in part.items() if key != name}
     return [_without(name, item) for item in part] if isinstance(part, list) else part
@@ -203,23 +212,23 @@ def _refer(kind: str, names: Iterable[str]) -> Json:
 
 
 def text() -> str:
-    """The document as a file has it."""
+    """The document as JSON text, for a file."""
     return json.dumps(make(), indent=1, ensure_ascii=False) + "\n"
 
 
 def routed() -> Iterator[tuple[str, str]]:
-    """Method and path of everything that is routed and part of the API: what ENDPOINTS has to describe."""
+    """Method and path of every route of the API; ENDPOINTS has to describe all of them."""
     for pattern in get_resolver().url_patterns:
         path = "/" + _template(str(pattern.pattern))
         if path in UNDESCRIBED or not isinstance(pattern, URLPattern):
             continue
         view = getattr(pattern.callback, "cls", None)
-        methods = view.http_method_names if view else ["post"]  # of two views: see `provision_or_engine`, `lean_admit`
+        methods = view.http_method_names if view else ["post"]  # functions around views: `provision_or_engine`, `lean_admit`
         yield from ((method.upper(), path) for method in methods if method not in ("options", "head"))
 
 
 def _template(route: str) -> str:
-    """A route as the document writes it."""
+    """A route in the form of the document: `<user:user_id>` becomes `{user_id}`."""
     return "".join(
         part if index % 2 == 0 else "{" + part.partition(":")[2] + "}"
         for index, part in enumerate(route.replace(">", "<").split("<"))

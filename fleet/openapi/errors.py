@@ -1,4 +1,4 @@
-"""Errors in the OpenAPI document: their form, their status, and an example of each, made by the code that answers with it."""
+"""Errors in the OpenAPI document: their form, their status, and an example per code, made by `fleet.errors` like real answers."""
 
 from collections.abc import Iterable
 from uuid import UUID
@@ -41,11 +41,11 @@ SAMPLES: tuple[Exception, ...] = (
     RuntimeError("a bug of ours"),
     BackendError("no image acme/agent:2"),
     engines.CapacityExhausted("host_max_engines", 8, 9),
-    engines.PortExhaustion("No port is free for one more engine."),
+    engines.PortExhaustion("No port from 9001 to 19000 is free; destroy an engine or widen the range."),
     engines.LogsUnavailable("No worker was free to read the logs; try again in a few seconds."),
     engines.Unfinished(_OPERATION),
 )
-"""One error for each code."""
+"""An error per code."""
 
 _REQUEST_ID = "37228bc0-3847-48b9-b685-ac2fdb3b1009"
 CODES = sorted({errors.classify(sample)[1] for sample in SAMPLES})
@@ -61,17 +61,17 @@ ERROR: Json = {
                 "message": {"type": "string", "minLength": 1},
                 "details": {
                     "type": "object",
-                    "description": "Where more can be said. Of a request that is not valid: `fields`. Of a refusal by policy, or"
-                    " for want of room: `rule`, `limit`, `value`. Of an operation that is in the way, failed or goes on:"
-                    " `operation_id`, `cause`. Of a product that cannot be deleted: `engines`.",
+                    "description": "Further facts, for some errors. Invalid request: `fields`. Refusal by policy or for lack of"
+                    " room: `rule`, `limit`, `value`. Conflict with an open operation: `operation_id`. Failed or"
+                    " unfinished operation: `operation_id`, `cause`. Product that cannot be deleted: `engines`.",
                     "properties": {
-                        "fields": {"description": "What is wrong with each field or parameter, by name."},
+                        "fields": {"description": "What is wrong with each invalid field or parameter, by its name."},
                         "rule": {"type": "string"},
                         "limit": {"type": ["integer", "number", "string"]},
                         "value": {"type": ["integer", "number", "string"]},
                         "operation_id": {"type": "string", "format": "uuid"},
                         "cause": {"type": "string"},
-                        "engines": {"type": "integer", "description": "How many live."},
+                        "engines": {"type": "integer", "description": "Number of living engines."},
                     },
                 },
                 "request_id": {"type": "string"},
@@ -84,7 +84,7 @@ ERROR: Json = {
 
 
 def by_status(codes: Iterable[str]) -> dict[int, list[str]]:
-    """The codes, grouped by the status that each comes with. Raises KeyError for one that there is not."""
+    """The codes, grouped by HTTP status. Raises KeyError for an unknown code."""
     grouped: dict[int, list[str]] = {}
     for code in sorted(set(codes)):
         grouped.setdefault(status_of(code), []).append(code)
@@ -92,12 +92,12 @@ def by_status(codes: Iterable[str]) -> dict[int, list[str]]:
 
 
 def status_of(code: str) -> int:
-    """The status that the code comes with. Raises KeyError for one that there is not."""
+    """The HTTP status of the code. Raises KeyError for an unknown code."""
     return {known: status for status, known in map(errors.classify, SAMPLES)}[code]
 
 
 def examples() -> dict[str, Json]:
-    """An answer for each code, as `components/examples` has it."""
+    """An example answer per code, in the form of `components/examples`."""
     made: dict[str, Json] = {}
     for sample in SAMPLES:
         code = errors.classify(sample)[1]
@@ -108,7 +108,7 @@ def examples() -> dict[str, Json]:
 
 
 def answer(codes: list[str]) -> Json:
-    """The answer that is one of these errors."""
+    """The description of an error answer with a code out of `codes`."""
     only = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
     content = {
         "schema": {"allOf": [{"$ref": "#/components/schemas/Error"}, only]},

@@ -1,4 +1,4 @@
-"""/schema/ and /docs/: the OpenAPI document, and a page to read it."""
+"""/schema/ and /docs/: the OpenAPI document, and a page to read the document."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ from fleet.openapi import document
 
 
 class JsonOrYaml(DefaultContentNegotiation):
-    """JSON, but YAML to whoever asks for that by `Accept` or `?format=yaml`."""
+    """JSON by default, and YAML if `Accept` or `?format=yaml` requests YAML."""
 
     def select_renderer(
         self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
@@ -48,5 +48,5 @@ schema = Schema.as_view()
 @csp(DOCS)
 @require_safe
 def docs(request: HttpRequest) -> HttpResponse:
-    """GET /docs/: Swagger UI, served by us."""
+    """GET /docs/: Swagger UI, from our own static files."""
     return render(request, "docs.html")

@@ -87,7 +87,7 @@ def test_settings_refuse_addresses_that_cannot_be(wrong):
     "wrong", ["999.0.0.0/8", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "10.0.0", "fd00::/8", "10.0.0.0/8 10.1.0.0/16"]
 )
 def test_settings_refuse_what_is_no_range_of_addresses(wrong):
-    with pytest.raises(ValidationError, match=f"ORCH_ENGINE_EGRESS_DENY: '{wrong}' is no range"):
+    with pytest.raises(ValidationError, match=f"ORCH_ENGINE_EGRESS_DENY: '{wrong}' is not a range"):
         Env(engine_egress_deny=f"169.254.0.0/16, {wrong}")
 
 

@@ -52,7 +52,7 @@ def test_overview_tells_states_and_operations_in_few_queries(product):
 
 def test_overview_says_which_host_does_not_answer(product):
     put_engine(product, "alice")
-    assert "its engines are unknown" not in log_in("rita").get("/admin/").text
+    assert "the state of its engines is unknown" not in log_in("rita").get("/admin/").text
     hosts.mark_unreachable()
     assert "The runtime of host local has not answered since" in log_in("mona").get("/admin/").text
     health = Client().get("/health")

@@ -115,7 +115,7 @@ OF = "WHERE engine_id = %s AND to_status IS NOT NULL AND engine_seq"
         (f"UPDATE audit_log SET to_status = 'failed' {OF} = 2", "move 3 leaves running, after failed"),
         (f"UPDATE audit_log SET to_status = 'failed' {OF} = 6", "the log ends as failed, the registry says destroyed"),
         (f"UPDATE audit_log SET to_status = NULL {OF} = 3", "moves 3 to 3 are missing"),
-        (f"UPDATE audit_log SET to_status = 'destroyed' {OF} = 3", "move 4 comes after its end"),
+        (f"UPDATE audit_log SET to_status = 'destroyed' {OF} = 3", "move 4 comes after the destroy"),
     ],
 )
 def test_check_names_a_move_that_was_tampered_with(lived, tamper, statement, said):

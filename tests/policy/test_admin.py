@@ -52,7 +52,7 @@ def test_register_makes_a_product_and_shows_its_key_this_once(db):
     ("field", "value", "words"),
     [
         ("slug", "", "required"), ("slug", "Harbor", "2 to 63"), ("slug", "a", "2 to 63"), ("slug", "a" * 64, "at most 63"),
-        ("slug", "system", "none of admin, system"), ("slug", "acme", "exists"), ("slug", "ok\x00", "Null characters"),
+        ("slug", "system", "not be admin or system"), ("slug", "acme", "exists"), ("slug", "ok\x00", "Null characters"),
         ("display_name", "", "required"), ("display_name", "x" * 256, "at most 255"), ("display_name", "a\nb", "printable"),
         ("max_engines", "-1", "whole number"), ("max_engines", "1.5", "whole number"),
         ("rate_limit_rpm", "many", "whole number"), ("rate_limit_rpm", "1000000001", "whole number"),
@@ -88,7 +88,7 @@ def test_policy_has_a_field_for_every_rule(product):
 def test_policy_that_is_as_it_was_writes_no_row(product):
     before = AuditRow.objects.count()
     response = log_in("rita", OPERATE).post(f"{LIST}{product.pk}/policy/", {"max_engines": "", "rate_limit_rpm": ""})
-    assert [str(message) for message in get_messages(response.wsgi_request)] == ["The policy is as it was."]
+    assert [str(message) for message in get_messages(response.wsgi_request)] == ["The policy is unchanged."]
     assert AuditRow.objects.count() == before
 
 
@@ -115,7 +115,7 @@ def test_grant_override_is_in_force_and_on_the_page_until_it_is_ended(product):
     assert overrides.in_force(Product.objects.get()) == {"images": ["acme/*", "other/*"]}
     assert "acme/*, other/*" in client.get(page(product)).text
     end = f"{LIST}{product.pk}/end_override/{override.pk}/"
-    assert "The rule has the policy" in client.get(end).text
+    assert "the rule has the policy" in client.get(end).text
     client.post(end)
     assert last_row()[:2] == ("policy_override_end", "admin:rita")
     assert "Every rule has the policy" in client.get(page(product)).text
@@ -203,7 +203,7 @@ def test_replace_env_that_is_wrong_changes_nothing_and_shows_no_value(product, e
 def test_revoke_key_asks_and_then_ends_it(product):
     client, key = log_in("rita", OPERATE), PlatformKey.objects.get()
     address = f"{LIST}{product.pk}/revoke_key/{key.pk}/"
-    assert "Whoever still uses this key" in client.get(address).text
+    assert "Requests with this key are refused" in client.get(address).text
     assert products.authenticate(product.key).product == product
     client.post(address)
     assert products.authenticate(product.key) is None

@@ -156,7 +156,7 @@ def test_staff_are_asked_before_they_revoke(db):
     key, plaintext = admin_keys.issue("ci", by=actors.ADMIN)
     client = log_in("rita", VIEW, OPERATE)
     address = f"{LIST}{key.pk}/revoke/"
-    assert "Whoever still uses this key" in client.get(address).text
+    assert "Requests with this key are refused" in client.get(address).text
     assert admin_keys.authenticate(plaintext) == key
     assert client.post(address)["Location"] == f"{LIST}{key.pk}/change/"
     assert admin_keys.authenticate(plaintext) is None

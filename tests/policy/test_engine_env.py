@@ -187,7 +187,7 @@ def test_version_that_no_key_opens_fails_the_operation_with_a_word(product, memo
     EngineEnv.objects.update(ciphertext="of another master key")
     operation = carry_out(lifecycle.provision(product, "alice", by=actors.SYSTEM))
     assert (operation.state, operation.error_code, operation.attempt) == ("failed", "engine_env_unreadable", 1)
-    assert "replace it by a new one" in operation.error_message
+    assert "replace the environment" in operation.error_message
     replace(product, TOKEN="two")
     assert environments.newest_version(product.pk) == 2
 

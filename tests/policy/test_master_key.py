@@ -64,7 +64,7 @@ def put_many(product, count):
 
 
 def under_old_key():
-    return sum(master_key.look(column).outdated for column in master_key.columns())
+    return sum(master_key.inspect(column).outdated for column in master_key.columns())
 
 
 # -- settings ------------------------------------------------------------------------------------------------------------
@@ -114,12 +114,12 @@ def test_rotate_brings_everything_under_the_first_key(product, use, old, client)
     headers = {"X-Admin-Key": current.ENV.admin_key, "Idempotency-Key": "one"}
     answer = client.post("/products/register", {"slug": "b-1", "display_name": "B"}, "application/json", headers=headers).json()
     use(NEW, old)
-    with pytest.raises(CommandError, match="4 are not under the first"):
+    with pytest.raises(CommandError, match="4 tokens are not under the first"):
         rotate("--check")
     lines = rotate()
-    assert "engines_engine.key_ciphertext: 1 looked at, 1 re-encrypted" in lines
+    assert "engines_engine.key_ciphertext: 1 read, 1 re-encrypted" in lines
     assert lines[-1] == "4 re-encrypted. Everything is under the first master key."
-    assert rotate("--check")[-1] == "Everything is under the first master key; the others can go."
+    assert rotate("--check")[-1] == "Everything is under the first master key; the other keys can be removed."
     use(NEW)
     engine.refresh_from_db()
     assert crypto.decrypt(engine.key_ciphertext) == plain

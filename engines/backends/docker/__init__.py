@@ -1,8 +1,9 @@
 """Engines as containers of one Docker daemon.
 
-`backend` has the verbs; `containers` says what a container is made of, `networks` where it is attached, `name_servers` whom it
-asks for names, `guard` what keeps it there, `daemon` how the daemon is asked and what its refusals are called here, and `options`
-what a deployment may choose.
+Modules: `backend` implements the verbs of the contract. `containers` builds the configuration of a container, `networks` picks
+its network, `clients` attaches calling containers to networks, `name_servers` picks DNS servers. `guard` isolates engines with
+nftables, `control_plane` resolves the addresses denied to engines. `daemon` calls the Docker daemon and translates its refusals.
+`options` holds a deployment's settings.
 """
 
 from engines.backends.docker.backend import DockerBackend

@@ -1,4 +1,4 @@
-"""The verbs of the contract, on Docker. All state is the daemon's: names and labels."""
+"""The verbs of the backend contract on Docker; the daemon keeps all state, in names and labels of containers."""
 
 import math
 import re
@@ -34,15 +34,15 @@ from engines.backends.docker.guard import Guard
 from engines.backends.docker.networks import Networks
 from engines.backends.docker.options import Options
 
-# A daemon seldom takes longer to make a container after it has taken the name. Where it does, there are two containers:
-# `start` uses one of them.
+# A taken name without a container counts as lost after LOST_AFTER_S. A daemon seldom needs longer between reserving the name
+# and creating the container. If the daemon does need longer, two containers exist, and `start` uses one of them.
 LOST_AFTER_S = 2.0
 
 log = structlog.get_logger(__name__)
 
 
 class DockerBackend(Backend):
-    """Engines as containers of the daemon at `options.url`, which may be another machine's."""
+    """Engines as containers of the Docker daemon at `options.url`, on the local or a remote machine."""
 
     name = "docker"
 
@@ -51,11 +51,11 @@ class DockerBackend(Backend):
         self._daemon = Daemon(options.url, options.timeout_s)
         self._networks = Networks(self._daemon, options)
         self._guard = Guard(self._daemon, options)
-        self._named = threading.local()
-        self._lost: set[str] = set()  # names that the daemon keeps for containers that it does not have any more
+        self._named = threading.local()  # `found`: the container found by the thread's last `create`
+        self._lost: set[str] = set()  # names which the daemon keeps reserved for missing containers
 
     def resolve(self, image: str, kept: str = "") -> str:
-        """The image's id: what a registry calls its digest names nothing on a host without the repository."""
+        """The image's id; a registry's digest would name nothing on a host without the repository."""
         with self._daemon.verb("resolve"):
             return str(self._resolve(image, kept)["Id"])
 
@@ -72,19 +72,20 @@ class DockerBackend(Backend):
                     self._named.found = found if found.name == self._name_of(spec.ref) else None
                     return found.image
                 else:
-                    self._discard(found.id, force=False)  # its port is part of it, and how it is reached
+                    self._discard(found.id, force=False)  # port and reach are fixed at the creation of a container
         raise AssertionError
 
     def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
-        """A container runs only under its engine's name, and keeps that name for as long as it exists.
+        """Start the container under its engine's name, which the container then keeps as long as it exists.
 
-        To take the name is to remove the container that has it, which the daemon refuses for one that runs or is starting. So
-        the daemon itself decides between workers that know nothing of each other; docs/decisions/0021 has the alternatives.
+        No container runs without its engine's name. A worker takes the name by removing the container with the name. The daemon
+        refuses the removal of a running or starting container. Thus the daemon itself decides between workers unaware of each
+        other. docs/decisions/0021 has the alternatives.
         """
         with self._daemon.verb("start"):
             self._guard.check()
             for _ in self._daemon.rounds():
-                mine, others = self._recall(ref) or self._look(ref)
+                mine, others = self._recall(ref) or self._find_all(ref)
                 if mine.runs or (self._take_name(mine, others, on_evicted) and self._run(mine)):
                     if mine.reach == "container":
                         self._introduce(mine)
@@ -108,7 +109,7 @@ class DockerBackend(Backend):
     def remove(self, engine_id: UUID) -> None:
         labels = containers.engine_labels(self.options.deployment, engine_id)
         with self._daemon.verb("remove"):
-            for _ in self._daemon.rounds():  # more than one if a worker that knows no better creates an instance in the middle
+            for _ in self._daemon.rounds():  # more than one if a delayed worker creates an instance in the middle
                 for found in self._list_all(labels):
                     self._discard(found.id)
                 if self._remove_volume(containers.volume_name(engine_id)):
@@ -134,9 +135,9 @@ class DockerBackend(Backend):
         return {owner for volume in found if (owner := containers.owner_of(volume)) is not None}
 
     def identity(self) -> str:
-        """The id of Docker's default network: made anew at each start of the daemon that does not leave containers running.
+        """The id of Docker's default network, made anew at every daemon start, unless containers keep running across the restart.
 
-        A daemon without one (`"bridge": "none"`) is known by when it last started the guard.
+        A daemon without a default network (`"bridge": "none"`) is identified by the time of the guard's last start.
         """
         with self._daemon.verb("identity"):
             try:
@@ -145,7 +146,7 @@ class DockerBackend(Backend):
                 return self._guard.started_at()
 
     def tidy(self) -> int:
-        """Remove networks of products that have no engine any more, and attach clients that are missing on the others."""
+        """Remove networks without engines and attach missing clients to the remaining networks; returns the number removed."""
         with self._daemon.verb("tidy"):
             found = self._list([f"{containers.DEPLOYMENT}={self.options.deployment}"])
             return self._networks.tidy({each.network for each in found})
@@ -170,7 +171,7 @@ class DockerBackend(Backend):
         return written.decode(errors="replace").splitlines()[-tail:]
 
     def _resolve(self, image: str, kept: str) -> Mapping[str, Any]:
-        """What the daemon says of the image that an instance is to be made of."""
+        """The daemon's description of the image for an instance: `kept` if present, else `image`. Raises ImageMissing."""
         found = (kept and self._look_at_image(kept)) or self._look_at_image(image)
         if not found:
             raise ImageMissing(f"no image {image} on this host")
@@ -186,19 +187,23 @@ class DockerBackend(Backend):
     # -- containers ----------------------------------------------------------------------------------------------------
 
     def _list(self, labels: Sequence[str]) -> Sequence[Found]:
-        """Without those that are being removed: they cannot run any more."""
+        """The containers with all the labels, without containers in removal, which cannot run any more."""
         return [found for found in self._list_all(labels) if not found.leaving]
 
     def _list_all(self, labels: Sequence[str]) -> Sequence[Found]:
-        """A removal can end half-way, and may be repeated; or leave an entry in the list that only a restart clears (20.10)."""
+        """The containers with all the labels, including containers in removal.
+
+        A removal can end half-way and may be repeated. A removal on Docker 20.10 can leave a list entry until the daemon's
+        restart.
+        """
         listed = self._daemon.ask(lambda api: api.containers(all=True, filters={"label": labels}))
         return [found for found in map(containers.parse, listed) if found]
 
     def _find(self, ref: Ref) -> Found | None:
         return _best(self._list(containers.labels(self.options.deployment, ref)))
 
-    def _look(self, ref: Ref) -> tuple[Found, Sequence[Found]]:
-        """The instance, and the engine's other ones, none of which runs. Raises InstanceMissing, BackendError."""
+    def _find_all(self, ref: Ref) -> tuple[Found, Sequence[Found]]:
+        """The instance, and the engine's other containers, none of which runs. Raises InstanceMissing, BackendError."""
         found = self._list(containers.engine_labels(self.options.deployment, ref.engine_id))
         mine = _best([each for each in found if each.ref == ref])
         if mine is None:
@@ -210,29 +215,30 @@ class DockerBackend(Backend):
         return mine, others
 
     def _name_of(self, ref: Ref) -> str:
-        """The name of the engine's running instance, whichever that is."""
+        """The name of the engine's running instance, of any incarnation."""
         return instance_name(self.options.deployment, ref.engine_id)
 
     def _spare_name_of(self, ref: Ref) -> str:
-        """The name of the instance until it starts."""
+        """The name of the instance before its first start, with a random suffix if the daemon lost the plain name."""
         name = containers.spare_name(self.options.deployment, ref)
         return f"{name}-{secrets.token_hex(3)}" if name in self._lost else name
 
     def _recall(self, ref: Ref) -> tuple[Found, Sequence[Found]] | None:
-        """The instance as this thread's `create` saw it just now, when it had its engine's name and did not run.
+        """The instance as found by the thread's last `create`, if stopped and under its engine's name; else None.
 
-        Then it still has that name, if it exists, and no other one of the engine can run: another look would say nothing new.
+        A container found with the name keeps the name as long as it exists, and no other container of the engine can run. Thus a
+        new list of containers would say nothing new.
         """
         found: Found | None = getattr(self._named, "found", None)
         self._named.found = None
         return (found, ()) if found is not None and found.ref == ref and not found.runs else None
 
     def _make(self, spec: Spec, image_labels: Iterable[str] = (), on_evicted: OnEvicted = ignore) -> bool:
-        """False when something of that name, or the lack of its network, was in the way and is not any more."""
+        """Create the container; False after clearing up a taken name or a missing network: the caller tries again."""
         name = self._spare_name_of(spec.ref)
         try:
             network = self._networks.place(spec.product)
-        except NotFound:  # another worker is making it just now, or has just removed it
+        except NotFound:  # another worker is creating the network, or has just removed it
             self._networks.forget(spec.product)
             return False
         asked = name_servers.options(self._daemon, self._guard)
@@ -250,7 +256,7 @@ class DockerBackend(Backend):
         return True
 
     def _take_name(self, mine: Found, others: Sequence[Found], on_evicted: OnEvicted) -> bool:
-        """Give the engine's name to the instance. False when another worker was faster: look again."""
+        """Give the engine's name to the instance; False if another worker was faster: the caller lists the containers again."""
         name = self._name_of(mine.ref)
         if mine.name == name:
             return True
@@ -269,7 +275,7 @@ class DockerBackend(Backend):
         return True
 
     def _run(self, mine: Found) -> bool:
-        """Start a container that has its engine's name. False when its network was in the way and is not any more."""
+        """Start a container with its engine's name; False after repairing or changing its network: the caller tries again."""
         try:
             self._daemon.ask(lambda api: api.start(mine.id))
         except APIError as refused:
@@ -283,9 +289,10 @@ class DockerBackend(Backend):
         return True
 
     def _change_network(self, mine: Found, change: Callable[[Found], None]) -> None:
-        """Get an instance off a network that is full or gone. Raises InstanceMissing where it has to be made again.
+        """Give an instance a working network in place of a full or removed network.
 
-        That is where engines are reached by name: a container keeps its MAC address only on the network that it was made on.
+        Raises InstanceMissing where engines are reached by name: the instance is removed and must be made again, because a
+        container keeps its MAC address only on the network of its creation.
         """
         if self.options.reach == mine.reach == "port":
             change(mine)
@@ -295,9 +302,9 @@ class DockerBackend(Backend):
         raise InstanceMissing(f"network {mine.network} is full or gone: the instance has to be made again")
 
     def _introduce(self, mine: Found) -> None:
-        """Have the engine's addresses known on its network. Raises NetworkUnguarded.
+        """Announce the engine's IP and MAC address on its network. Raises NetworkUnguarded.
 
-        The guard knows an engine by its MAC address: one that came up with another is ended.
+        The guard recognizes engines by MAC address. An engine with a wrong MAC address would escape the rules, and is stopped.
         """
         wanted = containers.mac_address(self.options.deployment, mine.port)
         try:
@@ -309,7 +316,7 @@ class DockerBackend(Backend):
         networks = found["NetworkSettings"]["Networks"]
         if [network["MacAddress"] for network in networks.values()] != [wanted]:
             self._stop(mine.id, 0)
-            raise NetworkUnguarded(f"engine {mine.ref.engine_id} did not come up with the address {wanted}")
+            raise NetworkUnguarded(f"engine {mine.ref.engine_id} did not start with MAC address {wanted}")
         ((name, network),) = networks.items()
         self._guard.announce(self._networks.bridge_of(name), network["IPAddress"], wanted)
 
@@ -320,9 +327,10 @@ class DockerBackend(Backend):
             return
 
     def _discard(self, container_id: str, *, force: bool = True) -> None:
-        """Remove a container, and what anonymous volumes its image asked for. Without `force` one that runs is left alone.
+        """Remove a container and the anonymous volumes of its image; without `force` a running container stays.
 
-        One that somebody else is removing may still be there afterwards, and stay if that one does not use force: look again.
+        A container already in removal by another worker may still exist afterwards, and stays for good if the worker does not use
+        `force` and is refused. The caller lists the containers again.
         """
         try:
             self._daemon.ask(lambda api: api.remove_container(container_id, v=True, force=force))
@@ -333,11 +341,11 @@ class DockerBackend(Backend):
                 raise
 
     def _clear_name(self, name: str, engine_id: UUID, on_evicted: OnEvicted) -> None:
-        """Remove a container that has a name of the engine without its labels, or whose removal ended half-way.
+        """Remove a container with the engine's name but without the engine's labels, or with a removal ended half-way.
 
-        Another one of ours is left to whoever looks next. A name without a container is one that another worker is just making,
-        or is lost until the daemon's next start: Docker 20.10 takes the old name again when a rename fails because somebody has
-        just removed the container.
+        Any other container with the engine's labels stays: the caller lists the containers again. A name may be taken without a
+        container. Then another worker is just creating the container, or the name is lost until the daemon's next start. Docker
+        20.10 loses a name if a rename fails on a container removed in the meantime: the daemon reserves the old name again.
         """
         try:
             holder = self._daemon.ask(lambda api: api.inspect_container(name))
@@ -366,10 +374,13 @@ class DockerBackend(Backend):
 
 
 def _best(found: Sequence[Found]) -> Found | None:
-    """One of an instance's containers: there can be two when a worker created it that did not know of its first start."""
+    """An instance's running container, else the container with the shortest name (the engine's own); None for no containers.
+
+    An instance has two containers if a worker unaware of the first start created a second container.
+    """
     return max(found, key=lambda each: (each.runs, len(each.name) * -1), default=None)
 
 
 def _is_about_network(refused: APIError) -> bool:
-    """Whether the daemon misses a network, which it also says with 404."""
+    """Whether the daemon misses a network; the status is 404, as for a missing container."""
     return refused.status_code == 404 and re.search(r"network \S+ not found", said_by(refused)) is not None

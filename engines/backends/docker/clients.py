@@ -1,8 +1,8 @@
-"""Containers that call engines by name: whoever runs one says so with two labels, and we attach it to its products' networks.
+"""Clients: containers calling engines by name, declared by two labels and attached to their products' networks by a worker.
 
-`roundhouse.client` is the deployment whose engines it calls, `roundhouse.products` are the slugs of the products, separated by
-commas, or `*` for all of them, which is what our own workers have. A client is attached when a network is made, when a worker
-starts, and whenever networks are tidied: one that was made again meanwhile is attached again then.
+`roundhouse.client` names the deployment whose engines the client calls. `roundhouse.products` lists the slugs of the products,
+separated by commas, or `*` for all products, as Roundhouse's own workers have. A client is attached when a network is made, when
+a worker starts, and whenever networks are tidied. A client container recreated in the meantime is then attached again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ EVERY = "*"
 
 @dataclass(frozen=True)
 class Client:
-    """A client's container as the daemon lists it; `networks` by name, also those it would join when it starts again."""
+    """A client's container as listed by the daemon; `networks` has names, also of networks joined only at the next start."""
 
     id: str
     name: str
@@ -43,21 +43,21 @@ class Clients:
         self._options = options
 
     def attach(self, network: str, product: str) -> int:
-        """Attach everyone who may call the product's engines to a network of it, and is not yet; how many those were.
+        """Attach all running clients of the product to a network of the product; returns how many were newly attached.
 
-        One that cannot be attached now is tried again when networks are tidied: an engine is not held up by it.
+        A failure is only logged, to not delay an engine: the client is tried again when networks are tidied.
         """
         return self._attach(self._running(), network, product)
 
     def attach_all(self) -> int:
-        """The same for every network of the deployment."""
+        """Like `attach`, for every network of the deployment."""
         clients = self._running()
         mine = {"label": [f"{DEPLOYMENT}={self._options.deployment}"]}
         networks = self._daemon.ask(lambda api: api.networks(filters=mine)) if clients else []
         return sum(self._attach(clients, network["Name"], network["Labels"].get(PRODUCT, "")) for network in networks)
 
     def detach(self, network: str) -> None:
-        """Detach every client from a network that is about to be removed: one that does not run could not start without it."""
+        """Detach every client from a network before its removal: a stopped client could not start without the network."""
         for client in self._all():
             if network in client.networks:
                 self._disconnect(client, network)
@@ -67,11 +67,11 @@ class Clients:
         return sum(self._connect(client, network) for client in missing)
 
     def _running(self) -> Sequence[Client]:
-        """Nobody where engines are reached by ports."""
+        """The running clients; empty where engines are reached by ports."""
         return [client for client in self._all() if client.runs] if self._options.reach == "container" else []
 
     def _all(self) -> Sequence[Client]:
-        """No engine is one, whatever labels its image has."""
+        """All clients, running or not; an engine never counts as a client, whatever labels its image has."""
         mine = {"label": [f"{CLIENT}={self._options.deployment}"]}
         found = self._daemon.ask(lambda api: api.containers(all=True, filters=mine))
         return [_parse(listed) for listed in found if ENGINE not in listed["Labels"]]
@@ -80,7 +80,7 @@ class Clients:
         try:
             self._daemon.ask(lambda api: api.connect_container_to_network(client.id, network))
         except APIError as refused:
-            if "already exists in network" not in said_by(refused):  # another worker was faster
+            if "already exists in network" not in said_by(refused):  # attached by a faster worker
                 log.warning("client_not_attached", container=client.name, network=network, error=said_by(refused))
             return False
         log.info("client_attached", container=client.name, network=network)

@@ -1,4 +1,4 @@
-"""What an engine's container is made of, and how it is found again."""
+"""Names, labels and configuration of an engine's container, and the reading of the daemon's list of containers."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ ENGINE = "roundhouse.engine"
 INCARNATION = "roundhouse.incarnation"
 PORT = "roundhouse.port"
 REACH = "roundhouse.reach"
-CLIENT = "roundhouse.client"  # these two are of containers that call engines: see `clients`
+CLIENT = "roundhouse.client"  # CLIENT and PRODUCTS mark containers calling engines: see `clients`
 PRODUCTS = "roundhouse.products"
 
 EXPOSED = f"{INNER_PORT}/tcp"
@@ -24,18 +24,18 @@ STATES = {"created": State.CREATED, "running": State.RUNNING, "paused": State.RU
 
 @dataclass(frozen=True)
 class Found:
-    """A container of ours as the daemon lists it."""
+    """An engine's container as listed by the daemon."""
 
     id: str
     name: str
     ref: Ref
     product: str
-    image: str  # its id
+    image: str  # the image's id
     port: int
     state: State
     network: str
     reach: str
-    leaving: bool  # somebody began to remove it
+    leaving: bool  # its removal has begun
 
     @property
     def runs(self) -> bool:
@@ -43,33 +43,33 @@ class Found:
 
 
 def digits(deployment: str) -> str:
-    """Four hexadecimal digits that stand for the deployment where there is little room: in names of bridges, in MAC addresses."""
+    """Four hexadecimal digits for the deployment's name, used where room is short: in names of bridges and in MAC addresses."""
     return hashlib.sha256(deployment.encode()).hexdigest()[:4]
 
 
 def mac_prefix(deployment: str) -> str:
-    """How the MAC addresses of this deployment's engines begin (four bytes, locally administered): the guard knows them by it."""
+    """The first four bytes (locally administered) of the MAC addresses of a deployment's engines; the guard matches them."""
     part = digits(deployment)
     return f"0e:48:{part[:2]}:{part[2:]}"
 
 
 def mac_address(deployment: str, port: int) -> str:
-    """The MAC address of an engine: no two engines of a host have the same port, also where it is not published."""
+    """The MAC address of an engine, unique on its host: every engine has its own port, even where ports are not published."""
     return f"{mac_prefix(deployment)}:{port >> 8:02x}:{port & 255:02x}"
 
 
 def spare_name(deployment: str, ref: Ref) -> str:
-    """The name of a container that was never asked to start."""
+    """The name of a container before its first start."""
     return f"{instance_name(deployment, ref.engine_id)}-{ref.incarnation}"
 
 
 def volume_name(engine_id: UUID) -> str:
-    """The name of an engine's volume."""
+    """The name of an engine's volume, shared by all incarnations."""
     return f"engine-data-{engine_id}"
 
 
 def owner_of(volume: Mapping[str, Any]) -> UUID | None:
-    """The engine of a volume as the daemon lists it; None if it is no engine's."""
+    """The id of the engine owning a volume in the daemon's list; None for a volume of no engine."""
     try:
         return UUID((volume["Labels"] or {})[ENGINE])
     except (KeyError, ValueError):
@@ -77,17 +77,17 @@ def owner_of(volume: Mapping[str, Any]) -> UUID | None:
 
 
 def labels(deployment: str, ref: Ref) -> list[str]:
-    """The filter that finds the containers of one instance."""
+    """The label filter for the containers of one instance."""
     return [*engine_labels(deployment, ref.engine_id), f"{INCARNATION}={ref.incarnation}"]
 
 
 def engine_labels(deployment: str, engine_id: UUID) -> list[str]:
-    """The filter that finds the containers of one engine."""
+    """The label filter for the containers of one engine."""
     return [f"{DEPLOYMENT}={deployment}", f"{ENGINE}={engine_id}"]
 
 
 def parse(listed: Mapping[str, Any]) -> Found | None:
-    """From an entry of the daemon's list; None if it is no engine's container."""
+    """Read an entry of the daemon's list of containers; None if the container is not an engine's."""
     marks = listed["Labels"]
     try:
         ref = Ref(UUID(marks[ENGINE]), int(marks[INCARNATION]))
@@ -117,8 +117,8 @@ def config(
 ) -> dict[str, Any]:
     """The body of the daemon's `POST /containers/create`. `dns_options`: see `name_servers`.
 
-    `image_labels`: names of the image's labels. A container has them as well, but an engine's image is a stranger's, and might
-    call itself a client, or a service of somebody's compose project: they are made empty.
+    `image_labels`: names of the image's labels. A container inherits the labels of its image. An engine's image comes from a
+    stranger, and its labels might declare a client, or a service of somebody's compose project. Thus all of them are made empty.
     """
     marks = {DEPLOYMENT: options.deployment, ENGINE: str(spec.ref.engine_id)}
     env = {**spec.env, "SQLITE_DB_PATH": "/data/brain.sqlite", "CATALOG_DIR": "/catalog"}
@@ -135,7 +135,7 @@ def config(
             REACH: options.reach,
         },
         "ExposedPorts": {EXPOSED: {}},
-        "Healthcheck": {"Test": ["NONE"]},  # the fleet probes; an image's own check would only cost
+        "Healthcheck": {"Test": ["NONE"]},  # the fleet probes engines; an image's own check would only add load
         "HostConfig": {
             "NetworkMode": network,
             "DnsOptions": list(dns_options),
@@ -149,22 +149,25 @@ def config(
 
 
 def _published(port: int, options: Options) -> dict[str, Any]:
-    """Nothing where engines are reached by name: whoever may call them is on their network."""
+    """The published port; empty where engines are reached by name, as all callers are on the engines' network."""
     return {EXPOSED: [{"HostIp": options.bind, "HostPort": str(port)}]} if options.reach == "port" else {}
 
 
 def _addressed(spec: Spec, network: str, options: Options) -> dict[str, Any]:
-    """The container's name on its network, and the MAC address that the guard knows it by. Without one Docker derives it from the
-    IP address, so that nobody is misled by what was known of an IP address before: see `Guard.announce`."""
+    """The container's host name on its network, and, where engines are reached by name, the MAC address matched by the guard.
+
+    Where engines are reached by ports, Docker derives the MAC address from the IP address. Neighbours' ARP caches then stay
+    correct when an IP address gets a new owner: see `Guard.announce`.
+    """
     endpoint: dict[str, Any] = {"Aliases": [instance_name(options.deployment, spec.ref.engine_id)]}
     if options.reach == "port":
         return {"NetworkingConfig": {"EndpointsConfig": {network: endpoint}}}
-    mac = mac_address(options.deployment, spec.port)  # old daemons read it at the top, new ones in the endpoint
+    mac = mac_address(options.deployment, spec.port)  # old daemons read the top-level key, new daemons the endpoint's
     return {"MacAddress": mac, "NetworkingConfig": {"EndpointsConfig": {network: {**endpoint, "MacAddress": mac}}}}
 
 
 def _mounts(engine_id: UUID, marks: Mapping[str, str], options: Options) -> list[dict[str, Any]]:
-    """A new volume takes over owner and mode of the image's /data: that is how the engine's user may write there."""
+    """The engine's volume and the catalog; a new volume copies owner and mode of the image's /data, to let the engine write."""
     volume = {"Type": "volume", "Source": volume_name(engine_id), "Target": "/data", "VolumeOptions": {"Labels": dict(marks)}}
     if not options.catalog:
         return [volume]
@@ -172,21 +175,21 @@ def _mounts(engine_id: UUID, marks: Mapping[str, str], options: Options) -> list
 
 
 def _hardening(options: Options) -> dict[str, Any]:
-    """Seccomp and AppArmor are not named: that is the daemon's default profile of each."""
+    """Restrictions for every engine; seccomp and AppArmor are not named, which selects the daemon's default profiles."""
     return {
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "ReadonlyRootfs": True,
         "Tmpfs": {"/tmp": f"rw,nosuid,nodev,noexec,mode=1777,size={options.tmp_mb}m"},  # noqa: S108
         "IpcMode": "private",
-        "Init": True,  # buries what the engine's own children leave behind, which would count as processes
-        "RestartPolicy": {"Name": "no"},  # we restart, so that every restart leaves a row
+        "Init": True,  # reaps orphaned child processes, which would count towards PidsLimit
+        "RestartPolicy": {"Name": "no"},  # Roundhouse restarts engines itself, to record every restart in a row
         "LogConfig": {"Type": "json-file", "Config": {"max-size": f"{options.log_mb}m", "max-file": "2"}},
     }
 
 
 def _ceilings(limits: Limits, options: Options) -> dict[str, Any]:
-    """A product's limits only lower the deployment's. Swap is memory too, so there is none on top."""
+    """A product's limits only lower the deployment's; `MemorySwap` counts memory plus swap, thus equal values allow no swap."""
     memory = min(limits.memory_mb or options.memory_mb, options.memory_mb) * 1024 * 1024
     return {
         "Memory": memory,

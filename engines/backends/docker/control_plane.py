@@ -1,4 +1,4 @@
-"""Where our own servers are: the hosts of the URLs that we are configured with. No engine is to reach them, wherever they are."""
+"""Hosts of the control plane's servers, read from the URLs in the settings; the guard denies engines access to all of them."""
 
 import ipaddress
 import socket
@@ -11,11 +11,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 log = structlog.get_logger(__name__)
 
-LOOK_UP_S = 60.0  # between two look-ups of the hosts' addresses: a server may move
+LOOK_UP_S = 60.0  # seconds between two look-ups of the hosts' addresses, as a server may move
 
 
 def hosts(*urls: str) -> tuple[str, ...]:
-    """The hosts of URLs of PostgreSQL (which may name several), Redis and Docker; nothing for sockets and empty ones."""
+    """The hosts in URLs of PostgreSQL (maybe several per URL), Redis and Docker; none for sockets and empty URLs."""
     found: set[str] = set()
     for url in urls:
         if url.startswith(("postgresql:", "postgres:")):
@@ -27,7 +27,11 @@ def hosts(*urls: str) -> tuple[str, ...]:
 
 
 class Addresses:
-    """The IPv4 addresses of hosts, looked up now and then; engines have no IPv6. Those of loopback are everyone's own."""
+    """The IPv4 addresses of hosts, looked up again after `LOOK_UP_S`.
+
+    IPv6 addresses are left out because engines have no IPv6. Loopback addresses are left out because every engine
+    has a loopback of its own.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(names)
@@ -35,7 +39,7 @@ class Addresses:
         self._next_look = 0.0
 
     def now(self) -> frozenset[str]:
-        """All of them. A name that cannot be looked up keeps what it had."""
+        """The addresses of all hosts; a host whose look-up fails keeps its last known addresses."""
         if time.monotonic() >= self._next_look:
             self._known |= {name: found for name in self._names if (found := _look_up(name)) is not None}
             self._next_look = time.monotonic() + LOOK_UP_S

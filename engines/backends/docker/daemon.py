@@ -1,4 +1,4 @@
-"""Asking the Docker daemon: one client per thread, a deadline for each verb, and our names for its refusals."""
+"""Calls to the Docker daemon: one client per thread, a deadline per verb, and the contract's errors for the daemon's refusals."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import requests
 from docker import APIClient
 from docker.errors import APIError, DockerException
-from docker.errors import NotFound as NotFound  # for the callers
+from docker.errors import NotFound as NotFound  # re-exported for the callers
 
 from engines.backends.base import (
     BackendError,
@@ -28,7 +28,8 @@ NO_ANSWER = (requests.RequestException, DockerException, OSError)
 
 T = TypeVar("T")
 
-# The daemon has no codes for these, so its words are all there is: those of 20.10 (tried), and of later versions as far as known.
+# The daemon has no error codes for these cases, so its messages are matched: the messages of 20.10 (tested), and the messages of
+# later versions as far as known.
 SAYS: tuple[tuple[type[BackendError], str], ...] = (
     (PortTaken, "port is already allocated|address already in use|failed to bind host port"),
     (NetworkFull, "no available ipv4 addresses|exchange full|ipv4 address pool among|address pools have been fully subnetted"),
@@ -45,17 +46,17 @@ SAYS: tuple[tuple[type[BackendError], str], ...] = (
 
 
 class Daemon:
-    """One daemon, for any number of threads. `url`: unix://, tcp://, ssh:// with paramiko; `timeout_s`: seconds for one verb."""
+    """One daemon, for any number of threads. `url`: unix://, tcp://, or ssh:// with paramiko; `timeout_s`: seconds per verb."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self.url = url
         self.timeout_s = timeout_s
-        self._version = "auto"  # the API's, once agreed upon
+        self._version = "auto"  # of the API, once negotiated
         self._local = threading.local()
 
     @contextmanager
     def verb(self, name: str) -> Iterator[None]:
-        """Everything asked within has to be answered within `timeout_s`; refusals come out as the contract's errors."""
+        """Limit all calls in the block to `timeout_s` together; an APIError leaves the block as an error of the contract."""
         self._local.deadline = time.monotonic() + self.timeout_s
         self._local.refusal = ""
         try:
@@ -64,18 +65,18 @@ class Daemon:
             raise named(refused, name) from refused
 
     def ask(self, question: Callable[[APIClient], T]) -> T:
-        """The daemon's answer to `question`, which has to be safe to ask twice: a kept connection may have died meanwhile.
+        """The daemon's answer to `question`; a repeat must be safe, because a kept connection that died causes a second call.
 
-        Raises APIError as it is, and BackendUnavailable.
+        Raises APIError unchanged, and BackendUnavailable when the daemon does not answer.
         """
         for is_last in (False, True):
             try:
                 return question(self._client())
             except APIError as refused:
                 self._local.refusal = said_by(refused)
-                if is_last or "client version" not in said_by(refused):  # the daemon has been exchanged for another version
+                if is_last or "client version" not in said_by(refused):
                     raise
-                self._version = "auto"
+                self._version = "auto"  # the daemon was replaced by a different version: negotiate again
             except requests.Timeout as error:
                 self._local.client = None
                 raise BackendUnavailable(f"the Docker daemon at {self.url} did not answer in time") from error
@@ -87,22 +88,23 @@ class Daemon:
         raise AssertionError
 
     def api_version(self) -> str:
-        """Of the API, as agreed upon with the daemon. Raises BackendUnavailable."""
+        """The API version negotiated with the daemon. Raises BackendUnavailable."""
         return self.ask(lambda api: str(api.api_version))
 
     def create(self, config: Mapping[str, Any], name: str) -> None:
-        """Make a container. Raises APIError, a conflict when the name is taken."""
+        """Create a container. Raises APIError, with status 409 (conflict) when the name is taken."""
         self.ask(lambda api: api.create_container_from_config(config, name))  # type: ignore[no-untyped-call]
 
     def rounds(self) -> Iterator[None]:
-        """Once, and again until the verb's deadline, for what others get in the way of. Raises BackendUnavailable then.
+        """Yield once, then again while concurrent changes prevent success; raises BackendUnavailable at the verb's deadline.
 
-        That is somebody who changes the engine's containers all the time, or holds on to something: the daemon says to what.
+        Probably somebody changes the engine's containers all the time, or keeps an object in use. The error quotes the daemon's
+        last refusal, which names the object.
         """
         while True:
             yield
             if self._left() < 2 * POLL_S:
-                raise BackendUnavailable(f"others keep it from being done; the daemon's last refusal: {self._local.refusal}")
+                raise BackendUnavailable(f"concurrent changes prevent success; the daemon's last refusal: {self._local.refusal}")
             time.sleep(POLL_S)
 
     def spent(self) -> float:
@@ -110,7 +112,7 @@ class Daemon:
         return self.timeout_s - self._left()
 
     def _client(self) -> APIClient:
-        """This thread's client, its time-out set to what is left for the verb."""
+        """The thread's client, with its time-out set to the seconds left for the verb."""
         client: APIClient | None = getattr(self._local, "client", None)
         if client is None:
             client = APIClient(base_url=self.url, version=self._version, timeout=math.ceil(self._left()), use_ssh_client=True)
@@ -125,17 +127,17 @@ class Daemon:
 
 
 def said_by(refused: APIError) -> str:
-    """What the daemon said, in lower case."""
+    """The daemon's error message in lower case."""
     return f"{refused.explanation or refused}".lower()
 
 
 def is_conflict(refused: APIError) -> bool:
-    """A name is taken, or a container is in a state that does not allow what was asked."""
+    """Whether a name is taken, or a container's state does not allow the requested change."""
     return refused.status_code == 409
 
 
 def named(refused: APIError, verb: str) -> BackendError:
-    """The contract's error for a refusal of the daemon."""
+    """The contract's error for a refusal by the daemon; a plain BackendError if message and status are unknown."""
     said = f"{verb}: {refused.explanation or refused}"
     for error, words in SAYS:
         if re.search(words, said.lower()):

@@ -1,9 +1,9 @@
-"""What keeps engines away from each other, from the host and from what lies behind it: two tables of nftables rules on the host.
+"""The guard: two nftables tables isolate engines from each other, from the host and from the networks behind the host.
 
-A small container of the guard's image, in the host's network, puts the tables in force, looks at them every two seconds and puts
-them back when somebody changed them. It also sees to it that the rules are asked about what stays within a bridge. Docker starts
-the container again after its own restart and after a reboot. No engine is started unless that container runs and the tables are
-there. docs/decisions/0020 and 0023 say why it is done this way.
+The guard is a small container of the guard's image in the host's network. The guard puts both tables in force, checks the tables
+every two seconds, and restores changed tables. The guard also makes the kernel apply the rules to frames within a bridge. Docker
+starts the container again after a restart of the daemon and after a reboot. An engine starts only while the guard's container
+runs and both tables exist. docs/decisions/0020 and 0023 give the reasons.
 """
 
 import hashlib
@@ -20,19 +20,26 @@ from engines.backends.docker.control_plane import Addresses
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.options import Options
 
-TRIES = 50  # looks at a guard that is starting
-RULES = "roundhouse.guard"  # label: which rules a guard's container keeps
-DENIED = "roundhouse.denied"  # label: addresses of our own servers among them
+TRIES = 50  # checks of a starting guard before giving up
+RULES = "roundhouse.guard"  # label: hash of the rules kept in force by a guard's container
+DENIED = "roundhouse.denied"  # label: addresses of the control plane's servers denied by the rules
 
-# In words. To the host itself: nothing but answers. Through the host: not to another bridge, engines' or not; not where the
-# deployment forbids; not to our own servers, on whatever machine; no IPv6. Engines on one bridge are kept apart by Docker
-# (enable_icc=false) and by the first drop here: see SHOW.
-# Containers that call engines by name are on the same bridge, and may open connections to engines; nobody else to anybody. That
-# is for the bridge itself to keep, as such frames never need to pass the host. It knows engines by how their MAC addresses begin,
-# and keeps no state, since not every kernel can for bridges: of an engine it lets pass what belongs to a connection that somebody
-# else opened, which in TCP is everything but the first packet, and ARP, without which there are no answers; to another engine,
-# nothing at all. Engines cannot make packets of their own, nor change their address: they have no capabilities.
-# Chains of priority -10 come before Docker's own; what they drop stays dropped, what they accept Docker still looks at.
+# The rules in words:
+# - From an engine to the host (chain `input`): only packets of established connections.
+# - From an engine through the host (chain `forward` of table `inet`): nothing to other bridges, with or without engines; nothing
+#   to the ranges in ORCH_ENGINE_EGRESS_DENY; nothing to the control plane's servers, on any machine; no IPv6.
+# - From engine to engine on one bridge: nothing. Docker (enable_icc=false, where engines are reached by ports) and the rule
+#   `oifname "rh-*" drop` enforce the isolation, too. The rule sees frames within a bridge only with the help of SHOW.
+# - Clients (containers calling engines by name) are on the engines' bridge. Clients may open connections to engines. All other
+#   connections within the bridge are forbidden.
+# Table `bridge` restricts engines within a bridge, because frames within a bridge need not pass the `inet` rules:
+# - The table recognizes engines by the first bytes of their MAC addresses. Engines can neither forge packets nor change their MAC
+#   addresses, because engines have no capabilities.
+# - The table keeps no connection state, because some kernels cannot track connections of bridges.
+# - From an engine to a client only two kinds of packets pass: ARP, required for answers, and all TCP packets except the first of
+#   a connection. Thus an engine can answer on a client's connection, but cannot open a connection.
+# Chains of priority -10 run before Docker's chains. A dropped packet stays dropped. An accepted packet must still pass Docker's
+# chains.
 TABLE = """
 table inet {table} {{}}
 delete table inet {table}
@@ -68,7 +75,7 @@ table bridge {table} {{
 }}
 """
 
-HOST: dict[str, Any] = {  # the HostConfig of its container
+HOST: dict[str, Any] = {  # the HostConfig of the guard's container
     "NetworkMode": "host",
     "UsernsMode": "host",
     "CapDrop": ["ALL"],
@@ -82,10 +89,12 @@ HOST: dict[str, Any] = {  # the HostConfig of its container
     "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}},
 }
 
-MASK = "ff:ff:ff:ff:00:00"  # of an address: the part that all engines of a deployment share
+MASK = "ff:ff:ff:ff:00:00"  # selects the bytes of a MAC address shared by all engines of a deployment
 
-# The first table, and Docker's rules, are asked about frames within a bridge only where the kernel was told so: for all bridges,
-# as Docker does and others may undo, or for one, as here. Only some kernels tell bridges apart in rules of the bridge family.
+# Switches on `nf_call_iptables` for one bridge, by a netlink message. Without the switch the kernel applies neither table `inet`
+# nor Docker's rules to frames within the bridge. Docker sets a switch for all bridges at once, but other programs may reset
+# Docker's switch. A rule in table `bridge` cannot replace the switch: only some kernels can match bridges in rules of the bridge
+# family.
 SHOW = """
 import os, socket, struct, sys
 def attribute(kind, value):
@@ -99,6 +108,7 @@ with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as 
 sys.exit(error and f"{sys.argv[1]}: {os.strerror(-error)}")
 """
 
+# The main program of the guard's container: puts the rules in force, checks them every two seconds, and restores changed rules.
 KEEP = """
 show() {
   for switch in /sys/class/net/"$BRIDGES"*/bridge/nf_call_iptables; do
@@ -119,11 +129,12 @@ while :; do
 done
 """
 
-# Whoever keeps the tables is halted first: it would put them back.
+# The program in KEEP is halted first: otherwise KEEP would restore the deleted tables.
 END = 'kill -STOP $(cat /proc/1/task/1/children); nft delete table inet "$TABLE"; nft delete table bridge "$TABLE"'
 
-# Whoever spoke with another engine at this IP address has that one's MAC address in its cache, and would go on sending there, as
-# a new engine says nothing by itself: this announces the new owner to everyone on the bridge.
+# Announces the new owner of an IP address to all containers on the bridge, by a gratuitous ARP packet. A client of the previous
+# owner still has the previous MAC address in its ARP cache. Without an announcement the client would keep sending to the previous
+# MAC address, because a new engine sends nothing by itself.
 ANNOUNCE = """
 import socket, sys
 bridge, ip, mac = sys.argv[1], socket.inet_aton(sys.argv[2]), bytes.fromhex(sys.argv[3].replace(":", ""))
@@ -135,7 +146,7 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
 
 
 def bridge_prefix(deployment: str) -> str:
-    """How the names of this deployment's bridges begin, in the 15 characters that an interface's name may have."""
+    """The prefix of the names of a deployment's bridges; short, as an interface's name has at most 15 characters."""
     return f"rh-{digits(deployment)}"
 
 
@@ -149,17 +160,17 @@ class Guard:
         self._daemon = daemon
         self._options = options
         self._servers = Addresses(options.control_plane)
-        self._inherited: frozenset[str] = frozenset()  # addresses that the guard before us denied
+        self._inherited: frozenset[str] = frozenset()  # addresses denied by the previous guard
         self._rules = self._hash()
-        self._seen = ""  # the run of the container for which the table was seen
-        self._resolv_conf = ""  # of the daemon's host, once it was read
+        self._seen = ""  # `StartedAt` of the container's run in which the table was found
+        self._resolv_conf = ""  # of the daemon's host; empty until read
 
     def check(self) -> None:
-        """Return when the rules are in force, putting them there when they are not.
+        """Return once the rules are in force; starts the guard if needed.
 
-        Raises NetworkUnguarded, and BackendUnavailable when that may well pass.
+        Raises NetworkUnguarded, or BackendUnavailable for a failure likely to pass.
         """
-        gone = 0  # how often there was no guard with our rules
+        gone = 0  # how often no guard with the worker's rules existed
         try:
             for tries, _ in enumerate(self._daemon.rounds()):
                 state = self._state()
@@ -176,42 +187,46 @@ class Guard:
             raise (BackendUnavailable if error.retryable else NetworkUnguarded)(str(error)) from refused
 
     def _failed(self, gone: int) -> BackendError:
-        """Why the guard is not there. Workers with other settings replace it with theirs, as long as both kinds run."""
+        """The error for a missing guard.
+
+        Workers with different settings replace each other's guard, as long as both kinds of workers run.
+        """
         if gone > 1:
-            return BackendUnavailable(f"others keep replacing container {self.name}: workers that have other settings")
-        return NetworkUnguarded(f"container {self.name} does not put the rules in force; its log says why")
+            return BackendUnavailable(f"workers with different settings keep replacing container {self.name}")
+        return NetworkUnguarded(f"container {self.name} does not put the network rules in force; see the log of the container")
 
     def started_at(self) -> str:
-        """When the guard's container was started last; empty if there is none."""
+        """The daemon's timestamp of the last start of the guard's container; empty without a guard."""
         state = self._state()
         return state["StartedAt"] if state else ""
 
     def resolv_conf(self) -> str:
-        """How names are looked up on the daemon's host, as the guard in its network was told; empty as long as there is no guard.
+        """The text of /etc/resolv.conf of the daemon's host; empty as long as no guard runs. Raises BackendUnavailable.
 
-        Raises BackendUnavailable.
+        The text is read from the guard's container, which Docker gives a copy of the host's file.
         """
         if not self._resolv_conf:
-            with suppress(NetworkUnguarded):  # which a start says
+            with suppress(NetworkUnguarded):  # `start` reports a missing guard
                 self.check()
                 self._resolv_conf = self._read("/etc/resolv.conf")
         return self._resolv_conf
 
     def _read(self, path: str) -> str:
-        """A file of the container; empty if there is none, or none to be had."""
+        """The text of a file in the container; empty if the file or the container is missing."""
         try:
             archive, _ = self._daemon.ask(lambda api: api.get_archive(self.name, path))
-        except APIError:  # it is being replaced, for instance
+        except APIError:  # for instance because the container is being replaced
             return ""
         with tarfile.open(fileobj=io.BytesIO(b"".join(archive))) as files:
             found = files.extractfile(files.next() or "")
             return found.read().decode(errors="replace") if found else ""
 
     def _state(self) -> dict[str, Any] | None:
-        """What the daemon says of the container; None if there is none, or one with other rules, which is removed.
+        """The daemon's `State` of the guard's container; None without a container, or after removing an outdated container.
 
-        One that denies more addresses than we know of is as good; of one that denies others, the next takes over what it denied.
-        So workers that are told different addresses of one name come to agree.
+        A container is outdated if its rules differ from the worker's rules, or if it does not deny an address known to the
+        worker. Additional denied addresses are harmless. If only addresses differ, the next guard also denies all addresses of
+        the removed guard. Thus workers resolving one name to different addresses end up with a common guard.
         """
         try:
             found = self._daemon.ask(lambda api: api.inspect_container(self.name))
@@ -227,7 +242,7 @@ class Guard:
         return state
 
     def _start(self) -> None:
-        """Make and start the container; another worker may be doing the same."""
+        """Create and start the container; another worker may do the same at the same time."""
         try:
             self._daemon.create(self._config(self._servers.now() | self._inherited), self.name)
         except APIError as refused:
@@ -236,11 +251,11 @@ class Guard:
         try:
             self._daemon.ask(lambda api: api.start(self.name))
         except APIError as refused:
-            if not _is_passing(refused):  # look again
+            if not _is_passing(refused):  # else `check` tries again
                 raise
 
     def remove(self) -> None:
-        """End the container. The rules stay in force: the next container puts its own in their place in one step."""
+        """Remove the container. The rules stay in force until the next container replaces them in one step."""
         try:
             self._daemon.ask(lambda api: api.remove_container(self.name, force=True))
         except APIError as refused:
@@ -248,12 +263,12 @@ class Guard:
                 raise
 
     def end(self) -> None:
-        """Take the rules away, and the container. Nothing that they keep apart may run or start any more."""
+        """Delete the rules and the container. The caller must ensure that no engine runs or starts any more."""
         self._succeeds(["sh", "-c", END])
         self.remove()
 
     def announce(self, bridge: str, ip: str, mac: str) -> None:
-        """Tell everyone on the bridge who has an IP address now. Raises NetworkUnguarded."""
+        """Announce the new owner (`mac`) of an IP address to all containers on the bridge. Raises NetworkUnguarded."""
         for tries, _ in enumerate(self._daemon.rounds()):
             if self._succeeds(["python3", "-I", "-S", "-c", ANNOUNCE, bridge, ip, mac]):
                 return
@@ -262,11 +277,11 @@ class Guard:
             self.check()
 
     def _has_table(self) -> bool:
-        """Ask the kernel, from within the container. The two tables are put there in one step."""
+        """Whether the kernel has the tables. One table is enough to check, as both tables are put in force in one step."""
         return self._succeeds(["nft", "list", "table", "bridge", self.table])
 
     def _succeeds(self, command: list[str]) -> bool:
-        """Run a command in the container. False also when there is no container, or one that does not run."""
+        """Whether a command exits with 0 in the container; False also if the container is missing or stopped."""
         try:
             run = self._daemon.ask(lambda api: api.exec_create(self.name, command)["Id"])
             self._daemon.ask(lambda api: api.exec_start(run))
@@ -292,7 +307,7 @@ class Guard:
         }
 
     def _hash(self) -> str:
-        """Stands for all that makes two guards differ, but for the addresses of our servers."""
+        """A hash of everything in which two guards can differ, except the addresses of the control plane's servers."""
         whole = f"{self._options.guard_image}{SHOW}{KEEP}{self._table(frozenset())}{HOST}"
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
@@ -309,7 +324,7 @@ class Guard:
     def _denied(self, servers: frozenset[str]) -> str:
         ranges = [part.strip() for part in self._options.egress_deny.split(",") if part.strip()]
         lines = [f"    ip daddr {{ {', '.join(ranges)} }} drop"] if ranges else []
-        if servers:  # a client on an engines' network may be one of our own processes
+        if servers:  # limited to engines: a client on their network may be a worker, which needs the servers
             engines = f"ether saddr & {MASK} == {mac_prefix(self._options.deployment)}:00:00 "
             whose = engines if self._options.reach == "container" else ""
             lines.append(f"    {whose}ip daddr {{ {', '.join(sorted(servers))} }} drop")
@@ -317,11 +332,11 @@ class Guard:
 
 
 def _is_passing(refused: APIError) -> bool:
-    """Whether the container has just ended, been removed or been replaced, by another worker for instance."""
+    """Whether the container has just ended, or was removed or replaced, for instance by another worker."""
     return isinstance(refused, NotFound) or is_conflict(refused) or "is not running" in said_by(refused)
 
 
 def _unguarded(error: BackendError, image: str) -> BackendError:
     if isinstance(error, ImageMissing):
-        return NetworkUnguarded(f"the guard's image {image} is not there; `make engine-image` builds it")
+        return NetworkUnguarded(f"the guard's image {image} does not exist on the engines' host; `make engine-image` builds it")
     return error

@@ -1,8 +1,9 @@
-"""Which name servers an engine asks: its host's own, where Docker's is slow.
+"""The name servers of an engine's container: the host's own servers where Docker's name server is slow to set up.
 
-On a product's network Docker gives every container a name server at 127.0.0.11, which knows the network's containers by name and
-passes other questions on to the host's. An engine has nobody to call there. Docker 20.10 runs itself once and `iptables` eleven
-times for it, 70 to 110 ms of every start. docs/decisions/0026 has the figures, and what else was tried.
+On a product's network Docker gives every container a name server at 127.0.0.11. Docker's name server knows the network's
+containers by name and forwards all further queries to the host's name servers. An engine calls no container of its network, and
+thus needs none of the names. Docker 20.10 runs its own binary once and `iptables` eleven times to set the name server up: 70 to
+110 ms of every start. docs/decisions/0026 has the measurements and the rejected alternatives.
 """
 
 import ipaddress
@@ -10,19 +11,20 @@ import ipaddress
 from engines.backends.docker.daemon import Daemon
 from engines.backends.docker.guard import Guard
 
-SLOW = "1.41"  # the API's version of Docker 20.10, the only one that is asked to go without
-NONE = ";ndots"  # an option of resolv.conf that means nothing: Docker 20.10 cannot read it, and leaves its name server out
+SLOW = "1.41"  # API version of Docker 20.10, the only version whose name server is left out
+NONE = ";ndots"  # a resolv.conf option without effect; Docker 20.10 cannot parse it, and leaves its name server out
 
 
 def options(daemon: Daemon, guard: Guard) -> list[str]:
-    """The options of resolv.conf for a new container; empty: what Docker does by itself. Raises BackendUnavailable."""
+    """The options of resolv.conf for a new container; empty for Docker's default. Raises BackendUnavailable."""
     return choose(guard.resolv_conf()) if daemon.api_version() == SLOW else []
 
 
 def choose(resolv_conf: str) -> list[str]:
-    """The same from the host's resolv.conf, whose own options are kept.
+    """The options to leave Docker's name server out, from the text of the host's resolv.conf, whose own options are kept.
 
-    Without Docker's name server a container asks the host's directly, so none of those may be reachable from the host alone.
+    Without Docker's name server a container queries the host's name servers directly. The result is empty (Docker's name server
+    stays) if the host lists no name server, or a server on loopback, which only the host itself can reach.
     """
     lines = [line.split() for line in resolv_conf.splitlines()]
     servers = [words[1] for words in lines if words[:1] == ["nameserver"] and len(words) > 1]
@@ -32,7 +34,7 @@ def choose(resolv_conf: str) -> list[str]:
 
 
 def _is_local(address: str) -> bool:
-    """Whether only the host itself reaches it; so too what is no address."""
+    """Whether only the host itself reaches the address; True also for text which is no address."""
     try:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:

@@ -1,16 +1,18 @@
-"""The engines' networks: one bridge per product, and further ones before it is full.
+"""The engines' networks: one bridge per product, and further bridges before the first is full.
 
-Where engines are reached by a port of their host, Docker itself keeps the containers of one network apart (enable_icc=false).
-Where they are reached by name, their clients are on the network too, and the guard keeps engines from opening connections there.
-A network of one kind is not used for the other.
+Where engines are reached by a port of their host, Docker itself isolates the containers of one network (enable_icc=false). Where
+engines are reached by name, clients are on the network, too, and the guard keeps engines from opening connections. A network made
+for one way of reaching engines is never used for the other way.
 
-An engine gets its network when its container is made, and counts there in whatever state it is: a network cannot overflow when
-sleeping engines wake up. Between the count and the container others may make theirs, each of them one: a network takes
-`network_size`, and at most as many more as are made at a time (`ORCH_MAX_BOOTS`; the settings keep both together below 900). What
-up to 16 processes remember of a count fills its first half only, and they forget it before others can have filled the second.
+An engine gets its network when its container is made. A container counts on its network in every state: a network cannot overflow
+when sleeping engines wake up. Between the count and the creation of a container, other workers may create one container each.
+Thus a network takes `network_size` containers, plus at most the number of containers made at a time (`ORCH_MAX_BOOTS`; the
+settings keep the sum below 900). A process may also place engines by a remembered count, without a new count. Up to 16 processes
+fill at most the first half of a network by remembered counts, and forget a count before other workers can have filled the second
+half.
 
-Names: `<prefix>-<product>`, then `<prefix>-<product>.2` and so on. A network under such a name that was not made as ours are (see
-`config`) is passed over, since engines on it would not be kept apart.
+Names: `<prefix>-<product>`, then `<prefix>-<product>.2` and `.3`, up to `MOST`. A network with a fitting name but without the
+properties of `config` is passed over, since engines on the network would not be isolated.
 """
 
 import hashlib
@@ -34,17 +36,17 @@ log = structlog.get_logger(__name__)
 
 BRIDGE_NAME = "com.docker.network.bridge.name"
 ICC = "com.docker.network.bridge.enable_icc"
-MOST = 100  # networks of one product
-REMEMBERED = 32  # a process makes up to so many'th of a network's engines before it counts again, and none once it is half full
-REMEMBERED_S = 2.0  # nor does it go by a count of longer ago
+MOST = 100  # networks per product
+REMEMBERED = 32  # by one count a process places up to 1/32 of a network's engines, and none in a half full network
+REMEMBERED_S = 2.0  # seconds until a remembered count expires
 
 
 class _Room(NamedTuple):
-    """What we remember of a product's network."""
+    """The remembered count of a product's network."""
 
     network: str
-    left: int  # engines that we still make there before we count again
-    counted: float  # by time.monotonic()
+    left: int  # engines placed there before the next count
+    counted: float  # time.monotonic() of the count
 
 
 class Networks:
@@ -58,7 +60,7 @@ class Networks:
         self._room: dict[str, _Room] = {}  # by product
 
     def place(self, product: str) -> str:
-        """The network for a new container of the product, made if need be. Raises NetworkFull."""
+        """The name of the network for a new container of the product; creates a missing network. Raises NetworkFull."""
         now = time.monotonic()
         with self._lock:
             known = self._room.get(product)
@@ -72,29 +74,29 @@ class Networks:
         return name
 
     def forget(self, product: str) -> None:
-        """Look again at the next `place`: what we remember of the product's networks has turned out to be wrong."""
+        """Drop a remembered count proven wrong: the next `place` counts the product's networks again."""
         with self._lock:
             self._room.pop(product, None)
 
     def restore(self, found: Found) -> None:
-        """Make the network of a container again, as somebody has removed it. The container still means the old one by its id."""
+        """Create a container's removed network again and attach the container, which still refers to the old network's id."""
         self.forget(found.product)
         self._create(found.network, found.product)
         self._attach(found, found.network)
 
     def move(self, found: Found) -> None:
-        """Put a container that does not run on another network of its product, as its own is full. Raises NetworkFull."""
+        """Move a stopped container from its full network to another network of its product. Raises NetworkFull."""
         self.forget(found.product)
         name, _ = self._look_for_room(found.product, but=found.network)
         log.warning("network_full", network=found.network, moved_to=name, engine_id=str(found.ref.engine_id))
         self._attach(found, name)
 
     def bridge_of(self, name: str) -> str:
-        """The host's interface for a network of ours."""
+        """The name of the host's bridge interface of a network."""
         return str(self._daemon.ask(lambda api: api.inspect_network(name))["Options"][BRIDGE_NAME])
 
     def tidy(self, used: set[str]) -> int:
-        """Remove this deployment's networks that are not in `used` and have nothing but clients attached; how many."""
+        """Remove the deployment's networks not in `used` with only clients attached; returns the number of removed networks."""
         mine = {"label": [f"{DEPLOYMENT}={self._options.deployment}"]}
         removed = 0
         for network in self._daemon.ask(lambda api: api.networks(filters=mine)):
@@ -103,11 +105,11 @@ class Networks:
             self.forget(network["Labels"].get(PRODUCT, ""))
             self.clients.detach(network["Name"])
             removed += self._remove(network["Id"])
-        self.clients.attach_all()  # an engine may have come to one that we were about to remove
+        self.clients.attach_all()  # a network stays if a new engine joined in the meantime: its clients were detached above
         return removed
 
     def _attach(self, found: Found, name: str) -> None:
-        """Put a container that does not run on this network instead of the one it has."""
+        """Attach a stopped container to network `name`, in place of its present network."""
         alias = instance_name(self._options.deployment, found.ref.engine_id)
         self._daemon.ask(lambda api: api.disconnect_container_from_network(found.id, found.network, force=True))
         self._daemon.ask(lambda api: api.connect_container_to_network(found.id, name, aliases=[alias]))
@@ -124,7 +126,7 @@ class Networks:
         return True
 
     def _look_for_room(self, product: str, but: str = "") -> tuple[str, int]:
-        """The first network of the product with room, and how much."""
+        """The name of the product's first network with room, and the number of free places; skips network `but`."""
         for number in range(1, MOST + 1):
             name = network_name(self._options, product, number)
             if name == but:
@@ -132,38 +134,38 @@ class Networks:
             room = self._room_of(name, product)
             if room > 0:
                 return name, room
-        raise NetworkFull(f"{MOST} networks of product {product} are full")
+        raise NetworkFull(f"all {MOST} networks of product {product} are full")
 
     def _room_of(self, name: str, product: str) -> int:
-        """How many more containers the network takes; it is made if there is none."""
+        """The number of free places on the network; creates a missing network."""
         try:
             network = self._daemon.ask(lambda api: api.inspect_network(name))
         except NotFound:
             self._create(name, product)
             network = self._daemon.ask(lambda api: api.inspect_network(name))
         if not is_safe(network, self._options):
-            log.warning("network_passed_over", network=name, reason="it was not made for engines")
+            log.warning("network_passed_over", network=name, reason="the network was not made for engines")
             return 0
         attached = self._daemon.ask(lambda api: api.containers(all=True, filters={"network": [name]}))
         return min(self._options.network_size, _addresses(network)) - len(attached)
 
     def _create(self, name: str, product: str) -> None:
-        """Make the network; another worker may be doing the same, and its bridge's name then is taken."""
+        """Create the network; a taken network or bridge name is no error, as another worker may have been faster."""
         try:
             self._daemon.ask(lambda api: api.create_network(name, **config(self._options, name, product)))
         except APIError as refused:
             if not any(words in said_by(refused) for words in ("already exists", "same bridge name")):
-                raise named(refused, f"network {name}") from refused  # a lack of addresses comes as 404 too
+                raise named(refused, f"network {name}") from refused  # the daemon reports a lack of addresses with 404, too
         self.clients.attach(name, product)
 
 
 def network_name(options: Options, product: str, number: int) -> str:
-    """The name of a product's `number`th network; a slug has no dots, so no two products share one."""
+    """The name of a product's `number`th network (from 1); slugs have no dots, thus no two products share a name."""
     return f"{options.network}-{product}" if number == 1 else f"{options.network}-{product}.{number}"
 
 
 def config(options: Options, name: str, product: str) -> dict[str, Any]:
-    """What `APIClient.create_network(name, ...)` has to be given; more (as `ipam`) may be added."""
+    """The keyword arguments for `APIClient.create_network(name, ...)`; a caller may add more, for instance `ipam`."""
     bridge = bridge_prefix(options.deployment) + hashlib.sha256(name.encode()).hexdigest()[:8]
     return {
         "driver": "bridge",
@@ -174,18 +176,18 @@ def config(options: Options, name: str, product: str) -> dict[str, Any]:
 
 
 def is_safe(network: Mapping[str, Any], options: Options) -> bool:
-    """Whether the guard's rules hold on the network, and it is of the kind that this deployment's engines are on."""
+    """Whether the guard's rules cover the network, and the network fits the deployment's way of reaching engines."""
     chosen = network.get("Options") or {}
     is_guarded = chosen.get(BRIDGE_NAME, "").startswith(bridge_prefix(options.deployment))
     return network["Driver"] == "bridge" and chosen.get(ICC) == _icc(options) and is_guarded
 
 
 def _icc(options: Options) -> str:
-    """Whether Docker lets the containers of a network reach each other. Clients are containers, so they need it."""
+    """Docker's `enable_icc` for a network: true where clients, which are containers too, must reach engines."""
     return "true" if options.reach == "container" else "false"
 
 
 def _addresses(network: Mapping[str, Any]) -> int:
-    """How many containers the network's IPv4 subnet has addresses for: all but its own, the gateway's and the broadcast's."""
+    """The number of IPv4 addresses for containers: all of the subnet but the network's, the gateway's and the broadcast's."""
     subnets = [ipaddress.ip_network(pool["Subnet"]) for pool in network["IPAM"]["Config"] or [] if "." in pool.get("Subnet", "")]
     return sum(max(0, subnet.num_addresses - 3) for subnet in subnets)

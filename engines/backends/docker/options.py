@@ -1,4 +1,4 @@
-"""What a deployment may choose about its containers."""
+"""Settings of a deployment for its containers."""
 
 import os
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ SOCKET = "unix:///var/run/docker.sock"
 
 @dataclass(frozen=True)
 class Options:
-    """Defaults are those of the settings of the same names; a deployment sees only what carries its own name."""
+    """Defaults equal those of the settings with equal names; a deployment manages only objects labelled with its own name."""
 
     url: str = SOCKET
     deployment: str = "roundhouse"
-    timeout_s: float = 30  # for one verb, beyond the grace of a stop
-    reach: str = "port"  # or "container": by name, on the networks
-    bind: str = "127.0.0.1"  # address of the daemon's host that ports are published on
-    catalog: str = ""  # folder of the daemon's host; empty: none
+    timeout_s: float = 30  # limit for one verb, not counting the grace of a stop
+    reach: str = "port"  # by a published port; or "container": by name, on the engines' networks
+    bind: str = "127.0.0.1"  # address of the daemon's host on which ports are published
+    catalog: str = ""  # folder on the daemon's host; empty: no catalog is mounted
     user: str = "10001:10001"
     memory_mb: int = 512
     cpus: float = 1.0
     pids: int = 256
     tmp_mb: int = 64
-    log_mb: int = 10  # of one file; a container keeps two
+    log_mb: int = 10  # per log file; a container keeps two files
     network: str = "engine_net"  # prefix of the networks' names
-    network_size: int = 850  # containers of one network; a Linux bridge takes 1,023
+    network_size: int = 850  # containers per network; a Linux bridge takes 1,023
     internet: bool = True
-    egress_deny: str = "169.254.0.0/16"  # comma-separated
-    control_plane: tuple[str, ...] = ()  # hosts of our own servers, which no engine reaches
+    egress_deny: str = "169.254.0.0/16"  # ranges of addresses, comma-separated
+    control_plane: tuple[str, ...] = ()  # hosts of the control plane's servers, denied to all engines
     guard_image: str = "roundhouse-guard:latest"
 
     @classmethod
     def read(cls, env: Any) -> Self:
-        """From the settings, `common.env.Env`; this floor may not name it."""
+        """From the settings, a `common.env.Env`; untyped because the Docker backend does not import `common`."""
         url = env.docker_url or os.environ.get("DOCKER_HOST") or SOCKET
         return cls(
             url=url,

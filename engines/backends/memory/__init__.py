@@ -1,8 +1,10 @@
-"""Instances that are nothing but an entry in the memory of one server process, and the port on which it answers for them.
+"""The memory backend, for tests: an instance is an entry in the memory of a server process, plus a port.
 
-`python -m engines.backends.memory SOCKET` is that server: the runtime, as dockerd is of containers. It keeps nothing on disk: a
-server that was started again has another identity and no instance or volume any more, like a host whose disk died.
-`MemoryBackend` is its client: each verb is one short connection, so every process sees the same instances.
+`python -m engines.backends.memory SOCKET` starts the server. The server is the runtime of the instances, as dockerd is the
+runtime of containers, and answers on the port of every running instance. The server keeps nothing on disk: after its restart it
+has a new identity and no instances or volumes, like a host after the death of its disk.
+
+`MemoryBackend` is the client of the server. Every verb opens a short connection, and thus all processes see the same instances.
 """
 
 from engines.backends.memory.backend import MemoryBackend

@@ -30,13 +30,13 @@ def main(path: Path) -> int:
         print(f"memory: another server has {path}", file=sys.stderr)
         return 1
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a running instance needs one, and each of its connections
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every running instance and connection takes a file descriptor
     asyncio.run(serve(path))
     return 0
 
 
 async def serve(path: Path) -> None:
-    """Serve until a signal. Whoever has the lock may replace the socket that an earlier server has left."""
+    """Serve until a signal. The caller holds the lock, and may thus replace the socket left by an earlier server."""
     runtime = Runtime()
     path.unlink(missing_ok=True)
     os.umask(0o177)
@@ -50,7 +50,7 @@ async def serve(path: Path) -> None:
 
 
 async def _take(runtime: Runtime, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One call; it is carried out to its end whatever becomes of its caller."""
+    """Carry out a call to its end, even if the caller goes away."""
     with closing(writer):
         question = await wire.read(reader)
         if question is None:
@@ -63,7 +63,7 @@ async def _take(runtime: Runtime, reader: asyncio.StreamReader, writer: asyncio.
 
 
 async def _carry_out(runtime: Runtime, name: str, arguments: tuple[Any, ...]) -> Any:
-    """Call a verb or a control; `get` and `set` are those of the controls that are attributes."""
+    """Call a verb or a control; the controls `get` and `set` read and write an attribute of the runtime."""
     if name in Backend.__abstractmethods__:
         runtime.check(name)
     if name in ("get", "set"):

@@ -1,4 +1,4 @@
-"""The memory backend as the fleet and its tests use it: each verb is one call of the server."""
+"""The client side of the memory backend: every verb is a call of the server."""
 
 import shlex
 import sys
@@ -13,17 +13,18 @@ from engines.backends.memory.behaviour import Behaviour
 
 
 class MemoryBackend(Backend):
-    """Instances in the server at the Unix socket `path`; every process that names the same socket sees the same.
+    """Instances in the server at the Unix socket `path`; all processes with the same path see the same instances.
 
     `timeout_s`: seconds for one verb, beyond the grace of a stop. `bind`: address on which instances listen.
 
-    Beyond the contract a test may make trouble, and every process then has it:
-    `behave()` makes instances hang, die, answer wrongly, or boot and stop slowly; `exit()` ends one; `fail_next()` fails a verb.
-    `unavailable = True`: every verb raises BackendUnavailable and `observe` says UNKNOWN, until it is False again.
-    `missing_images`: names that `create` refuses with ImageMissing; every other image is there.
-    `volumes`: ids of the engines that have a volume now.
-    `boot`: what `identity` says; give it another text to say that the host came back. Each server has one of its own.
-    `reset()`: no instance, no volume and no trouble is left.
+    Beyond the contract, tests may make trouble, seen by all processes:
+    `behave()` makes instances hang, die, answer wrongly, or boot and stop slowly.
+    `exit()` ends an instance. `fail_next()` makes the next call of a verb fail.
+    `unavailable = True`: every verb raises BackendUnavailable and `observe` says UNKNOWN, until a test sets False.
+    `missing_images`: image names for which `create` raises ImageMissing; all other images exist.
+    `volumes`: ids of the engines with a volume.
+    `boot`: the answer of `identity`. A new text simulates a restart of the host. Every server begins with its own text.
+    `reset()` removes all instances, volumes and trouble.
     """
 
     name = "memory"
@@ -76,14 +77,14 @@ class MemoryBackend(Backend):
     # -- trouble -------------------------------------------------------------------------------------------------------
 
     def behave(self, who: Collection[Ref | UUID] | None, behaviour: Behaviour) -> None:
-        """Let instances behave so from now on, those of `who` that are made later included; the last word counts.
+        """Set the behaviour of instances from now on, also of instances made later; the latest call for an instance counts.
 
-        `who`: instances, or engines with all their incarnations; None for every instance, whatever was said of single ones.
+        `who`: instances, or engines with all their incarnations. None: every instance; all earlier calls are forgotten.
         """
         self._call("behave", None if who is None else frozenset(who), behaviour)
 
     def fail_next(self, verb: str, error: BackendError) -> None:
-        """Let the next call of `verb` ("start", say) raise `error` and change nothing; several are used up in order."""
+        """Let the next call of `verb` ("start", for example) raise `error` and change nothing; several errors apply in order."""
         self._call("fail_next", verb, error)
 
     def exit(self, ref: Ref) -> None:
@@ -91,7 +92,7 @@ class MemoryBackend(Backend):
         self._call("exit", ref)
 
     def reset(self) -> None:
-        """Leave nothing of any test."""
+        """Remove everything that tests made: instances, volumes and trouble."""
         self._call("reset")
 
     @property
@@ -127,12 +128,12 @@ class MemoryBackend(Backend):
         self._call("set", "boot", text)
 
     def _call(self, name: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        """Let the server call `name`; raises what it raises there, and BackendUnavailable where no server answers."""
+        """Let the server call `name`. Raises the call's own error, and BackendUnavailable when no server answers."""
         try:
             is_done, found = wire.ask(self.path, (name, arguments), self.timeout_s if timeout_s is None else timeout_s)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             command = shlex.join([sys.executable, "-m", "engines.backends.memory", str(self.path)])
-            raise BackendUnavailable(f"nobody holds the memory backend's instances; `{command}` does") from error
+            raise BackendUnavailable(f"the memory backend's server does not run; start it with `{command}`") from error
         except (OSError, EOFError) as error:
             raise BackendUnavailable(f"{name}: {error}") from error
         if not is_done:

@@ -1,4 +1,4 @@
-"""How an instance behaves, as a test asks for it."""
+"""The behaviour of an instance, as set by a test."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ OK = b'{"status": "ok"}'
 
 @dataclass(frozen=True)
 class Behaviour:
-    """`Behaviour()` is a healthy instance. All times are in seconds; each field may be combined with the others."""
+    """`Behaviour()` is a healthy instance. All times are in seconds; all fields may be combined."""
 
     status: int = 200  # of the answer to GET /health
     body: bytes = OK
-    delay_s: float = 0.0  # before that answer
+    delay_s: float = 0.0  # before the answer to a request
     hangs: bool = False  # accepts connections and never answers
-    boot_s: float = 0.0  # from its start until it answers as above; 503 "starting" before
-    dies_after_s: float | None = None  # from its start, or from the moment this was asked for: it ends by itself
+    boot_s: float = 0.0  # for as long after a start, /health answers 503 "starting"
+    dies_after_s: float | None = None  # until the end by itself; counts from a start, or from `behave` if running
     stop_s: float = (
-        0.0  # from being asked to stop until it ends, as with a last turn; 503 "draining" meanwhile. The grace may be over first
+        0.0  # from the stop until the end, as if a turn had to finish; 503 "draining" meanwhile. The grace may be shorter
     )

@@ -1,4 +1,4 @@
-"""The port of one running instance: a listening socket on the server's event loop, and the little HTTP that a probe needs."""
+"""The port of a running instance: a listening socket on the server's event loop, with just enough HTTP for probes."""
 
 import asyncio
 import errno
@@ -11,11 +11,11 @@ from engines.backends.base import BackendError, PortTaken
 from engines.backends.memory.behaviour import Behaviour
 
 LONGEST_HEAD = 65_536  # bytes of a request
-LINGER_S = 5.0  # for the client to close the connection, once it is answered
+LINGER_S = 5.0  # from an answer until our end breaks the connection, if the client has not closed it
 
 
 class Door:
-    """Listens from the moment it is made until `close`; asks `behaviour` anew for every request."""
+    """Listens from its creation until `close`; calls `behaviour` anew for every request."""
 
     def __init__(self, address: str, port: int, behaviour: Callable[[], Behaviour]) -> None:
         """Raises PortTaken, BackendError."""
@@ -30,14 +30,14 @@ class Door:
     def _accept(self) -> None:
         try:
             connection, _ = self._socket.accept()
-        except (BlockingIOError, ConnectionError):  # the caller has gone again
+        except (BlockingIOError, ConnectionError):  # the caller closed the connection before the accept
             return
         task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: _Connection(self), connection))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
     def close(self) -> None:
-        """Listen no more, and break every connection, as the end of a process does."""
+        """Stop listening and break all connections, as at the end of a process."""
         self.is_open = False
         self._loop.remove_reader(self._socket)
         self._socket.close()
@@ -58,7 +58,7 @@ def _listen(address: str, port: int) -> socket.socket:
 
 
 class _Connection(asyncio.Protocol):
-    """One request, one answer."""
+    """A connection for a single request and its answer."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -69,14 +69,14 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._door.connections.add(transport)
-        if not self._door.is_open:  # closed since this connection was accepted
+        if not self._door.is_open:  # the door was closed after the accept
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.connections.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_answering:  # a body, or a second request
+        if self._is_answering:  # ignore a body, or a second request
             return
         self._received += data
         if b"\r\n\r\n" in self._received:
@@ -101,7 +101,10 @@ class _Connection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(delay_s, self._send, status, body)
 
     def _send(self, status: int, body: bytes) -> None:
-        """The client closes the connection: if we did, a body that it still sends would cost it our answer."""
+        """Send the answer, and let the client close the connection.
+
+        If our side closed first, a client that still sends a body would lose the answer.
+        """
         if self._transport.is_closing():
             return
         head = (

@@ -1,7 +1,7 @@
-"""What the server keeps, and what it does with it. Everything runs on one event loop, so nothing needs a lock.
+"""The server's instances and volumes, and the verbs on them. Everything runs on one event loop, and needs no locks.
 
-The verbs are those of `engines.backends.base.Backend`. By `behave`, `exit`, `fail_next` and four attributes a test makes trouble;
-`backend` says what they mean.
+The verbs are the verbs of `engines.backends.base.Backend`. Tests make trouble with `behave`, `exit`, `fail_next` and four
+attributes; `MemoryBackend` explains all of them.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from engines.backends.memory.door import Door
 
 
 class Run:
-    """One run of an instance, from its start to its end."""
+    """A run of an instance, from its start to its end."""
 
     def __init__(self, door: Door) -> None:
         self.door = door
@@ -46,7 +46,7 @@ class Run:
 
 @dataclass
 class Kept:
-    """An instance."""
+    """An instance, running or not."""
 
     port: int
     digest: str
@@ -61,7 +61,7 @@ class Kept:
         return State.EXITED if self.boots else State.CREATED
 
     def end(self, line: str) -> None:
-        """End its run, if it has one."""
+        """End the current run, if any; `line` goes to the log."""
         if self.run:
             self.run.end()
             self.run = None
@@ -69,7 +69,7 @@ class Kept:
 
 
 class Runtime:
-    """Instances, volumes, and the trouble that tests have asked for. To be made on a running event loop."""
+    """Instances, volumes, and the trouble made by tests. Must be created on a running event loop."""
 
     def __init__(self) -> None:
         self._own_boot = uuid4().hex
@@ -87,7 +87,7 @@ class Runtime:
     # -- verbs ---------------------------------------------------------------------------------------------------------
 
     def check(self, verb: str) -> None:
-        """Raise what a test has asked for in place of the next `verb`."""
+        """Raise the error set by a test for the next `verb`, if any."""
         if self.unavailable:
             raise BackendUnavailable("the memory backend is set unavailable")
         if self._failures[verb]:
@@ -126,7 +126,7 @@ class Runtime:
         self._let_die(ref, kept)
 
     async def stop(self, ref: Ref, grace_s: float) -> None:
-        """Other calls go on while it ends."""
+        """Wait for the end of the run; the server carries out other calls meanwhile."""
         kept = self._instances.get(ref)
         if kept is None or kept.run is None:
             return
@@ -187,7 +187,7 @@ class Runtime:
         self._forget_everything()
 
     def _behaviour(self, ref: Ref) -> Behaviour:
-        """The last word that was said of the instance."""
+        """The behaviour set last for the instance."""
         return next((behaviour for who, behaviour in reversed(self._orders) if _is_among(ref, who)), Behaviour())
 
     def _behaviour_now(self, ref: Ref, run: Run) -> Behaviour:
@@ -199,7 +199,7 @@ class Runtime:
         return behaviour
 
     def _let_die(self, ref: Ref, kept: Kept) -> None:
-        """Let its run end when its behaviour says so; a run that was to end under an earlier one goes on."""
+        """Plan the end of the run as its behaviour says; a death planned under an earlier behaviour is cancelled."""
         if kept.run is None:
             return
         if kept.run.death:

@@ -1,6 +1,7 @@
-"""The connection between a backend and its server: one question, one answer, both pickled, each up to the end of its stream.
+"""The connection between the memory backend and its server: a pickled question, then a pickled answer.
 
-The socket is a file in a folder of ours that nobody else may enter, so both sides trust what they read.
+Both sides read until the end of the stream. Both sides trust the pickles, because only our own user may enter the folder
+of the socket.
 """
 
 import asyncio
@@ -12,13 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-BACKLOG = 4_096  # with less, a burst of calls is refused at once: a Unix socket does not let its caller wait
+BACKLOG = 4_096  # a full backlog of a Unix socket refuses callers at once, without a wait: leave space for a burst of calls
 PART = 65_536  # bytes
 
 
 @contextmanager
 def short_path(path: Path) -> Iterator[str]:
-    """A name for the socket `path` that fits into the 107 bytes of a socket's address, however deep its folder lies."""
+    """A name for the socket `path`, short enough for the 107 bytes of a socket's address, at any depth of the folder."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"
@@ -27,7 +28,7 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 def ask(path: Path, question: Any, timeout_s: float) -> Any:
-    """Send `question` to the server at `path`; its answer. Raises OSError, EOFError when the server ended in the middle."""
+    """Send `question` to the server at `path`; returns the answer. Raises OSError, EOFError if the server ends in the middle."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout_s)
         with short_path(path) as name:
@@ -41,13 +42,13 @@ def ask(path: Path, question: Any, timeout_s: float) -> Any:
 
 
 async def read(stream: asyncio.StreamReader) -> Any:
-    """The question on a connection; None where the other side only looked whether somebody listens."""
+    """The question on a connection; None if the client closed the connection at once, to check only that the server listens."""
     question = await stream.read(-1)
     return pickle.loads(question) if question else None  # noqa: S301 (see above)
 
 
 async def answer(stream: asyncio.StreamWriter, found: Any) -> None:
-    """Answer, unless whoever asked has gone."""
+    """Send the answer; a client that is gone is ignored."""
     stream.write(pickle.dumps(found))
     with suppress(ConnectionError):
         await stream.drain()

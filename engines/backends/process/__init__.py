@@ -1,1 +1,1 @@
-"""Engines as processes of this machine."""
+"""Engines as processes of the local machine."""

@@ -1,7 +1,10 @@
-"""Engines as processes of this machine, for a laptop and for tests; `store` says what is kept of them, `launch` how they start.
+"""Engines as processes of the local machine, for a laptop and for tests.
 
-No verb takes a lock in the worker: a frozen worker would keep it. Each is a series of single steps on the engine's folder
-in an order that makes any interleaving with other workers, and a death after any step, safe; a repeat finishes the work.
+The module `store` describes an engine's folder, the module `launch` the start of an engine.
+
+No verb takes a lock in the worker, because a frozen worker would keep the lock. Every verb is a series of single steps on the
+engine's folder. The order of the steps is safe for any interleaving with other workers, and for a death of the worker after any
+step. A repeat finishes the work.
 """
 
 import errno
@@ -35,19 +38,20 @@ from engines.backends.process import processes, store
 from engines.backends.process.launch import Outcome
 
 CODE = Path(__file__).resolve().parents[3]
-MODULES = {"roundhouse-demo-engine": "engines.demo"}  # image, with any tag -> the module run in its place
+MODULES = {"roundhouse-demo-engine": "engines.demo"}  # image name without tag -> module to run for the image
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-TURN_S = 5.0
-_turns = threading.BoundedSemaphore(max(1, (os.cpu_count() or 1) // 2))
-LOG_LINE = 4_096  # bytes; how much of a log is read per line asked for
+PLACE_S = 5.0
+# Parallel starts of a worker keep at most half of the processors busy.
+_places = threading.BoundedSemaphore(max(1, (os.cpu_count() or 1) // 2))
+LOG_LINE = 4_096  # bytes of a log to read per requested line
 
 
 class SubprocessBackend(Backend):
-    """Engines under `root`, one folder each.
+    """Engines under `root`, with a folder per engine.
 
-    `timeout_s`: seconds for one verb, beyond the grace of a stop. `bind`: address that engines listen on. `catalog`: folder
-    named to engines as CATALOG_DIR; without one the variable names a folder that does not exist. The backend sets PORT, BIND,
-    SQLITE_DB_PATH and CATALOG_DIR, whatever the spec says of them.
+    `timeout_s`: seconds for a verb, beyond the grace of a stop. `bind`: address on which engines listen. `catalog`: folder given
+    to engines as CATALOG_DIR; None means a folder that does not exist. The backend sets PORT, BIND, SQLITE_DB_PATH and
+    CATALOG_DIR itself, and overrules the spec's values.
     """
 
     name = "subprocess"
@@ -59,7 +63,7 @@ class SubprocessBackend(Backend):
         self.catalog = catalog or self.root / "catalog"
 
     def resolve(self, image: str, kept: str = "") -> str:
-        module = _module(image)  # the code in this checkout, whatever the tag
+        module = _module(image)  # every tag means the code of our own checkout
         return f"sha256:{hashlib.sha256(module.encode()).hexdigest()}"
 
     def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
@@ -83,7 +87,7 @@ class SubprocessBackend(Backend):
             spec = store.read_spec(self._folder(ref.engine_id), ref.incarnation)
             if spec is None:
                 raise _missing(ref)
-            with _turn():
+            with _place():
                 outcome, said = self._launch(ref, _module(spec["image"]))
         match outcome:
             case Outcome.STARTED:
@@ -95,7 +99,7 @@ class SubprocessBackend(Backend):
             case Outcome.OTHER_RUNS:
                 raise BackendError(f"another incarnation of engine {ref.engine_id} is running")
             case Outcome.LOCKED:
-                raise BackendUnavailable(f"a process of engine {ref.engine_id} is starting or ending and does not get on")
+                raise BackendUnavailable(f"a process of engine {ref.engine_id} is starting or ending, and makes no progress")
             case _:
                 raise BackendError(f"engine {ref.engine_id} could not be started: {said or 'see its log'}")
 
@@ -106,14 +110,14 @@ class SubprocessBackend(Backend):
     def destroy(self, ref: Ref) -> None:
         folder, incarnation = self._folder(ref.engine_id), ref.incarnation
         with _errors("destroy"):
-            (folder / f"{incarnation}.json").unlink(missing_ok=True)  # first unwanted, then killed: see launch
+            (folder / f"{incarnation}.json").unlink(missing_ok=True)  # before the kill, for the reason given in `launch`
             self._end(folder, incarnation, grace_s=0)
             for suffix in (".log", ".pid"):
                 (folder / f"{incarnation}{suffix}").unlink(missing_ok=True)
 
     def remove(self, engine_id: UUID) -> None:
         folder = self._folder(engine_id)
-        with _errors("remove"):  # more than one round if a worker that knows no better creates an instance in the middle
+        with _errors("remove"):  # a late worker may still create an instance in the middle: repeat until the folder is gone
             if not processes.wait_until(lambda: self._remove_once(folder), self.timeout_s):
                 raise BackendUnavailable(f"the folder of engine {engine_id} could not be removed")
 
@@ -129,7 +133,7 @@ class SubprocessBackend(Backend):
             return [found for entry in self.root.iterdir() for found in self._instances(entry.name)]
 
     def list_volumes(self) -> set[UUID]:
-        """Of every folder that is there: one whose removal ended half-way may have no data any more."""
+        """The ids of all engine folders; after an unfinished removal a folder may have no data any more."""
         with _errors("list_volumes"):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             names = [entry.name for entry in self.root.iterdir() if entry.is_dir()]
@@ -149,7 +153,7 @@ class SubprocessBackend(Backend):
         return self.root / str(engine_id)
 
     def _launch(self, ref: Ref, module: str) -> tuple[int, str]:
-        """Run the launcher; its exit code and what it said. It carries on by itself if this worker does not."""
+        """Run the launcher, which outlives a death of the worker; returns its exit code and the last line of its stderr."""
         path = os.environ.get("PATH", os.defpath)
         order = {
             "folder": str(self._folder(ref.engine_id)),
@@ -178,9 +182,9 @@ class SubprocessBackend(Backend):
             raise BackendUnavailable(f"process {record.process.pid} does not end")
 
     def _remove_once(self, folder: Path) -> bool:
-        """Kill what runs, delete the data, and last what makes `list` name the engine: so a death in the middle is seen.
+        """Kill the engine's processes and delete the folder; True when the folder is gone.
 
-        True when the folder is gone.
+        The data is deleted first. Last are the files that make `list` name the engine: a death in the middle thus stays visible.
         """
         try:
             (folder / "doomed").touch(mode=0o600)
@@ -190,7 +194,7 @@ class SubprocessBackend(Backend):
             for path in sorted(folder.iterdir(), key=lambda path: (path.name == "doomed", path.suffix == ".json")):
                 _delete(path)
             folder.rmdir()
-        except FileNotFoundError:  # there was none, or somebody else removes it too
+        except FileNotFoundError:  # the folder never existed, or a second worker removes it
             pass
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
@@ -198,14 +202,14 @@ class SubprocessBackend(Backend):
         return not folder.exists()
 
     def _instances(self, name: str) -> Iterator[Instance]:
-        """Instances in the folder `name` of the root; none if it is not an engine's."""
+        """Instances in the folder `name` of the root; none if the folder belongs to no engine."""
         if not _is_uuid(name):
             return
         engine_id = UUID(name)
         folder = self._folder(engine_id)
         for incarnation in store.incarnations(folder):
             state = _state(folder, incarnation)
-            if state is not State.ABSENT:  # destroyed since we looked
+            if state is not State.ABSENT:  # destroyed since the call of `incarnations`
                 yield Instance(Ref(engine_id, incarnation), state, _port(folder, incarnation, state))
 
 
@@ -226,7 +230,7 @@ def _state(folder: Path, incarnation: int) -> State:
 
 
 def _port(folder: Path, incarnation: int, state: State) -> int | None:
-    """The port it has, or would have: a spec written since the start counts from the next one."""
+    """The current port of a running instance, else the port of the next start: a changed spec counts from the next start."""
     record = store.read_record(folder, incarnation)
     if record and state is State.RUNNING:
         return record.port
@@ -253,19 +257,19 @@ def _missing(ref: Ref) -> InstanceMissing:
 
 
 @contextmanager
-def _turn() -> Iterator[None]:
-    """Starts of this worker that go on at a time keep half of the processors busy; whoever waits for long goes on regardless."""
-    has_turn = _turns.acquire(timeout=TURN_S)
+def _place() -> Iterator[None]:
+    """Wait for a place among the worker's parallel starts; after PLACE_S seconds, go on without a place."""
+    has_place = _places.acquire(timeout=PLACE_S)
     try:
         yield
     finally:
-        if has_turn:
-            _turns.release()
+        if has_place:
+            _places.release()
 
 
 @contextmanager
 def _errors(verb: str) -> Iterator[None]:
-    """What the operating system refuses (no space, no permission, too many processes) may work later."""
+    """Turn errors of the operating system (no space, no permission, too many processes) into a retryable BackendUnavailable."""
     try:
         yield
     except OSError as error:

@@ -1,14 +1,16 @@
-"""The small program between a worker and an engine: `python -m engines.backends.process.launch`, its order as JSON on stdin.
+"""The launcher, a small program between a worker and an engine: `python -m engines.backends.process.launch`.
 
-A worker can be killed or frozen at any instant, so it never is the parent of an engine and never holds anything an engine
-depends on. This program does what must not be interrupted, in a session of its own, whatever becomes of the worker:
+The launcher reads its order as JSON from stdin. A worker can be killed or frozen at any instant. A worker is thus never the
+parent of an engine, and never holds anything that an engine depends on. The launcher runs in its own session and carries out the
+steps of a start that must not be interrupted, even when the worker dies:
 
-1. It takes the engine's lock: an exclusive `flock` on the engine's folder. The engine inherits the open folder across `exec`, so
-   the kernel itself keeps the lock for exactly as long as the engine lives, and gives it to one process only.
-2. The process that becomes the engine first writes down who it is, and *then* looks whether its instance is still wanted.
-   Whoever destroys an instance does it in the opposite order: first the instance is unwanted, *then* its process is looked up and
-   killed. One of the two always sees the other, so no process is ever unknown and none survives its instance.
-3. It ends as soon as the engine listens on its port, ends, or is slow; the engine is then a child of init.
+1. The launcher takes the engine's lock: an exclusive `flock` on the engine's folder. The engine inherits the open folder across
+   `exec`. The kernel thus keeps the lock for exactly as long as the engine lives, and gives the lock to a single process.
+2. The process that becomes the engine first writes its own record, and *then* checks that its instance still exists. A destroy
+   works in the opposite order: first the instance's spec is deleted, *then* the process is read from the record and killed.
+   Either the process finds its spec deleted, or the destroy finds the record. No process stays unknown, and no process survives
+   its instance.
+3. The launcher ends as soon as the engine listens on its port, ends, or is slow. The engine is then a child of init.
 """
 
 import errno
@@ -26,17 +28,17 @@ from typing import Any, NoReturn
 
 from engines.backends.process import processes, store
 
-LOCK_WAIT_S = 5.0  # for a process that is ending, or another launcher at work
+LOCK_WAIT_S = 5.0  # for an ending process or a second launcher to release the lock
 LISTEN_WAIT_S = 3.0
 NOT_EXECUTABLE = 127
 NICE = "10"
-PORT_IN_USE = 98  # how an engine says by its exit code that it could not have its port (errno EADDRINUSE)
+PORT_IN_USE = 98  # exit code of an engine whose port is taken (errno EADDRINUSE)
 
 
 class Outcome(IntEnum):
-    """This program's exit code."""
+    """The launcher's exit code."""
 
-    STARTED = 0  # or ran already, or ended by itself at once
+    STARTED = 0  # now or earlier, even if the engine ended by itself at once
     MISSING = 10
     OTHER_RUNS = 11
     PORT_TAKEN = 12
@@ -51,7 +53,7 @@ def main() -> Outcome:
         lock = os.open(order["folder"], os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return Outcome.MISSING
-    # Through the open folder and not by its name: once removed it stays so, even if another of the same name was made since.
+    # The open folder, not its name: a removed folder stays removed, even if a new folder has the same name by now.
     folder = Path(f"/proc/self/fd/{lock}")
     incarnation = order["incarnation"]
     refused = claim(lock, folder, incarnation)
@@ -65,15 +67,15 @@ def main() -> Outcome:
     child = os.fork()
     if child == 0:
         become(lock, folder, order, spec)
-    os.close(lock)  # from here on it is the engine's alone
+    os.close(lock)  # from here on only the engine holds the lock
     outcome = watch(child, spec["port"])
     if outcome is Outcome.NOT_STARTED and store.read_spec(Path(order["folder"]), incarnation) is None:
-        return Outcome.MISSING  # removed under the child's feet
+        return Outcome.MISSING  # removed while the child was starting
     return outcome
 
 
 def claim(lock: int, folder: Path, incarnation: int) -> Outcome | None:
-    """Take the engine's lock; None when we have it and nothing of the engine runs."""
+    """Take the engine's lock. None: the lock is ours, and no process of the engine runs. Else the launcher's exit code."""
     deadline = time.monotonic() + LOCK_WAIT_S
     while time.monotonic() < deadline:
         locked = _try_lock(lock)
@@ -88,7 +90,7 @@ def claim(lock: int, folder: Path, incarnation: int) -> Outcome | None:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether an engine could listen there now."""
+    """Whether an engine could listen on `port` of `host` now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -101,7 +103,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def become(lock: int, folder: Path, order: dict[str, Any], spec: dict[str, Any]) -> NoReturn:
-    """Turn the calling process, a fresh child, into the engine. Never returns."""
+    """Replace the calling process, a fresh child, by the engine. Never returns."""
     try:
         os.setsid()
         _give_way()
@@ -124,14 +126,14 @@ def become(lock: int, folder: Path, order: dict[str, Any], spec: dict[str, Any])
 
 
 def environment(order: dict[str, Any], spec: dict[str, Any]) -> dict[str, str]:
-    """All variables an engine sees: nothing of the worker's own."""
+    """All environment variables of the engine. The worker's variables are not inherited, except PATH from the order."""
     database = Path(order["folder"]) / "data" / "brain.sqlite"
     own = {"PORT": str(spec["port"]), "BIND": order["bind"], "SQLITE_DB_PATH": str(database)}
     return {**spec["env"], **order["env"], **own}
 
 
 def watch(child: int, port: int) -> Outcome:
-    """Wait until the engine listens, ends, or LISTEN_WAIT_S seconds have passed."""
+    """Wait until the engine listens or ends, at most LISTEN_WAIT_S seconds."""
     ended: list[int] = []
 
     def settled() -> bool:
@@ -146,7 +148,10 @@ def watch(child: int, port: int) -> Outcome:
 
 
 def _give_way() -> None:
-    """Leave processors to what answers admits. Linux shares them out by session, where a niceness of ours alone says nothing."""
+    """Lower the priority of our session, to leave processor time to processes that answer admits.
+
+    Linux shares processor time among sessions (autogroups) first. The niceness of a process alone thus has no effect.
+    """
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(NICE)
 
@@ -160,14 +165,14 @@ def _try_lock(lock: int) -> bool:
 
 
 def _end_leftovers(folder: Path) -> None:
-    """Kill what an engine that is gone left behind in its session: it may have inherited the lock."""
+    """Kill the processes that a dead engine left in its session: they may have inherited the lock."""
     for record in store.records(folder).values():
         if not processes.is_alive(record.process):
             processes.end(record.process, grace_s=0, timeout_s=1)
 
 
 def _redirect(path: Path) -> None:
-    """Standard output and error go to the log, standard input comes from nowhere."""
+    """Send standard output and error to the log, and make standard input empty."""
     store.trim_log(path)
     log = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -179,7 +184,7 @@ def _redirect(path: Path) -> None:
 
 
 def _reset_signals() -> None:
-    """What a worker ignores or blocks survives `exec`; an engine starts with the defaults."""
+    """Reset the signals to their defaults, because ignored and blocked signals of the worker would survive `exec`."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -1,6 +1,6 @@
-"""Processes of this machine, told apart by more than their pid: a pid is given again after its process is gone.
+"""Processes of the local machine, named by more than their pid: the kernel reuses the pid of an ended process.
 
-Linux only: everything is read from /proc.
+Linux only: the data comes from /proc.
 """
 
 import os
@@ -14,11 +14,11 @@ POLL_S = 0.02
 
 
 class Process(NamedTuple):
-    """One process for all time: no other one has the same three."""
+    """The name of a process for all time: no two processes have the same values."""
 
     pid: int
     start: int  # clock ticks after the boot
-    boot: str  # the kernel's id of that boot
+    boot: str  # the kernel's id of the boot
 
 
 class _Stat(NamedTuple):
@@ -35,7 +35,7 @@ def current() -> Process:
 
 
 def is_alive(process: Process) -> bool:
-    """Whether it still runs. A zombie does not: all that is left of it is its exit code."""
+    """Whether the process still runs. A zombie, of which only the exit code is left, does not run."""
     found = _stat(process.pid)
     return found is not None and _runs(found) and found.start == process.start and process.boot == _boot()
 
@@ -58,7 +58,7 @@ def listens(pid: int, port: int) -> bool:
         return False
     try:
         links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-    except OSError:  # it ended, or closed one of them, while we were reading
+    except OSError:  # the process ended, or closed a file, while we were reading
         return False
     return any(link[8:-1] in inodes for link in links if link.startswith("socket:["))
 
@@ -74,7 +74,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _signal(process: Process, number: signal.Signals) -> bool:
-    """Send a signal to all members of the process's session; False when there is none."""
+    """Send a signal to all members of the process's session; False when the session has no member."""
     found = _members(process)
     for pid in found:
         try:
@@ -87,7 +87,8 @@ def _signal(process: Process, number: signal.Signals) -> bool:
 def _members(process: Process) -> list[int]:
     """Running processes of the session that `process` leads or led.
 
-    As long as one of them lives the kernel gives the leader's pid to nobody: a stranger under that pid proves that all are gone.
+    While any member lives, the kernel does not reuse the leader's pid. A stranger with the leader's pid thus proves that all
+    members are gone.
     """
     leader = _stat(process.pid)
     if process.boot != _boot() or (leader is not None and leader.start != process.start):
@@ -105,7 +106,7 @@ def _stat(pid: int) -> _Stat | None:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = text.rpartition(")")[2].split()  # the command's name, in parentheses, may itself contain spaces and parentheses
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may contain spaces and parentheses
     return _Stat(state=fields[0], session=int(fields[3]), start=int(fields[19]))
 
 
@@ -118,7 +119,7 @@ def _sockets(pid: int) -> list[list[str]]:
     for table in ("tcp", "tcp6"):
         try:
             text = Path(f"/proc/{pid}/net/{table}").read_text()
-        except OSError:  # it ended, or the kernel has no IPv6
+        except OSError:  # the process ended, or the kernel has no IPv6
             continue
         lines += [line.split() for line in text.splitlines()[1:]]
     return lines

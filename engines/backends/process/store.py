@@ -1,10 +1,10 @@
-"""What the subprocess backend keeps of an engine, one folder each:
+"""The subprocess backend's folder for an engine:
 
     data/               the volume
-    <incarnation>.json  what to run: port, image, environment; present from create to destroy
-    <incarnation>.pid   which process ran last, written by that process itself before it became the engine
-    <incarnation>.log   what it wrote
-    doomed              the folder is being removed: nothing may start from it any more
+    <incarnation>.json  the spec to run: product, image, port, environment; exists from create to destroy
+    <incarnation>.pid   the record of the last process, written by the process itself before it becomes the engine
+    <incarnation>.log   the output of the instance
+    doomed              the folder is being removed: no process may start from the folder any more
 
 The folder itself is the lock of the engine's process (`flock`, see `launch`). All files are replaced as a whole, never edited.
 """
@@ -19,51 +19,51 @@ from typing import Any, NamedTuple
 from engines.backends.process import processes
 from engines.backends.process.processes import Process
 
-LOG_LIMIT = 1_000_000  # bytes; a longer log is cut down when the instance starts again ...
-LOG_KEPT = 250_000  # ... to its last so many
+LOG_LIMIT = 1_000_000  # bytes; the next start of the instance cuts a longer log down to LOG_KEPT
+LOG_KEPT = 250_000  # bytes at the end of the log
 
 
 class Record(NamedTuple):
-    """The process that an instance ran as last, and the port it was given."""
+    """The last process of an instance, and the port given to the process."""
 
     process: Process
     port: int
 
 
 def read_spec(folder: Path, incarnation: int) -> dict[str, Any] | None:
-    """`{"product": str, "image": str, "port": int, "env": {str: str}}`, or None: there is no such instance."""
+    """`{"product": str, "image": str, "port": int, "env": {str: str}}`, or None if the instance does not exist."""
     return _read(folder / f"{incarnation}.json")
 
 
 def write_spec(folder: Path, incarnation: int, spec: dict[str, Any]) -> None:
-    """Keep `spec` under the instance's name. Raises FileNotFoundError when the folder is gone."""
+    """Store `spec` for the instance. Raises FileNotFoundError when the folder is gone."""
     _write(folder / f"{incarnation}.json", spec)
 
 
 def read_record(folder: Path, incarnation: int) -> Record | None:
-    """The instance's last process; None if it never had one."""
+    """The instance's last process; None if the instance never ran."""
     found = _read(folder / f"{incarnation}.pid")
     return None if found is None else Record(Process(found["pid"], found["start"], found["boot"]), found["port"])
 
 
 def write_record(folder: Path, incarnation: int, record: Record) -> None:
-    """Keep the process that the instance runs as. Raises FileNotFoundError when the folder is gone."""
+    """Store the instance's process. Raises FileNotFoundError when the folder is gone."""
     _write(folder / f"{incarnation}.pid", {**record.process._asdict(), "port": record.port})
 
 
 def records(folder: Path) -> dict[int, Record]:
-    """The last process of every incarnation that has run, by number."""
+    """The last process of every incarnation that has run, by incarnation."""
     found = ((number, read_record(folder, number)) for number in _numbers(folder, ".pid"))
     return {number: record for number, record in found if record}
 
 
 def running(folder: Path) -> dict[int, Record]:
-    """Those whose process is alive. More than one would be a bug."""
+    """The records with a living process, by incarnation. Two or more would be a bug."""
     return {number: record for number, record in records(folder).items() if processes.is_alive(record.process)}
 
 
 def incarnations(folder: Path) -> list[int]:
-    """Numbers of the instances that exist: made and not destroyed, or destroyed by someone who died before the process did."""
+    """The incarnations with a spec, or with a living process left by a worker that died in the middle of a destroy; sorted."""
     return sorted({*_numbers(folder, ".json"), *running(folder)})
 
 
@@ -73,13 +73,13 @@ def is_doomed(folder: Path) -> bool:
 
 
 def trim_log(path: Path) -> None:
-    """Cut a log beyond LOG_LIMIT down to its last LOG_KEPT bytes; nobody may have it open for writing."""
+    """Cut a log beyond LOG_LIMIT down to its last LOG_KEPT bytes; no process may have the log open for writing."""
     if path.exists() and path.stat().st_size > LOG_LIMIT:
         _replace(path, tail_bytes(path, LOG_KEPT))
 
 
 def tail_bytes(path: Path, size: int) -> bytes:
-    """The last `size` bytes of a file; none if there is no file."""
+    """The last `size` bytes of a file; empty if the file does not exist."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))
@@ -99,7 +99,7 @@ def _numbers(folder: Path, suffix: str) -> Iterator[int]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):  # not ours if it is no JSON: we write files as a whole
+    except (FileNotFoundError, ValueError):  # a file without JSON is not ours: we write files as a whole
         return None
     return found if isinstance(found, dict) else None
 
@@ -109,7 +109,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write the file in one step, readable for its owner only."""
+    """Replace the file in a single step; only the owner can read the file."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:

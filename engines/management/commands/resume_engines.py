@@ -7,10 +7,10 @@ from engines.backends.base import BackendUnavailable
 
 
 class Command(BaseCommand):
-    help = "Restart every engine that should run and does not, because its host was away."
+    help = "Restart every engine that should run and does not run, because its host was away."
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             self.stdout.write(f"{reconcile.resume()} engines resumed")
         except BackendUnavailable as error:
-            self.stdout.write(f"no engine resumed yet, `health` does it once the backend answers: {error}")
+            self.stdout.write(f"no engine resumed yet; the process `health` resumes engines once the backend answers: {error}")

@@ -9,7 +9,7 @@ from engines.backends.shutdown import stop_all
 
 
 class Command(BaseCommand):
-    help = "Stop every engine of this host, for its shutdown; the registry is left as it is, so that they are resumed."
+    help = "Stop every engine of this host, for its shutdown; the registry is left unchanged, and the engines are resumed later."
 
     def handle(self, *args: Any, **options: Any) -> None:
         backend = backends.get()

@@ -1,4 +1,4 @@
-"""`audit_check`: replay the audit log and compare it with the registry. Exit code 1 when any engine disagrees."""
+"""`audit_check`: replay the audit log and compare the result with the registry. Exit code 1 when an engine disagrees."""
 
 from typing import Any
 

@@ -6,9 +6,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 
 class Command(BaseCommand):
-    """The door to the benchmarks. They are no part of an installation: the image does not have them."""
+    """Runs the benchmarks of the folder `bench/` in a checkout; the image of an installation lacks `bench/`."""
 
-    help = "Measure a running deployment; alternatives are measured in turn in the same run."
+    help = "Run a benchmark; alternatives are measured alternately in a single run."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         _benchmarks().add_arguments(parser)
@@ -18,7 +18,7 @@ class Command(BaseCommand):
 
 
 def _benchmarks() -> Any:
-    """`bench.command`, by its name. Raises CommandError where there are no benchmarks."""
+    """The module `bench.command`. Raises CommandError when the benchmarks are not installed."""
     try:
         return import_module("bench.command")
     except ModuleNotFoundError as missing:

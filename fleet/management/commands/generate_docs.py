@@ -1,4 +1,4 @@
-"""`generate_docs`: write the parts of docs/ that come from code; with `--check` only say which are out of date (exit 1)."""
+"""`generate_docs`: write the generated parts of docs/; with `--check` only name the outdated files (exit code 1)."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from fleet import documents
 
 
 class Command(BaseCommand):
-    help = "Write the actions, settings, states and the OpenAPI document into docs/; --check exits 1 naming what is out of date."
+    help = "Write the actions, settings, states and the OpenAPI document into docs/; --check names outdated files and exits 1."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:

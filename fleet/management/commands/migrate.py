@@ -1,4 +1,4 @@
-"""`migrate`, as the owner's role, with what the application's role may do stated first."""
+"""`migrate` as the owner's role, after granting the application's role its rights."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO {a
 
 
 ONE_ROLE = (
-    "warning: the application and the owner of the tables are one database role, so nothing but its own good will keeps the"
-    " application from taking the audit log's append-only triggers off; for a log that is protected from it begin on a new"
-    " database, with a role of its own in ORCH_DATABASE_OWNER_URL (docs/operations.md, Two database roles)"
+    "warning: the application and the owner of the tables are one database role, so the database does not keep the application"
+    " from removing the audit log's append-only triggers; to protect the log, begin on a new database with a separate role in"
+    " ORCH_DATABASE_OWNER_URL (docs/operations.md, Two database roles)"
 )
 
 
@@ -35,7 +35,7 @@ class Command(migrate.Command):
 
 
 def _application_may_all() -> bool:
-    """Whether the application's role is the owner's, or has all its rights."""
+    """Whether the application's role is the owner's role, or a member of the owner's role."""
     with connections["owner"].cursor() as cursor:
         cursor.execute("SELECT pg_has_role(%s, current_user, 'MEMBER')", [settings.DATABASES["default"]["USER"]])
         return bool(cursor.fetchone()[0])

@@ -1,4 +1,4 @@
-"""`rotate_master_key`: everything encrypted, under the first key of ORCH_MASTER_KEY. Safe to kill and to run again."""
+"""`rotate_master_key`: re-encrypt everything under the first key of ORCH_MASTER_KEY. Safe to kill and to run again."""
 
 import time
 from typing import Any
@@ -10,15 +10,15 @@ from audit.actions import Action
 from fleet import master_key
 from fleet.master_key import Column, Found
 
-PASSES = 20  # over a column whose tokens change under our hands
+PASSES = 20  # at most, over a column with tokens locked or changed meanwhile
 PAUSE_S = 0.5
 
 
 class Command(BaseCommand):
-    help = "Re-encrypt everything under the first key of ORCH_MASTER_KEY; --check exits 1 while something is not."
+    help = "Re-encrypt everything under the first key of ORCH_MASTER_KEY; --check exits 1 while a token is not."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--check", action="store_true", help="change nothing, say how much is under an old key")
+        parser.add_argument("--check", action="store_true", help="change nothing, count the tokens under an old key")
 
     def handle(self, *args: Any, check: bool, **options: Any) -> None:
         if check:
@@ -27,18 +27,18 @@ class Command(BaseCommand):
             self.rotate()
 
     def check_columns(self) -> None:
-        """Say of each column how much is under an old key. Raises CommandError when any is."""
+        """Print per column the number of tokens under an old key. Raises CommandError unless the number is 0 everywhere."""
         outdated = 0
         for column in master_key.columns():
-            found = master_key.look(column)
+            found = master_key.inspect(column)
             self.stdout.write(f"{column}: {found.outdated} of {found.tokens} under an old key{_unreadable(found)}")
             outdated += found.outdated + found.unreadable
         if outdated:
-            raise CommandError(f"{outdated} are not under the first master key.")
-        self.stdout.write("Everything is under the first master key; the others can go.")
+            raise CommandError(f"{outdated} tokens are not under the first master key.")
+        self.stdout.write("Everything is under the first master key; the other keys can be removed.")
 
     def rotate(self) -> None:
-        """Re-encrypt, and write the row. Raises CommandError when something is left."""
+        """Re-encrypt all columns, and write the audit row. Raises CommandError when tokens stay locked or are unreadable."""
         done = [self.rotate_column(column) for column in master_key.columns()]
         reencrypted, unreadable = sum(found.reencrypted for found in done), sum(found.unreadable for found in done)
         metadata = {"reencrypted": reencrypted, "unreadable": unreadable}
@@ -48,7 +48,7 @@ class Command(BaseCommand):
         self.stdout.write(f"{reencrypted} re-encrypted. Everything is under the first master key.")
 
     def rotate_column(self, column: Column) -> Found:
-        """Passes over the column until one finds nothing to do; returns the last with all that was re-encrypted."""
+        """Repeat passes until no token is outdated. Returns the last pass, with the re-encrypted tokens of all passes."""
         reencrypted = 0
         for _ in range(PASSES):
             found = master_key.rotate(column, lambda found: self.stdout.write(f"{column}: {_progress(found)}"))
@@ -57,13 +57,13 @@ class Command(BaseCommand):
                 found.reencrypted = reencrypted
                 return found
             if found.reencrypted < found.outdated:
-                time.sleep(PAUSE_S)  # somebody holds the rest
-        raise CommandError(f"{column}: some could not be changed, because they were locked; run this again.")
+                time.sleep(PAUSE_S)  # concurrent transactions hold or changed the rest
+        raise CommandError(f"{column}: some tokens could not be changed, because their rows were locked; run the command again.")
 
 
 def _progress(found: Found) -> str:
-    return f"{found.tokens} looked at, {found.reencrypted} re-encrypted{_unreadable(found)}"
+    return f"{found.tokens} read, {found.reencrypted} re-encrypted{_unreadable(found)}"
 
 
 def _unreadable(found: Found) -> str:
-    return f", {found.unreadable} that no key opens" if found.unreadable else ""
+    return f", {found.unreadable} under no key of ORCH_MASTER_KEY" if found.unreadable else ""

@@ -51,7 +51,7 @@ def test_delete_asks_and_is_refused_while_engines_live(product):
     engine = put_engine(product)
     client = log_in("rita", DELETE)
     address = f"{LIST}{product.pk}/remove/"
-    assert "nobody can register the slug again" in client.get(address).text
+    assert "Nobody can register the slug again" in client.get(address).text
     assert "destroy them first" in said(client.post(address))
     assert products.get(product.pk)
     engine.operations.all().delete()

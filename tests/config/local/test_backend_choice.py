@@ -54,7 +54,7 @@ def test_choose_takes_docker_once_it_can(laid_out, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", NOWHERE)
     backend_choice.choose(laid_out)
     monkeypatch.setenv("DOCKER_HOST", dock.URL)
-    assert backend_choice.choose(laid_out) == ("docker", "a daemon answers and has the engine image")
+    assert backend_choice.choose(laid_out) == ("docker", "a Docker daemon answers and has the engine image")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_choose_stays_with_docker_while_it_has_engines_there(on_docker, monkeypa
     monkeypatch.setenv("ORCH_ENGINE_IMAGE", "nobody/built:this")
     volume = client.volumes.create(labels={dock.DEPLOYMENT: deployment(on_docker)})
     try:
-        assert backend_choice.choose(on_docker) == ("docker", "as before: this home's engines are there")
+        assert backend_choice.choose(on_docker) == ("docker", "kept from the last run: this home has engines")
     finally:
         volume.remove()
     assert backend_choice.choose(on_docker)[0] == "subprocess"
@@ -79,7 +79,7 @@ def test_choose_stays_with_docker_while_it_has_engines_there(on_docker, monkeypa
 
 def test_choose_stays_with_docker_while_nobody_can_say_whether_it_has_engines_there(on_docker, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", NOWHERE)
-    assert backend_choice.choose(on_docker) == ("docker", "as before: this home's engines are there")
+    assert backend_choice.choose(on_docker) == ("docker", "kept from the last run: this home has engines")
     backend_choice.forget(on_docker)  # as the end of a run does that leaves no engine
     assert backend_choice.choose(on_docker) == ("subprocess", "no Docker daemon answers")
 
@@ -90,7 +90,7 @@ def test_choose_stays_with_subprocess_while_it_has_engines(laid_out, monkeypatch
     backend_choice.choose(laid_out)
     (laid_out / "engines" / "one").mkdir()
     monkeypatch.setenv("DOCKER_HOST", dock.URL)
-    assert backend_choice.choose(laid_out) == ("subprocess", "as before: this home's engines are there")
+    assert backend_choice.choose(laid_out) == ("subprocess", "kept from the last run: this home has engines")
 
 
 def test_choose_stays_with_the_docker_that_was_asked_for_while_it_has_engines_there(laid_out, monkeypatch):
@@ -102,7 +102,7 @@ def test_choose_stays_with_the_docker_that_was_asked_for_while_it_has_engines_th
         assert backend_choice.choose(laid_out) == ("docker", "ORCH_ENGINE_BACKEND is set")
     volume = client.volumes.create(labels={dock.DEPLOYMENT: deployment(laid_out)})
     try:
-        assert backend_choice.choose(laid_out) == ("docker", "as before: this home's engines are there")
+        assert backend_choice.choose(laid_out) == ("docker", "kept from the last run: this home has engines")
     finally:
         volume.remove()
     assert backend_choice.choose(laid_out)[0] == "subprocess"
@@ -113,7 +113,7 @@ def test_choose_stays_with_the_subprocess_that_was_asked_for_while_it_has_engine
         asked.setenv("ORCH_ENGINE_BACKEND", "subprocess")
         backend_choice.choose(on_docker)
     (on_docker / "engines" / "one").mkdir()
-    assert backend_choice.choose(on_docker) == ("subprocess", "as before: this home's engines are there")
+    assert backend_choice.choose(on_docker) == ("subprocess", "kept from the last run: this home has engines")
     (on_docker / "engines" / "one").rmdir()
     assert backend_choice.choose(on_docker)[0] == "docker"
 
@@ -125,7 +125,7 @@ def test_run_on_docker_prints_why_and_leaves_nothing_running(home: Path) -> None
     run.wait_for_banner()
     deployment = embedded.environment(home)["ORCH_DEPLOYMENT"]
     try:
-        assert "Engines    docker (a daemon answers and has the engine image)" in run.output
+        assert "Engines    docker (a Docker daemon answers and has the engine image)" in run.output
         lines = re.sub(r"\n  curl -sS -X DELETE [^\n]*", "", run.tour())  # the engine is to be there at the end
         pasted = subprocess.run(["bash", "-eu"], input=lines, capture_output=True, text=True, timeout=120)
         assert '"echo": "hello"' in pasted.stdout, pasted.stdout + pasted.stderr

@@ -176,7 +176,7 @@ def test_address_of_another_machine_is_refused_in_one_line(home: Path) -> None:
 @pytest.mark.parametrize("port", ["0", "70000", "web"])
 def test_port_that_is_none_is_refused_in_one_line(home: Path, port: str) -> None:
     refused = launch(home, port)
-    assert (refused.returncode, refused.stderr) == (1, f"roundhouse: PORT={port} is not a port number\n")
+    assert (refused.returncode, refused.stderr) == (1, f"roundhouse: PORT={port} is not a port number (1 to 65535)\n")
 
 
 def test_folder_that_cannot_be_written_is_refused_in_one_line() -> None:

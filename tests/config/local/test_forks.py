@@ -11,7 +11,7 @@ from config.local.home import BASE_DIR
 
 FORK = """
 import os, signal, sys
-from config import forks
+from config.local import forks
 from config.processes import Process
 
 signal.signal(signal.SIGTERM, print)
@@ -30,7 +30,7 @@ def descriptors():
 
 last = os.dup(0); os.close(last)  # the number that listing the folder takes itself
 before = descriptors()
-from config import preload
+from config.local import preload
 preload.load()
 print(json.dumps({"threads": threading.active_count(), "opened": descriptors() != before, "loaded": sorted(sys.modules)}))
 """
