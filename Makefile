@@ -4,11 +4,11 @@
 # make test [ARGS=...]                      every test, on real servers; at the end, prints where the time went
 # make test-quick [ARGS=...]                the tests that need no container, no browser and no deployment of processes
 # make bench-venv                           the applications that `manage.py bench admit` compares with, in .venv-bench
-# make check                                format, lint, types, imports, migrations, deployment checks, generated files
+# make check                                format, lint, types, imports, words, migrations, deployment checks, generated files
 
 .DEFAULT_GOAL := run
 # Two checks run at a time; starting the longest checks first saves time.
-CHECKS := check-types check-migrations check-documents check-deployment check-imports check-processes check-lint check-format
+CHECKS := check-types check-migrations check-documents check-deployment check-imports check-processes check-words check-lint check-format
 .PHONY: run engine-image image test test-quick test-postgres bench-venv check $(CHECKS) format clean
 SHELL := /bin/sh
 unexport PYTHONDONTWRITEBYTECODE  # otherwise every start compiles our modules, which takes a third of the start
@@ -80,6 +80,9 @@ check-processes:
 
 check-lint:
 	.venv/bin/ruff check
+
+check-words:
+	.venv/bin/python scripts/pointing-words --at-most 4.5
 
 check-format:
 	.venv/bin/ruff format --check

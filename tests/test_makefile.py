@@ -18,6 +18,7 @@ CHECKS = {
     "check-processes": "python -m config.processes procfile --check",
     "check-migrations": "python manage.py makemigrations --check --dry-run",
     "check-documents": "python manage.py generate_docs --check",
+    "check-words": "python scripts/pointing-words --at-most 4.5",
     "check-deployment": "python manage.py check --deploy --fail-level WARNING",
 }
 
