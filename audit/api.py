@@ -117,11 +117,12 @@ def rows(request: Request, user_id: str | None = None) -> HttpResponse:
 
 def _read_page(request: Request, found: "QuerySet[AuditRow]", size: int) -> Page:
     """The page at the parameter `cursor`: `older.` or `newer.`, then a position. Raises ValidationError."""
-    side, _, position = request.query_params.get(CURSOR, "").partition(".")
+    cursor = request.query_params.get(CURSOR, "")
+    side, _, position = cursor.partition(".")
     try:
-        if side not in ("", OLDER, NEWER) or bool(side) != bool(position):
-            raise ValueError("a cursor begins with `older.` or `newer.`")
-        return keyset.read(found, ("timestamp", "id"), size, shown=_ROW, **({side: position} if side else {}))
+        if cursor and (side not in (OLDER, NEWER) or not position):
+            raise ValueError("a cursor is `older.` or `newer.`, and a position")
+        return keyset.read(found, ("timestamp", "id"), size, shown=_ROW, **({side: position} if cursor else {}))
     except ValueError as error:
         raise ValidationError({CURSOR: ["Must be a cursor from `next` or `previous` of an earlier answer."]}) from error
 

@@ -20,6 +20,8 @@ from bench.servers import Server
 from common.settings import settings
 
 OURS, SQLALCHEMY, ASYNCPG = "Roundhouse", "FastAPI + SQLAlchemy", "raw asyncpg"
+LOAD = "bench.peers.load"
+PEERS = {SQLALCHEMY: "bench.peers.fastapi_sqlalchemy", ASYNCPG: "bench.peers.raw_asyncpg"}
 LIMITS = {SQLALCHEMY: (0.8, 1.0), ASYNCPG: (0.25, 0.35)}  # ratio of our rate to the rate of the application: limit and aim
 POLICY = {"max_engines": 1_000_000, "rate_limit_rpm": 1_000_000_000}
 WARM_UP_S = 1.0
@@ -58,10 +60,10 @@ def started(log: IO[bytes]) -> Iterator[list[Server]]:
         ours = {"ORCH_PORT": str(port), "ORCH_WEB_WORKERS": "1", "ORCH_PROCESS": "web"}
         argv = [sys.executable, "-m", "config.processes", "exec", "web"]
         up = [stack.enter_context(servers.running(OURS, argv, port, ours, log))]
-        for name, module in ((SQLALCHEMY, "fastapi_sqlalchemy"), (ASYNCPG, "raw_asyncpg")):
+        for name, module in PEERS.items():
             port = servers.free_port()
             quiet = ["--no-access-log", "--log-level", "warning", "--loop", "uvloop", "--http", "httptools"]
-            argv = [str(_python()), "-m", "uvicorn", f"bench.{module}:app", "--port", str(port), *quiet]
+            argv = [str(_python()), "-m", "uvicorn", f"{module}:app", "--port", str(port), *quiet]
             up.append(stack.enter_context(servers.running(name, argv, port, theirs, log)))
         yield up
 
@@ -94,7 +96,7 @@ def load(server: Server, key: str, *, seconds: float, connections: int, users: i
     before = server.cpu_s()
     arguments = [server.url, str(seconds), str(connections), str(users)]
     done = subprocess.run(
-        [str(_python()), "-m", "bench.peers.load", *arguments], input=key.encode(), stdout=subprocess.PIPE, check=True,
+        [str(_python()), "-m", LOAD, *arguments], input=key.encode(), stdout=subprocess.PIPE, check=True,
         cwd=settings.BASE_DIR, preexec_fn=lambda: os.sched_setaffinity(0, elsewhere),
     )  # fmt: skip
     result = json.loads(done.stdout)

@@ -272,7 +272,9 @@ class Operation(models.Model):
     @property
     def trigger(self) -> Trigger:
         """Why the operation was opened."""
-        return Trigger(self.params.get("cause", Trigger.REQUESTED))
+        cause = self.params.get("cause")
+        # A later version may have further triggers: after a return to this version, their operations still have to end.
+        return Trigger(cause) if cause in Trigger.values else Trigger.REQUESTED
 
     @property
     def env_version(self) -> int:

@@ -1,5 +1,6 @@
 """Changes of a product together with its engines: suspension, with or without a stop of its engines, and deletion."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -8,7 +9,7 @@ from django.db.models import Q
 
 from audit.actors import SYSTEM, Actor
 from engines.errors import EngineError, ProductHasEngines
-from engines.lifecycle.verbs import stop
+from engines.lifecycle.verbs import stop, stop_in_background
 from engines.models import Engine, Operation, Status
 from engines.transitions import STARTS
 from policy import overrides, products
@@ -38,7 +39,7 @@ def suspend_product(product_id: UUID, reason: str, *, by: Actor, stop_engines: b
     if not stop_engines:
         return Suspended(product)
     serving = Engine.objects.living().filter(_SERVES, product=product).select_related("product")
-    stopped = [_stop(engine, product.suspension_reason, by=by) for engine in serving.order_by("pk")]
+    stopped = [_stop(engine, product.suspension_reason, stop, by=by) for engine in serving.order_by("pk")]
     return Suspended(product, stopped.count(True), stopped.count(False))
 
 
@@ -55,13 +56,13 @@ def _stop_suspended(engine: Engine) -> bool:
     product = products.lock(engine.product_id)
     if product.suspended_at is None or not product.stops_engines:
         return False
-    return _stop(engine, product.suspension_reason, by=SYSTEM)
+    return _stop(engine, product.suspension_reason, stop_in_background, by=SYSTEM)
 
 
-def _stop(engine: Engine, reason: str, *, by: Actor) -> bool:
+def _stop(engine: Engine, reason: str, verb: Callable[..., Operation], *, by: Actor) -> bool:
     """Request the stop of the engine; False when the stop is refused."""
     try:
-        stop(engine, by=by, reason=f"suspended: {reason}")
+        verb(engine, by=by, reason=f"suspended: {reason}")
     except EngineError:
         return False
     return True

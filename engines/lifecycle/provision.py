@@ -27,7 +27,7 @@ def provision(product: Product, user_id: str, *, by: Actor, engine_version: str 
     image = identifiers.check_image(engine_version)
     about = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
     denied = Action.ADMIT_DENIED if auto else Action.PROVISION_DENIED
-    with refused.recorded(Kind.PROVISION, about, by=by, denied=denied):
+    with refused.recorded(Kind.PROVISION, lambda: about, by=by, denied=denied):
         return _provision(product, user_id, image, by=by, auto=auto)
 
 

@@ -18,7 +18,7 @@ from engines.lifecycle import capacity, moves, plans, refused
 from engines.lifecycle.checks import lock
 from engines.lifecycle.outcomes import NO_RESTART
 from engines.lifecycle.settle import record_superseded
-from engines.models import Engine, Kind, Operation, Status
+from engines.models import Engine, Kind, Operation, Queue, Status
 from engines.operations import params_of
 from engines.transitions import STARTS
 from policy import crypto, environments, products
@@ -35,6 +35,11 @@ def start(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
 def stop(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     """Request a stop. Raises EngineNotRunning, OperationInProgress."""
     return _request(engine, Kind.STOP, by=by, reason=reason)
+
+
+def stop_in_background(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
+    """Ask for a stop that no caller waits for. Raises EngineNotRunning, OperationInProgress."""
+    return _request(engine, Kind.STOP, by=by, reason=reason, queue=Queue.BACKGROUND)
 
 
 def sleep(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
@@ -126,18 +131,18 @@ def reveal_key(engine: Engine, *, by: Actor) -> str:
     return crypto.decrypt(engine.key_ciphertext)
 
 
-def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str) -> Operation:
+def _request(engine: Engine, kind: Kind, *, by: Actor, reason: str, queue: Queue | None = None) -> Operation:
     """Open or join the operation; a refusal gets its audit row."""
-    with refused.recorded(kind, moves.subject(engine), by=by, denied=Action.START_DENIED):
-        return _open(engine, kind, params_of(reason=reason), by=by)
+    with refused.recorded(kind, lambda: moves.subject(engine), by=by, denied=Action.START_DENIED):
+        return _open(engine, kind, params_of(reason=reason), by=by, queue=queue)
 
 
 @transaction.atomic
-def _open(engine: Engine, kind: Kind, params: Mapping[str, Any], *, by: Actor) -> Operation:
+def _open(engine: Engine, kind: Kind, params: Mapping[str, Any], *, by: Actor, queue: Queue | None) -> Operation:
     suspension = ""
     if kind in STARTS:
         suspension = products.hold_suspension(engine.product_id)
         capacity.lock_host()
     engine = lock(engine.pk)
     plan = plans.of_verb(engine, kind, params, suspension).checked()
-    return plan.joins or operations.open(engine, kind, by=by, params=params)
+    return plan.joins or operations.open(engine, kind, by=by, params=params, queue=queue)

@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 from audit.actors import Actor
 from common import context
 from engines.errors import OperationInProgress, OperationNotFound
-from engines.models import Engine, Kind, Operation, Trigger
+from engines.models import Engine, Kind, Operation, Queue, Trigger
 from engines.operations import queues
 from policy.models import Product
 
@@ -25,8 +25,9 @@ def open(  # noqa: A001 (callers write `operations.open`)
     operation_id: UUID | None = None,
     incarnation: int | None = None,
     params: Mapping[str, Any] | None = None,
+    queue: Queue | None = None,
 ) -> Operation:
-    """Insert a pending operation, and send it when the transaction commits.
+    """Insert a pending operation, and send it when the transaction commits; `queue` is chosen by kind and trigger when None.
 
     The caller holds the engine's lock and has checked that no operation is open. The caller passes `operation_id` when audit rows
     written earlier name the operation.
@@ -41,7 +42,7 @@ def open(  # noqa: A001 (callers write `operations.open`)
         request_id=context.request_id.get(),
         sent_at=Now(),
     )
-    operation.queue = queues.choose(kind, operation.trigger)
+    operation.queue = queue or queues.choose(kind, operation.trigger)
     operation.save(force_insert=True)
     transaction.on_commit(lambda: queues.send(operation.pk, operation.queue), robust=True)
     return operation

@@ -263,7 +263,7 @@ def test_audit_page_does_not_move_when_rows_are_written(api, product):
 
 @pytest.mark.parametrize(
     "cursor",
-    ["", "x", "older", "older.1", "older.1.", "older.1.2.3", "newest.1.2", "older.-1.2", "older.1.-2",
+    ["", "x", ".", ".1.2", "older", "older.", "older.1", "older.1.", "older.1.2.3", "newest.1.2", "older.-1.2", "older.1.-2",
      "older.999999999999999999.1", "older.1.9999999999999999999", "older.١.2", "b2xkZXIuMS4y", "older.1.2\0", "older.1.2 "],
 )  # fmt: skip
 def test_audit_refuses_a_cursor_that_is_none(api, cursor):

@@ -1,5 +1,6 @@
 """The benchmarks run, on a few of whatever they count; what they find is another matter."""
 
+import importlib.util
 import os
 import subprocess
 
@@ -8,7 +9,7 @@ from django.core.management.base import CommandError
 from django.db import connection, transaction
 
 from audit.models import AuditRow
-from bench import audit, footprint, load, own_deployment, provision, registry, transition
+from bench import admit, audit, footprint, load, own_deployment, provision, registry, transition
 from engines.models import Engine
 from policy import products
 
@@ -19,6 +20,12 @@ def test_product_of_a_benchmark_leaves_no_engine_and_no_living_key(db):
         assert Engine.objects.filter(product=product, status="running").count() == 3
     assert not Engine.objects.exists()
     assert products.authenticate(key) is None
+
+
+@pytest.mark.parametrize("module", [admit.LOAD, *admit.PEERS.values()])
+def test_module_that_a_benchmark_starts_exists(module):
+    """They run on packages of their own (`make bench-venv`), and are not imported here."""
+    assert importlib.util.find_spec(module)
 
 
 def test_transition_measures_moves_that_have_their_rows(db):

@@ -180,6 +180,7 @@ def test_busy_engines_are_stopped_once_they_are_not(admin, product, carry_out):
     assert lifecycle.stop_suspended() == 0
     stop = carry_out(Operation.objects.get(kind=Kind.STOP))
     assert (stop.actor, stop.engine.status, stop.params["reason"]) == ("system", Status.STOPPED, "suspended: unpaid")
+    assert stop.queue == "background"  # nobody waits for it
     assert lifecycle.stop_suspended() == 0
 
 

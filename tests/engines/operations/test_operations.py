@@ -221,3 +221,12 @@ def test_operation_of_another_product_is_not_found(operation):
     assert operations.get(operation.engine.product, operation.pk) == operation
     with pytest.raises(OperationNotFound):
         operations.get(make_product("other"), operation.pk)
+
+
+def test_operation_of_an_unknown_cause_counts_as_requested(running_engine):
+    """After a return from a later version, which may know more causes, its operations still end."""
+    operation = lifecycle.stop(running_engine, by=ACME)
+    Operation.objects.filter(pk=operation.pk).update(params={"cause": "a later one"})
+    operation = Operation.objects.select_related("engine__product").get(pk=operation.pk)
+    lease = operations.claim(operation.pk)
+    assert lifecycle.settle(lease, operation, outcomes.succeeded(operation, operation.engine, 1))
