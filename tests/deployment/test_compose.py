@@ -90,7 +90,7 @@ def test_engine_reaches_neither_the_control_plane_nor_its_clients(composed, app)
 MANY_DEAD = """
 import os, uuid, django
 django.setup()
-from engines import health
+from engines.health import probes
 living = uuid.UUID(os.environ["LIVING"])
 targets = [probes.Target(engine_id, 1, 9001) for engine_id in (*(uuid.uuid4() for _ in range(120)), living)]
 print([result.text for result in probes.probe_all(targets)][-2:])
