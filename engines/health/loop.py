@@ -4,6 +4,7 @@ A judgement depends only on the engine's row. The judgement thus survives any re
 """
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -75,42 +76,44 @@ def judge(targets: Sequence[Target], results: Sequence[Result]) -> None:
             log.warning("engine_failed", engine_id=str(engine_id), result=result.text)
 
 
+_COUNT = f"""
+-- Every e.column on a right side is the value from before the probe.
+UPDATE engines_engine e SET
+    -- An audit row is due when the result changed, for the first result, and when the last row is old enough.
+    health_row_at = CASE WHEN e.last_health_ok IS DISTINCT FROM r.ok OR e.health_row_at IS NULL
+        OR e.health_row_at < now() - make_interval(secs => %(row_interval)s) THEN now() ELSE e.health_row_at END,
+    last_health_ok = r.ok,
+    last_health_at = CASE WHEN r.ok THEN now() ELSE e.last_health_at END,
+    -- Consecutive failures: a good result starts the count again.
+    health_failures = CASE WHEN r.ok THEN 0 ELSE e.health_failures + 1 END,
+    -- The start of the present run of good results; NULL after a failed probe.
+    healthy_since = CASE WHEN r.ok THEN coalesce(e.healthy_since, now()) END,
+    -- An engine that stayed healthy long enough gets all its automatic restarts back.
+    restart_attempts = CASE WHEN r.ok AND e.healthy_since <= now() - make_interval(secs => %(reset)s)
+        THEN 0 ELSE e.restart_attempts END
+-- One row per result.
+FROM unnest(%(ids)s::uuid[], %(seqs)s::bigint[], %(oks)s::bool[]) AS r(id, seq, ok)
+-- The result must not count against an engine that moved since the probe, or has an open operation.
+WHERE e.id = r.id AND e.seq = r.seq AND e.status = 'running' AND NOT EXISTS (
+    SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND {IS_OPEN})
+-- The last column: whether an audit row is due. now() is the same moment in the whole transaction.
+RETURNING e.id, e.health_failures, e.restart_attempts, e.health_row_at = now()
+"""
+"""SQL: apply the results to the counters of the engines."""
+
+
 @transaction.atomic
 def _count(found: dict[UUID, tuple[Target, Result]]) -> list[tuple[UUID, int, int]]:
     """Apply results to the counters and write sampled rows; returns (engine id, failures, restarts) per counted result."""
+    params: dict[str, Any] = {
+        "row_interval": settings.ENV.health_row_interval_s,
+        "reset": settings.ENV.restart_reset_s,
+        "ids": list(found),
+        "seqs": [target.seq for target, _ in found.values()],
+        "oks": [result.ok for _, result in found.values()],
+    }
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            -- Every e.column on a right side is the value from before the probe.
-            UPDATE engines_engine e SET
-                -- An audit row is due when the result changed, for the first result, and when the last row is old enough.
-                health_row_at = CASE WHEN e.last_health_ok IS DISTINCT FROM r.ok OR e.health_row_at IS NULL
-                    OR e.health_row_at < now() - make_interval(secs => %(row_interval)s) THEN now() ELSE e.health_row_at END,
-                last_health_ok = r.ok,
-                last_health_at = CASE WHEN r.ok THEN now() ELSE e.last_health_at END,
-                -- Consecutive failures: a good result starts the count again.
-                health_failures = CASE WHEN r.ok THEN 0 ELSE e.health_failures + 1 END,
-                -- The start of the present run of good results; NULL after a failed probe.
-                healthy_since = CASE WHEN r.ok THEN coalesce(e.healthy_since, now()) END,
-                -- An engine that stayed healthy long enough gets all its automatic restarts back.
-                restart_attempts = CASE WHEN r.ok AND e.healthy_since <= now() - make_interval(secs => %(reset)s)
-                    THEN 0 ELSE e.restart_attempts END
-            -- One row per result.
-            FROM unnest(%(ids)s::uuid[], %(seqs)s::bigint[], %(oks)s::bool[]) AS r(id, seq, ok)
-            -- The result must not count against an engine that moved since the probe, or has an open operation.
-            WHERE e.id = r.id AND e.seq = r.seq AND e.status = 'running' AND NOT EXISTS (
-                SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND {IS_OPEN})
-            -- The last column: whether an audit row is due. now() is the same moment in the whole transaction.
-            RETURNING e.id, e.health_failures, e.restart_attempts, e.health_row_at = now()
-            """,
-            {
-                "row_interval": settings.ENV.health_row_interval_s,
-                "reset": settings.ENV.restart_reset_s,
-                "ids": list(found),
-                "seqs": [target.seq for target, _ in found.values()],
-                "oks": [result.ok for _, result in found.values()],
-            },
-        )
+        cursor.execute(_COUNT, params)
         counted = cursor.fetchall()
     sampled = {engine_id: failures for engine_id, failures, _, has_row in counted if has_row}
     for engine in Engine.objects.filter(pk__in=sampled).select_related("product"):
