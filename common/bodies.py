@@ -11,7 +11,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.utils import json
 
-MAX_BODY = 1024 * 1024  # bytes
+from common.sizes import MAX_BODY
 
 
 class Json(JSONParser):

@@ -4,19 +4,17 @@ The table in docs/operations.md is generated from this class (`manage.py generat
 """
 
 import re
-from ipaddress import IPv4Network, ip_address
-from typing import Annotated, ClassVar, Literal, Self
+from ipaddress import IPv4Network, ip_address, ip_network
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common import socket_addresses
 from common.editions import USUAL, Edition
 
 NETWORK_LIMIT = 900  # endpoints; a network always has fewer
 LONGEST_DEPLOYMENT = 26  # characters; deployment, hyphen and engine id are a single label of a host name: at most 63
-
-Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class Env(BaseSettings):
@@ -43,6 +41,11 @@ class Env(BaseSettings):
     trusted_origins: str = Field(
         "",
         description="Comma-separated origins from which forms of the admin may be posted, such as `https://admin.example.com`.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Comma-separated IP addresses or networks of proxies in front of the web server. Only their"
+        " `X-Forwarded-For` and `X-Forwarded-Proto` count, and only they may open any number of connections.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level of log lines on stdout.")
 
@@ -208,6 +211,11 @@ class Env(BaseSettings):
         ge=2,
         description="Threads per web process for admits and `/health`, and again as many threads for all other requests.",
     )
+    web_connections_per_address: int = Field(
+        2000,
+        ge=1,
+        description="Open connections of one client address per web process; IPv6 addresses count by their /64 network.",
+    )
     web_waiters: int | None = Field(
         None,
         ge=0,
@@ -236,6 +244,7 @@ class Env(BaseSettings):
             raise ValueError(f"ORCH_ENGINE_NETWORK_SIZE and ORCH_MAX_BOOTS must be below {NETWORK_LIMIT} together")
         if self.lease_renew_s * 2 > self.lease_s:
             raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
+        self._check_proxies()
         self._check_reach()
         self._check_egress()
         for number, key in enumerate(self.master_keys, 1):
@@ -246,6 +255,15 @@ class Env(BaseSettings):
             if missing:
                 raise ValueError(f"set {', '.join(missing)}: production generates no secret and starts no server")
         return self
+
+    def _check_proxies(self) -> None:
+        for part in filter(None, map(str.strip, self.trusted_proxies.split(","))):
+            try:
+                ip_network(part)
+            except ValueError as error:
+                raise ValueError(
+                    f"ORCH_TRUSTED_PROXIES: {part!r} is not an IP address or a network such as 10.0.0.0/8"
+                ) from error
 
     def _check_reach(self) -> None:
         try:

@@ -78,6 +78,7 @@ def _web() -> list[str]:
         "config.web.server.Worker",
     ]
     limits = ["--timeout", "60", "--graceful-timeout", "30", "--keep-alive", "5", "--no-control-socket", "--preload"]
+    limits += ["--worker-connections", "8000", "--no-sendfile", "--forwarded-allow-ips", ""]  # config.web does all three itself
     return _module(
         "gunicorn", "config.web.wsgi", *size, *limits, "--bind", socket_addresses.listen(_setting("bind"), _setting("port"))
     )

@@ -73,6 +73,8 @@ INSTALLED_APPS: list[str] = _APPS.get(PROCESS, _ALL_APPS)
 
 MIDDLEWARE = [
     "fleet.middleware.request_id",
+    "fleet.middleware.no_store",
+    "fleet.middleware.no_trace",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -129,6 +131,7 @@ SECURE_HSTS_SECONDS = 31_536_000 if PRODUCTION else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = PRODUCTION
 SILENCED_SYSTEM_CHECKS = ["security.W008"]  # see SECURE_SSL_REDIRECT
 X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "fleet.errors.csrf_failed"
 # The default forbids everything. The admin has the policy `fleet.csp.ADMIN`, and `/docs/` `fleet.csp.DOCS`; the rest is not HTML.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {"default-src": ["'none'"], "base-uri": ["'none'"], "form-action": ["'none'"], "frame-ancestors": ["'none'"]}

@@ -11,7 +11,7 @@ from cryptography.fernet import InvalidToken
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.views import defaults
+from django.views import csrf, defaults
 from psycopg_pool import PoolTimeout
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
@@ -20,6 +20,7 @@ from common import context
 from engines import errors as engines
 from engines.backends.base import BackendError
 from engines.models import Kind
+from fleet import denials
 from policy import errors as policy
 from policy.auth import InsufficientScope, InvalidAdminKey, InvalidPlatformKey
 
@@ -182,13 +183,22 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     if request.path.startswith("/admin/"):
-        return defaults.permission_denied(request, exception)
+        return denials.of_staff(request, defaults.permission_denied(request, exception), "permission")
     return _outside(403, "POLICY_DENIED", "You have no permission for this request.")
+
+
+def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Django's page for a form without its token."""
+    return denials.of_staff(request, csrf.csrf_failure(request, reason), reason)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if request.path.startswith("/admin/"):
         return defaults.page_not_found(request, exception)
+    return no_such_path()
+
+
+def no_such_path() -> HttpResponse:
     return _outside(404, "NOT_FOUND", "The path does not exist; see the API's documentation.")
 
 

@@ -10,11 +10,16 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django = get_wsgi_application()
 
-from common.bodies import MAX_BODY  # noqa: E402 (its imports need Django to be set up)
+from common.sizes import MAX_BODY  # noqa: E402 (after the set-up of Django, as the next import)
+from config.web import proxies  # noqa: E402 (its settings are Django's)
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Django, plus chunked bodies: Django reads only Content-Length bytes, and a chunked body has no Content-Length."""
+    """Django, with the client's address as REMOTE_ADDR, and with chunked bodies.
+
+    Django reads only Content-Length bytes, and a chunked body has no Content-Length.
+    """
+    proxies.believe(environ)
     if "HTTP_TRANSFER_ENCODING" in environ:
         body = environ["wsgi.input"].read(MAX_BODY + 1)
         environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}

@@ -70,6 +70,18 @@ def test_overview_hides_what_the_user_may_not_look_at(product):
         assert client.get(f"/admin/{path}/").status_code == 403
 
 
+def test_denied_staff_leaves_one_log_line(db, caplog):
+    client = Client()
+    client.force_login(User.objects.create_user("nobody", is_staff=True))
+    client.post("/admin/engines/engine/", REMOTE_ADDR="192.0.2.7")
+    Client(enforce_csrf_checks=True).post("/admin/login/", {"username": "root"}, REMOTE_ADDR="192.0.2.8")
+    denied, forged = [record.msg for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    named = {"address": "192.0.2.7", "method": "POST", "path": "/admin/engines/engine/", "user": "nobody", "reason": "permission"}
+    assert denied.items() >= {"event": "staff_denied", **named}.items()
+    forger = {"address": "192.0.2.8", "path": "/admin/login/", "user": "", "reason": "CSRF cookie not set."}
+    assert forged.items() >= {"event": "staff_denied", **forger}.items()
+
+
 def test_admin_is_for_staff_only(db):
     client = Client()
     assert client.get("/admin/")["Location"].startswith("/admin/login/")

@@ -12,7 +12,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db.models.functions import Now
 
-from config.web.server import Worker
+from config.web import refusals
 from policy import admin_keys, products
 from policy.models import AdminKey, PlatformKey
 from tests import waiting
@@ -281,6 +281,82 @@ def test_key_of_another_product_does_not_find_the_engine(server, acme, unchanged
     refused(send(server, endpoint, keys_of(acme), path=endpoint.path.replace("alice", "bob")), 404, "ENGINE_NOT_FOUND")
 
 
+def test_refused_key_leaves_one_log_line(server, acme):
+    """The line has what staff knows the key by, and no more of the key."""
+    _, reader = products.issue_key(acme, by="admin", scopes=["read"])
+    keys = ["pk-sept-abcdefghijk", "ak-sept-zyxwvutsrqp", "somebody-elses-secret", reader]
+    for number, key in enumerate(keys):
+        requests.post(f"{server.url}/engines/u{number}/stop", headers={"X-Platform-Key": key}, timeout=10)
+    told = [json.loads(line) for line in server.log("web").splitlines() if line.startswith("{") and "/engines/u" in line]
+    assert [line["event"] for line in told] == ["key_refused"] * 4
+    assert [line["key"] for line in told] == ["abcdef", "zyxwvu", "", reader.removeprefix("pk-sept-")[:6]]
+    assert [line["code"] for line in told] == ["INVALID_PLATFORM_KEY"] * 3 + ["INSUFFICIENT_SCOPE"]
+    assert {(line["address"], line["method"]) for line in told} == {("127.0.0.1", "POST")}
+    assert [line["path"] for line in told] == [f"/engines/u{number}/stop" for number in range(4)]
+    assert not [key for key in keys if key in server.log("web")]
+
+
+# -- what no cache, proxy or browser may be told -------------------------------------------------------------------------------
+
+
+def test_answer_of_the_api_is_kept_by_no_cache(server, acme, subtests):
+    shared = ("/schema/", "/docs/")
+    for endpoint in (one for one in ALL if one.path not in shared):
+        with subtests.test(f"{endpoint.method} {endpoint.path}"):
+            assert send(server, endpoint, keys_of(acme)).headers["Cache-Control"] == "no-store"
+    for path in ("/nope", "/%41"):
+        assert requests.get(server.url + path, timeout=10).headers["Cache-Control"] == "no-store"
+    assert raw(server, b"nonsense\r\n\r\n").headers["Cache-Control"] == "no-store"
+    for path in shared:
+        assert "no-store" not in requests.get(server.url + path, timeout=10).headers.get("Cache-Control", "")
+
+
+def test_escaped_path_outside_engines_is_not_found(server, acme, subtests):
+    escaped = (
+        "/%73tatus",
+        "/statu%73",
+        "/%61dmin/",
+        "/admin%2Flogin/",
+        "/admin/%6cogin/",
+        "/%65ngines",
+        "/health%3f",
+        "/docs%2f",
+        "/operations/%31",
+    )
+    for path in (*escaped, "//localhost/%73tatus"):
+        with subtests.test(path):
+            refused(raw(server, line(path, acme)), 404, "NOT_FOUND")
+
+
+def line(path, acme, *headers, method="GET"):
+    """The bytes of a request with this very path."""
+    keys = [f"{name}: {key}" for name, key in keys_of(acme).items()]
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *keys, *headers, "Connection: close", "", ""]).encode()
+
+
+FORWARDER = [
+    "SCRIPT_NAME: /status", "Script-Name: /status", "PATH_INFO: /health", "X-Script-Name: /status", "X-Original-URL: /health",
+    "X-Rewrite-URL: /health", "X-Forwarded-Prefix: /status", "X-Forwarded-Host: evil.example", "X-Forwarded-Path: /health",
+    "X-HTTP-Method-Override: DELETE", "Forwarded: for=203.0.113.9;host=evil.example;proto=https",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", FORWARDER)
+def test_header_of_a_forwarder_changes_nothing(server, acme, header):
+    """From a client on loopback, which gunicorn itself would believe."""
+    expected, found = raw(server, line("/status", acme)), raw(server, line("/status", acme, header))
+    assert (found.status_code, found.content) == (expected.status_code, expected.content) == (200, expected.content)
+
+
+def test_trace_is_not_allowed_on_any_page(server, acme, subtests):
+    for path in ("/admin/", "/admin/login/", "/static/fleet/admin.css", "/schema/", "/docs/"):
+        with subtests.test(path):
+            answer = raw(server, line(path, acme, method="TRACE"))
+            assert answer.status_code == 405
+            assert "TRACE" not in answer.headers["Allow"]
+            assert b"pk-sept-" not in answer.content
+
+
 # -- what is no request ------------------------------------------------------------------------------------------------------
 
 
@@ -346,7 +422,7 @@ def test_body_that_ends_early_is_refused(server, acme, unchanged):
 
 def test_failure_outside_django_tells_nothing():
     ours, theirs = socket.socketpair()
-    Worker.handle_error(None, None, ours, ("127.0.0.1", 1), RuntimeError("sk-sept-secret"))
+    ours.sendall(refusals.of_error(RuntimeError("sk-sept-secret")))
     ours.close()
     refused(answer_on(theirs), 500, "INTERNAL_ERROR")
 

@@ -1,7 +1,9 @@
 """The web server's threads: what is slow, silent or waiting holds up no admit and no `/health`."""
 
 import contextlib
+import json
 import os
+import re
 import socket
 import threading
 import time
@@ -88,11 +90,82 @@ def timed_admit(stack, product):
 
 
 @pytest.mark.alone
-def test_silent_connections_hold_up_nobody(web, product):
-    with contextlib.ExitStack() as stack:
-        for _ in range(10):
-            stack.enter_context(contextlib.closing(socket.create_connection(("127.0.0.1", web.port))))
-        assert web.call("GET", "/engines", product.key, timeout=2).json()["total"] == 0
+def test_strangers_hold_up_nobody(db, product):
+    """On the shipped sizes: requests that stop in the middle, silent connections, and clients that neither read nor close."""
+    put_engine(product)
+    with contextlib.closing(Stack()) as stack, contextlib.ExitStack() as strangers:
+        stack.start("web")
+        waiting.until(stack.serves, 30, "the web server answers")
+
+        def come(count, sent=b""):
+            return [strangers.enter_context(stranger(stack, sent)) for _ in range(count)]
+
+        silent = come(1_000)
+        stopped = [come(64, sent) for sent in STOPPED]
+        for _ in range(5):
+            come(6, b"GET /nope HTTP/1.0\r\n\r\n")
+            assert max(timed_admit(stack, product) for _ in range(5)) < 0.2
+        for clients in stopped:
+            answers = [client.recv(4096) for client in clients]
+            assert {answer[:12] for answer in answers} == {b"HTTP/1.1 408"}
+            assert all(b'"INVALID_REQUEST"' in answer for answer in answers)
+        assert {client.recv(1) for client in silent} == {b""}
+
+
+HEAD = b"POST /engines/alice/admit HTTP/1.1\r\nHost: localhost\r\n"
+STOPPED = [HEAD, HEAD + b"Content-Length: 500\r\n\r\n{", HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"]
+
+
+@contextlib.contextmanager
+def stranger(stack, sent=b"", source=("127.0.0.1", 0)):
+    """A client that sends these bytes, and then nothing."""
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=20, source_address=source) as client:
+        client.sendall(sent)
+        yield client
+
+
+@pytest.mark.alone
+def test_clients_that_do_not_read_hold_no_thread(web, product):
+    """Two threads, and four clients that want a large answer in the smallest window there is."""
+    with contextlib.ExitStack() as clients:
+        for _ in range(4):
+            client = clients.enter_context(contextlib.closing(socket.socket()))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            client.connect(("127.0.0.1", web.port))
+            client.sendall(
+                b"GET /static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            )
+        for _ in range(4):
+            assert web.call("GET", "/engines", product.key, timeout=2).json()["total"] == 0
+
+
+def test_large_answer_arrives_whole_at_a_slow_reader(web):
+    path = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
+    answer = requests.get(web.url + path, stream=True, timeout=10)
+    pieces = []
+    for piece in answer.iter_content(100_000):
+        time.sleep(0.02)
+        pieces.append(piece)
+    assert len(b"".join(pieces)) == int(answer.headers["Content-Length"]) > 1_000_000
+
+
+def test_address_gets_its_number_of_connections_and_a_trusted_proxy_gets_more(db, product):
+    sizes = {"ORCH_WEB_CONNECTIONS_PER_ADDRESS": "5", "ORCH_TRUSTED_PROXIES": "127.0.0.2,127.0.0.3", "ORCH_LOG_LEVEL": "INFO"}
+    with contextlib.closing(Stack(**sizes)) as stack, contextlib.ExitStack() as strangers:
+        stack.start("web")
+        waiting.until(stack.serves, 30, "the web server answers")
+        for _ in range(20):
+            strangers.enter_context(stranger(stack, source=("127.0.0.2", 0)))
+        for _ in range(5):
+            strangers.enter_context(stranger(stack))
+        answers = [strangers.enter_context(stranger(stack)).recv(4096) for _ in range(3)]
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 503", b"", b""]
+        refused = b"GET /engines HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.9, 198.51.100.4\r\n\r\n"
+        through = strangers.enter_context(stranger(stack, refused, source=("127.0.0.3", 0)))
+        assert through.recv(4096).startswith(b"HTTP/1.1 401")
+        told = [json.loads(line) for line in stack.log("web").splitlines() if line.startswith("{")]
+    assert [line["address"] for line in told if line["event"] == "connections_refused"] == ["127.0.0.1"]
+    assert [line["address"] for line in told if line["event"] == "key_refused"] == ["198.51.100.4"]
 
 
 def test_request_that_comes_in_pieces_is_answered(web, product):
@@ -106,6 +179,25 @@ def test_request_that_comes_in_pieces_is_answered(web, product):
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"admitted":true' in answer
+
+
+def test_requests_sent_at_once_are_answered_in_order(web):
+    """Pipelined, in one piece: each is whole when the connection gets its thread, and the rest waits."""
+    asked = b"".join(b"GET /nope/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number for number in range(3))
+    with stranger(web, asked + b"GET /health HTTP/1.0\r\n\r\n") as client:
+        client.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert re.findall(rb"HTTP/1.[01] (\d+)", answer) == [b"404", b"404", b"404", b"200"]
+
+
+def test_client_that_asks_first_is_told_to_send_its_body(web, product):
+    head = f"POST /engines/alice/admit HTTP/1.1\r\nHost: localhost\r\nX-Platform-Key: {product.key}\r\n"
+    with stranger(
+        web, f"{head}Content-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n".encode()
+    ) as client:
+        assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"{}")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def test_revoked_key_and_changed_policy_are_in_force_in_every_process(db):
