@@ -116,9 +116,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             self._give_up(conn)
 
     def _is_over(self, conn: Connection, now: float) -> bool:
-        """Whether the connection has waited long enough; a server that stops waits for no new request."""
-        stopping = not self.alive and conn.phase is Phase.REQUEST and conn.frame.stage is Stage.NOTHING
-        return now >= (min(conn.deadline(), conn.since + connections.LINGER_S) if stopping else conn.deadline())
+        """Whether the connection has waited long enough; a server that stops has less patience."""
+        if self.alive or conn.phase is Phase.THREAD:
+            return now >= conn.deadline()
+        is_silent = conn.phase is Phase.REQUEST and conn.frame.stage is Stage.NOTHING
+        patience_s = connections.LINGER_S if is_silent else connections.GRACE_S
+        return now >= min(conn.deadline(), conn.since + patience_s)
 
     def _give_up(self, conn: Connection) -> None:
         if conn.phase is not Phase.REQUEST or conn.frame.stage is Stage.NOTHING:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -124,6 +125,23 @@ def stranger(stack, sent=b"", source=("127.0.0.1", 0)):
         yield client
 
 
+def test_server_stops_although_strangers_stay(db):
+    """Silent ones, one whose long body has minutes to come, and one that does not read a long answer."""
+    with contextlib.closing(Stack()) as stack, contextlib.ExitStack() as strangers:
+        stack.start("web")
+        waiting.until(stack.serves, 30, "the web server answers")
+        body = b"POST /engines/alice/stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 900_000
+        for sent in (b"", body, b"GET /nope HTTP/1.0\r\n\r\n", LARGE):
+            strangers.enter_context(stranger(stack, sent))
+        web = stack.forget("web")
+        os.killpg(web.pid, signal.SIGTERM)
+        waiting.until(lambda: not web.is_alive(), 15, "the web server has ended")
+
+
+BUNDLE = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"  # 1.4 MB, for anybody
+LARGE = f"GET {BUNDLE} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
 @pytest.mark.alone
 def test_clients_that_do_not_read_hold_no_thread(web, product):
     """Two threads, and four clients that want a large answer in the smallest window there is."""
@@ -132,16 +150,13 @@ def test_clients_that_do_not_read_hold_no_thread(web, product):
             client = clients.enter_context(contextlib.closing(socket.socket()))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             client.connect(("127.0.0.1", web.port))
-            client.sendall(
-                b"GET /static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            )
+            client.sendall(LARGE)
         for _ in range(4):
             assert web.call("GET", "/engines", product.key, timeout=2).json()["total"] == 0
 
 
 def test_large_answer_arrives_whole_at_a_slow_reader(web):
-    path = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
-    answer = requests.get(web.url + path, stream=True, timeout=10)
+    answer = requests.get(web.url + BUNDLE, stream=True, timeout=10)
     pieces = []
     for piece in answer.iter_content(100_000):
         time.sleep(0.02)
