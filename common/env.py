@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common import socket_addresses
+from common import image_references, socket_addresses
 from common.editions import USUAL, Edition
 
 NETWORK_LIMIT = 900  # endpoints; a network always has fewer
@@ -245,6 +245,7 @@ class Env(BaseSettings):
         if self.lease_renew_s * 2 > self.lease_s:
             raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
         self._check_proxies()
+        self._check_image()
         self._check_reach()
         self._check_egress()
         for number, key in enumerate(self.master_keys, 1):
@@ -264,6 +265,12 @@ class Env(BaseSettings):
                 raise ValueError(
                     f"ORCH_TRUSTED_PROXIES: {part!r} is not an IP address or a network such as 10.0.0.0/8"
                 ) from error
+
+    def _check_image(self) -> None:
+        try:
+            image_references.parse(self.engine_image)
+        except ValueError as error:
+            raise ValueError(f"ORCH_ENGINE_IMAGE {error}") from error
 
     def _check_reach(self) -> None:
         try:

@@ -2,8 +2,8 @@
 
 import re
 
+from common import image_references
 from engines.errors import ImageUnknown, InvalidUserId
-from policy import rules
 
 # Parts of emoji that `isprintable` refuses: joiners, the letters of flags, and pictures newer than Python's Unicode.
 _EMOJI = re.compile("[\u200c\u200d\U0001f000-\U0001faff\U000e0020-\U000e007f]")
@@ -23,6 +23,10 @@ def _is_printable(text: str) -> bool:
 
 def check_image(image: object) -> str:
     """The image's name, or an empty string when none is requested. Raises ImageUnknown for an impossible name."""
-    if image != "" and not rules.is_image(image):
-        raise ImageUnknown("engine_version: must be the name of an image, up to 255 characters without spaces.")
+    if image == "":
+        return ""
+    try:
+        image_references.parse(str(image))
+    except ValueError as error:
+        raise ImageUnknown(f"engine_version: {error}.") from error
     return str(image)

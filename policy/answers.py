@@ -6,19 +6,21 @@ from typing import Annotated, Any
 from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
+from common import image_references
 from common.answers import Count, Json, NonEmpty, Time, Uuid, choice, refer
 from common.times import iso
 from policy import models, rules
 from policy.models import Product, Scope
 
-_IMAGE: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^\S+$"}
+_IMAGE: Json = {"type": "string", "maxLength": image_references.LONGEST, "pattern": image_references.REFERENCE}
+_IMAGES: Json = {"type": "string", "maxLength": image_references.LONGEST, "pattern": image_references.PATTERN}
 _FORMS: dict[Any, Json] = {
     rules.is_whole_number: {"type": "integer", "minimum": 0, "maximum": rules.MAX},
     rules.is_memory: {"type": "integer", "minimum": rules.LEAST_MEMORY_MB, "maximum": rules.MAX},
     rules.is_cpus: {"type": "number", "minimum": rules.LEAST_CPUS, "maximum": rules.MAX},
     rules.is_pids: {"type": "integer", "minimum": rules.LEAST_PIDS, "maximum": rules.MAX},
     rules.is_image: _IMAGE,
-    rules.is_image_list: {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": rules.MAX_IMAGES},
+    rules.is_image_list: {"type": "array", "items": _IMAGES, "minItems": 1, "maxItems": rules.MAX_IMAGES},
 }
 POLICY: Json = {
     "type": "object",

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeGuard
 
+from common import image_references
+from common.image_references import Reference
 from policy.errors import InvalidPolicy
 
 Policy = Mapping[str, Any]
@@ -35,13 +37,25 @@ def is_pids(value: object) -> bool:
 
 
 def is_image(value: object) -> bool:
-    """Accept 1 to 255 printable characters without a space: an image's name, a glob for names, or a digest."""
-    return isinstance(value, str) and 1 <= len(value) <= 255 and value.isprintable() and " " not in value
+    """Accept references to images: a name, or a digest."""
+    return isinstance(value, str) and _parse(image_references.parse, value) is not None
 
 
 def is_image_list(value: object) -> bool:
-    """Accept a list of 1 to MAX_IMAGES images."""
-    return isinstance(value, list) and 1 <= len(value) <= MAX_IMAGES and all(is_image(item) for item in value)
+    """Accept a list of 1 to MAX_IMAGES references, or patterns of references."""
+    return isinstance(value, list) and 1 <= len(value) <= MAX_IMAGES and all(map(_is_pattern, value))
+
+
+def _is_pattern(value: object) -> bool:
+    return isinstance(value, str) and _parse(image_references.parse_pattern, value) is not None
+
+
+def _parse(parse: Callable[[str], Reference], text: str) -> Reference | None:
+    """The parts of the text; None outside the grammar."""
+    try:
+        return parse(text)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -62,12 +76,16 @@ RULES: Mapping[str, Rule] = {
     "max_engines": Rule("Maximum number of engines of the product, counted in all states but destroyed.", *_COUNT),
     "rate_limit_rpm": Rule("Maximum number of admits per minute of the product, all users together.", *_COUNT),
     "images": Rule(
-        "Images that engines may run: names, globs (`registry/agents:*`) or digests (`sha256:...`). Without this rule: only"
-        " ORCH_ENGINE_IMAGE.",
+        "Images that engines may run: names, names with stars (`registry/agents:*`) or digests (`sha256:...`). Without this rule:"
+        " only ORCH_ENGINE_IMAGE.",
         is_image_list,
-        f"a list of 1 to {MAX_IMAGES} image names, globs or digests",
+        f"a list of 1 to {MAX_IMAGES} names of images, with or without stars, or digests: {image_references.FORM}; no short ids",
     ),
-    "engine_image": Rule("Image of new engines when the provision names no image.", is_image, "the name of an image"),
+    "engine_image": Rule(
+        "Image of new engines when the provision names no image.",
+        is_image,
+        f"the name of an image: {image_references.FORM}; no short id",
+    ),
     "memory_mb": Rule("Memory of an engine in MB; lowers ORCH_ENGINE_MEMORY_MB.", *_MEMORY),
     "cpus": Rule("CPUs of an engine; lowers ORCH_ENGINE_CPUS.", *_CPUS),
     "pids": Rule("Processes and threads of an engine; lowers ORCH_ENGINE_PIDS.", *_PIDS),
@@ -93,11 +111,32 @@ def choose_image(policy: Policy, asked: str, default: str) -> str:
 
 
 def names(pattern: str, image: str) -> bool:
-    """Return whether the pattern (a name, a glob, or a bare digest) matches the image."""
-    if pattern.startswith("sha256:"):
-        return image == pattern or image.endswith(f"@{pattern}")
-    # == as well, because a registry's IPv6 address has brackets, and brackets in a glob mean a set of characters
-    return image == pattern or fnmatchcase(image, pattern)
+    """Return whether the pattern (a name, a name with stars, or a digest) matches the image.
+
+    A digest matches every name with this digest, and the image's id. Names match part by part: a star in the tag matches no
+    slash and no other part, a star in the repository also matches slashes. A star at the end of a pattern without a tag matches
+    any tag and digest. A text outside the grammar matches nothing, in a policy from before the grammar as well.
+    """
+    wanted, asked = _parse(image_references.parse_pattern, pattern), _parse(image_references.parse, image)
+    if wanted is None or asked is None:
+        return False
+    if not wanted.repository:
+        return asked.digest == wanted.digest
+    return asked.repository != "" and _matches(asked.repository, wanted.repository) and _matches_rest(asked, wanted)
+
+
+def _matches_rest(asked: Reference, wanted: Reference) -> bool:
+    """Whether tag and digest match. A digest beside a matching tag only narrows: the image must have both."""
+    if wanted.digest:
+        return asked.digest == wanted.digest and (not wanted.tag or _matches(asked.tag, wanted.tag))
+    if wanted.tag:
+        return asked.tag != "" and _matches(asked.tag, wanted.tag)
+    return wanted.repository.endswith("*") or not (asked.tag or asked.digest)
+
+
+def _matches(text: str, pattern: str) -> bool:
+    # The brackets of an IPv6 address are no set of characters. The grammar has no other special characters than the star.
+    return fnmatchcase(text, pattern.replace("[", "[[]"))
 
 
 def lowered(policy: Policy, rule: str, most: float) -> float:

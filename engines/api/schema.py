@@ -3,6 +3,7 @@
 from django.core.validators import RegexValidator
 from drf_spectacular.utils import OpenApiParameter
 
+from common import image_references
 from common.answers import Json
 from common.bodies import Text
 from common.endpoints import Endpoint, describe, describe_id, page_limit
@@ -32,7 +33,12 @@ class Provision(bodies.Provision):
     """A new engine for a user."""
 
     user_id = Text(max_length=255, validators=[RegexValidator(USER_ID["pattern"])])
-    engine_version = Text(required=False, max_length=255, help_text="The image. Without it: the policy's image.")
+    engine_version = Text(
+        required=False,
+        max_length=image_references.LONGEST,
+        validators=[RegexValidator(image_references.REFERENCE)],
+        help_text="The image. Without it: the policy's image.",
+    )
 
 
 # -- endpoints -----------------------------------------------------------------------------------------------------------

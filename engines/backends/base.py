@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
+from common import image_references
+from common.image_references import Reference
+
 INNER_PORT = 8000  # the port on which an engine listens inside a container, which has its own address
 
 
@@ -40,6 +43,15 @@ class ImageMissing(BackendError):
     """The backend has no image with the name in the engine's version. Build or pull the image on the engines' host."""
 
     code = "image_missing"
+
+
+class ImageMismatch(BackendError):
+    """The runtime answered with an image that does not have the name in the engine's version. No instance was made of the image.
+
+    Check which names the image has on the engines' host, then repeat the request.
+    """
+
+    code = "image_mismatch"
 
 
 class PortTaken(BackendError):
@@ -125,6 +137,14 @@ class Instance:
     port: int | None = None
 
 
+def parse_image(image: str) -> Reference:
+    """The parts of an image's name. Raises ImageMissing for a text outside the grammar: no image can have such a name."""
+    try:
+        return image_references.parse(image)
+    except ValueError as error:
+        raise ImageMissing(f"no image {image!r}: the engine's version {error}") from error
+
+
 def instance_name(deployment: str, engine_id: UUID) -> str:
     """The runtime's name for an engine's running instance (if instances have names), also its host name on the network."""
     return f"{deployment}-{engine_id}"
@@ -149,7 +169,7 @@ class Backend(ABC):
         `kept` is an earlier answer, or empty. While the runtime still has the image `kept`, the answer is `kept`. Otherwise the
         answer is the digest of the image now named `image`. A digest in place of a name stands for itself.
 
-        Raises ImageMissing, BackendUnavailable.
+        Raises ImageMissing, also for a text outside the grammar of `common.image_references`; ImageMismatch, BackendUnavailable.
         """
 
     def tidy(self) -> int:
@@ -184,7 +204,7 @@ class Backend(ABC):
         is adopted in any state, and keeps its state. While an adopted instance does not run, its port follows `spec.port`; if a
         change of the port takes a new instance, `observe` says CREATED.
 
-        Raises ImageMissing, NetworkFull, DiskFull, BackendUnavailable, BackendError.
+        Raises ImageMissing, ImageMismatch, NetworkFull, DiskFull, BackendUnavailable, BackendError.
         """
 
     @abstractmethod

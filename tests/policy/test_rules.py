@@ -25,7 +25,12 @@ def test_every_rule_may_stand_in_the_audit_log():
         ("images", "demo"),
         ("images", ["a b"]),
         ("images", [1]),
+        ("images", ["acme/agent:x/../../other:1"]),
+        ("images", ["acme/agent:[12]"]),
+        ("images", ["ab36c51b6172"]),
         ("engine_image", ""),
+        ("engine_image", "acme/agent:*"),
+        ("engine_image", "sha256:ab36c51b6172"),
         ("memory_mb", 0),
         ("memory_mb", 15),
         ("memory_mb", 64.0),
@@ -67,8 +72,61 @@ def test_names_takes_a_name_with_brackets_for_itself():
     assert not rules.names("[fd00::1]:5000/agent:1", "[fd00::1]:5000/agent:2")
 
 
-def test_names_lets_a_star_stand_for_a_slash_too():
+def test_names_lets_a_star_before_the_tag_stand_for_a_slash_too():
     assert rules.names("acme/*", "acme/tools/agent:1")
+    assert rules.names("acme/*:1.*", "acme/tools/agent:1.4")
+    assert rules.names("[fd00::1]:5000/*:1", "[fd00::1]:5000/acme/agent:1")
+
+
+DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("pattern", "image"),
+    [
+        ("acme/agent:*", "acme/agent:x/../../other:1"),
+        ("acme/agent:*", "acme/agent:x/y"),
+        ("acme/agent:*", "acme/agent"),
+        ("acme/agent:*", f"acme/agent@{DIGEST}"),
+        ("acme/agent:*", "acme/agent:5000/other:1"),
+        ("acme/agent", f"acme/agent@{DIGEST}"),
+        ("acme/agent", "acme/agent:1"),
+        ("acme/agent:1", f"acme/agent:2@{DIGEST}"),
+        (f"acme/agent@{DIGEST}", f"acme/agent@{OTHER}"),
+        (f"acme/agent@{DIGEST}", f"other@{DIGEST}"),
+        (f"acme/agent@{DIGEST}", DIGEST),
+        ("*", DIGEST),
+        ("*:*", DIGEST),
+        ("*", "ab36c51b6172"),
+        ("*", "acme /agent"),
+        ("acme/agent:?", "acme/agent:1"),
+        ("acme/agent:[12]", "acme/agent:1"),
+        ("ab36c51b6172", "ab36c51b6172"),
+    ],
+)
+def test_names_refuses_what_the_pattern_does_not_mean(pattern, image):
+    assert not rules.names(pattern, image)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "image"),
+    [
+        ("acme/agent:*", f"acme/agent:1@{DIGEST}"),
+        ("acme/agent:1", f"acme/agent:1@{DIGEST}"),
+        (f"acme/agent@{DIGEST}", f"acme/agent:1@{DIGEST}"),
+        ("acme/*", f"acme/agent@{DIGEST}"),
+        ("acme/agent", "acme/agent"),
+        ("*", "registry.example.com:5000/acme/agent:1"),
+    ],
+)
+def test_names_takes_an_image_that_the_pattern_means(pattern, image):
+    assert rules.names(pattern, image)
+
+
+@pytest.mark.parametrize("image", ["Not An Image", "ab36c51b6172", "acme/agent:x/../../other:1", "acme/*", ""])
+def test_settings_refuse_an_image_outside_the_grammar(image):
+    with pytest.raises(ValidationError, match="ORCH_ENGINE_IMAGE must be the name of an image"):
+        Env(engine_image=image)
 
 
 def test_lowered_only_lowers():

@@ -12,9 +12,12 @@ from uuid import UUID
 import structlog
 from docker.errors import APIError
 
+from common import image_references
+from common.image_references import Reference
 from engines.backends.base import (
     Backend,
     BackendError,
+    ImageMismatch,
     ImageMissing,
     Instance,
     InstanceMissing,
@@ -26,6 +29,7 @@ from engines.backends.base import (
     State,
     ignore,
     instance_name,
+    parse_image,
 )
 from engines.backends.docker import containers, name_servers
 from engines.backends.docker.containers import Found
@@ -171,18 +175,33 @@ class DockerBackend(Backend):
         return written.decode(errors="replace").splitlines()[-tail:]
 
     def _resolve(self, image: str, kept: str) -> Mapping[str, Any]:
-        """The daemon's description of the image for an instance: `kept` if present, else `image`. Raises ImageMissing."""
-        found = (kept and self._look_at_image(kept)) or self._look_at_image(image)
+        """The daemon's description of the image for an instance: `kept` if present, else `image`.
+
+        Raises ImageMissing, ImageMismatch.
+        """
+        wanted = parse_image(image)
+        found = (kept and self._look_at_image(parse_image(kept))) or self._look_at_image(wanted)
         if not found:
             raise ImageMissing(f"no image {image} on this host")
         return found
 
-    def _look_at_image(self, name: str) -> Mapping[str, Any] | None:
+    def _look_at_image(self, wanted: Reference) -> Mapping[str, Any] | None:
+        """The daemon's description of the image; None for a missing image. Raises ImageMismatch.
+
+        The description must have the name that was asked for: the daemon and its client have rules of their own for names.
+        """
         try:
-            found: Mapping[str, Any] = self._daemon.ask(lambda api: api.inspect_image(name))  # type: ignore[no-untyped-call]
+            found: Mapping[str, Any] = self._daemon.ask(
+                lambda api: api.inspect_image(wanted.full())  # type: ignore[no-untyped-call]
+            )
         except NotFound:
             return None
-        return found
+        names = [*(found.get("RepoTags") or ()), *(found.get("RepoDigests") or ())]
+        if image_references.has_names(wanted, names) if wanted.repository else found["Id"] == wanted.digest:
+            return found
+        raise ImageMismatch(
+            f"asked for {wanted.full()}, the daemon answered with {found['Id']} named {', '.join(names) or 'nothing'}"
+        )
 
     # -- containers ----------------------------------------------------------------------------------------------------
 

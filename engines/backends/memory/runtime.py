@@ -22,6 +22,7 @@ from engines.backends.base import (
     Ref,
     Spec,
     State,
+    parse_image,
 )
 from engines.backends.memory.behaviour import Behaviour
 from engines.backends.memory.door import Door
@@ -94,6 +95,7 @@ class Runtime:
             raise self._failures[verb].popleft()
 
     def resolve(self, image: str, kept: str) -> str:
+        parse_image(image)
         if kept and kept not in self.missing_images:
             return kept
         if image in self.missing_images:

@@ -33,6 +33,7 @@ from engines.backends.base import (
     Spec,
     State,
     ignore,
+    parse_image,
 )
 from engines.backends.process import processes, store
 from engines.backends.process.launch import Outcome
@@ -239,7 +240,7 @@ def _port(folder: Path, incarnation: int, state: State) -> int | None:
 
 
 def _module(image: str) -> str:
-    module = MODULES.get(image.partition(":")[0])
+    module = MODULES.get(parse_image(image).repository)
     if module is None:
         raise ImageMissing(f"no image {image}: the subprocess backend has {', '.join(MODULES)}")
     return module

@@ -49,6 +49,16 @@ def test_resolve_names_a_digest_or_a_missing_image(runtime):
         runtime.backend.resolve(runtime.missing_image)
 
 
+@pytest.mark.parametrize("image", [f"{IMAGE}/../../{IMAGE}", "Not An Image", "ab36c51b6172", "sha256:ab36c51b6172"])
+def test_create_makes_nothing_of_an_image_outside_the_grammar(runtime, image):
+    wanted = spec(image=image)
+    for call in (lambda: runtime.backend.create(wanted), lambda: runtime.backend.resolve(image, runtime.backend.resolve(IMAGE))):
+        with pytest.raises(ImageMissing, match="must be the name of an image"):
+            call()
+    assert runtime.backend.observe(wanted.ref) is State.ABSENT
+    assert not runtime.has_volume(wanted.ref.engine_id)
+
+
 def test_resolve_keeps_an_earlier_answer_while_there_is_that_image(backend):
     digest = backend.resolve(IMAGE)
     assert backend.resolve(IMAGE, digest) == digest

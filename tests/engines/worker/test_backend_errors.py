@@ -16,6 +16,7 @@ from tests.envelopes import assert_error
 ACME = actors.product("acme")
 FOR_GOOD = {
     base.ImageMissing: (502, "BACKEND_ERROR"),
+    base.ImageMismatch: (502, "BACKEND_ERROR"),
     base.NetworkFull: (503, "CAPACITY_EXHAUSTED"),
     base.NetworkUnguarded: (503, "UNAVAILABLE"),
     base.DiskFull: (503, "CAPACITY_EXHAUSTED"),
