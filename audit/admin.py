@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from audit import actors, badges, search
 from audit.actions import CATALOGUE, Action, Retention
 from audit.models import AuditRow
-from common import wording
+from common import characters, wording
 from common.admin import KeysetAdmin, StaticFilter, labelled
 
 
@@ -94,10 +94,11 @@ class AuditRowAdmin(KeysetAdmin):
 
     @admin.display(description="User", empty_value="-")
     def whose(self, row: AuditRow) -> str | None:
+        shown = None if row.user_id is None else characters.marked(row.user_id)
         if row.engine_id is None:
-            return row.user_id
+            return shown
         return format_html(
-            '<a class="rh-link" href="{}">{}</a>', reverse("admin:engines_engine_change", args=[row.engine_id]), row.user_id
+            '<a class="rh-link" href="{}">{}</a>', reverse("admin:engines_engine_change", args=[row.engine_id]), shown
         )
 
     @admin.display(description="Product", empty_value="-")

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from common import characters
+
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -43,4 +45,4 @@ def value(worth: Any) -> str:
         return "yes" if worth else "no"
     if isinstance(worth, list):
         return ", ".join(value(item) for item in worth) or "none"
-    return str(worth)
+    return characters.marked(str(worth))

@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from common import characters
 from policy.models import Product
 
 
@@ -210,7 +211,7 @@ class Engine(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.user_id} ({self.pk})"
+        return f"{characters.marked(self.user_id)} ({self.pk})"
 
 
 class Operation(models.Model):

@@ -13,6 +13,7 @@ from uuid import UUID
 from django.db import connection, transaction
 
 from audit.actions import Action, Retention
+from common.characters import marked
 from engines.models import OperationState, Status
 
 SHOWN = 5  # disagreements reported in words per engine
@@ -138,7 +139,7 @@ class Disagreement:
     def __str__(self) -> str:
         """The engine and the sentences in a single line."""
         who = f"engine {self.engine_id}" if self.engine_id else "no engine"
-        known = f" (product {self.product_slug}, user {self.user_id})" if self.product_slug else ""
+        known = f" (product {self.product_slug}, user {marked(self.user_id or '')})" if self.product_slug else ""
         more = f"; and {self.count - len(self.sentences)} more" if self.count > len(self.sentences) else ""
         return f"{who}{known}: {'; '.join(self.sentences)}{more}"
 

@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
 
 from audit import actors
-from common import uuids, wording
+from common import characters, uuids, wording
 from common.admin import ReadOnlyAdmin, labelled
 from policy import admin_keys, environments, overrides, products
 from policy.errors import (
@@ -36,11 +36,17 @@ WARNING = "Requests with this key are refused from the next request on. A revoke
 END_OVERRIDE = "From the next request on, the rule has the policy's value again."
 
 
+@admin.display(description="Display name")
+def display_name(product: Product) -> str:
+    """The column of the products' names for people."""
+    return characters.marked(product.display_name)
+
+
 class ProductAdmin(ReadOnlyAdmin):
     """Base of the admin of products. `engines.admin` adds actions on a product with its engines, and registers the subclass."""
 
     page_template = "admin/policy/product/page.html"
-    list_display = ("slug", "display_name", "state", "limits", "created")
+    list_display = ("slug", display_name, "state", "limits", "created")
     search_fields = ("slug",)  # only makes Django show the search field; get_search_results decides the search
     search_help_text = "Slug or id: exact"
 

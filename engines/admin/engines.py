@@ -19,6 +19,7 @@ from django.utils.html import format_html, format_html_join
 
 from common import uuids, wording
 from common.admin import KeysetAdmin, StaticFilter, labelled
+from common.characters import marked
 from engines import lifecycle, operations
 from engines.addresses import url
 from engines.admin import timeline, verbs
@@ -51,10 +52,16 @@ class StatusFilter(StaticFilter):
     }
 
 
+@admin.display(description="User id")
+def user_id(engine: Engine) -> str:
+    """The column of the user ids."""
+    return marked(engine.user_id)
+
+
 @admin.register(Engine)
 class EngineAdmin(KeysetAdmin):
     page_template = "admin/engines/engine/page.html"
-    list_display = ("user_id", "badge", "product_slug", "engine_version", "port", "created", "last_active")
+    list_display = (user_id, "badge", "product_slug", "engine_version", "port", "created", "last_active")
     list_filter = (StatusFilter,)
     list_select_related = ("product",)
     search_fields = ("user_id",)  # get_search_results decides; without search_fields, Django shows no search box
@@ -132,7 +139,7 @@ class EngineAdmin(KeysetAdmin):
         if form.is_valid():
             self._request(request, verb, [engine], form.cleaned_data["reason"])
             return HttpResponseRedirect(page_of(engine))
-        title = f"{verb.label} {engine.user_id}"
+        title = f"{verb.label} {marked(engine.user_id)}"
         return self.confirm(request, verb, engine, title=title, form=form, back=page_of(engine))
 
     def confirm(self, request: HttpRequest, verb: Verb, engine: Engine | None, **context: Any) -> HttpResponse:
@@ -153,7 +160,9 @@ class EngineAdmin(KeysetAdmin):
         except InvalidToken:
             messages.error(request, "The key cannot be decrypted: it was stored under another master key.")
             return HttpResponseRedirect(page_of(engine))
-        return self.render_once(request, engine, title=f"Key of {engine.user_id}", key=key, back=page_of(engine), note=_SEEN)
+        return self.render_once(
+            request, engine, title=f"Key of {marked(engine.user_id)}", key=key, back=page_of(engine), note=_SEEN
+        )
 
     def get_engine(self, engine_id: UUID) -> Engine:
         """The engine, destroyed or not. Raises Http404."""
@@ -166,12 +175,12 @@ class EngineAdmin(KeysetAdmin):
             try:
                 operation = verb.call(engine, by=verbs.actor_of(request.user), reason=reason)
             except (EngineError, PolicyError) as refusal:
-                messages.error(request, f"{engine.user_id}: {refusal}")
+                messages.error(request, f"{marked(engine.user_id)}: {refusal}")
             except Exception:
                 log.exception("staff_verb_failed", verb=verb.kind.value, engine_id=str(engine.pk))
-                messages.error(request, f"{engine.user_id}: an internal error occurred; the log has the details.")
+                messages.error(request, f"{marked(engine.user_id)}: an internal error occurred; the log has the details.")
             else:
-                opened.append((reverse("admin:engines_operation_change", args=[operation.pk]), engine.user_id))
+                opened.append((reverse("admin:engines_operation_change", args=[operation.pk]), marked(engine.user_id)))
         if opened:
             links = format_html_join(", ", '<a class="rh-link" href="{}">{}</a>', opened)
             messages.success(request, format_html("{}: operation opened for {}", verb.label, links))

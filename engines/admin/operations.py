@@ -9,6 +9,7 @@ from django.utils.html import format_html
 
 from common import uuids, wording
 from common.admin import KeysetAdmin, StaticFilter, labelled
+from common.characters import marked
 from engines import operations
 from engines.admin import timeline
 from engines.admin.links import page_of
@@ -77,7 +78,7 @@ class OperationAdmin(KeysetAdmin):
 
     @admin.display(description="Engine")
     def whose(self, operation: Operation) -> str:
-        return format_html('<a class="rh-link" href="{}">{}</a>', page_of(operation.engine), operation.engine.user_id)
+        return format_html('<a class="rh-link" href="{}">{}</a>', page_of(operation.engine), marked(operation.engine.user_id))
 
     @admin.display(description="Took")
     def took(self, operation: Operation) -> str:

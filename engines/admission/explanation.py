@@ -90,6 +90,8 @@ def _admit(product: Product, question: Question) -> Explanation:
     if course == Course.CANCEL_SLEEP and _is_claimed(seen):  # too late to cancel: the admit waits until the engine sleeps
         course = Course.WAKE if question.auto_wake else Course.REFUSE
     if course == Course.PROVISION:
+        if all(decision.allowed for decision in decided):
+            identifiers.check_new_user_id(question.user_id)
         plan = plans.of_provision(product, question.user_id, question.engine_version)
         decided += [each for each in plan.decisions if each.rule != "suspended"]
     elif course == Course.WAKE and seen is not None:
@@ -106,6 +108,7 @@ def _is_claimed(seen: Seen | None) -> bool:
 
 
 def _provision(product: Product, question: Question) -> Explanation:
+    identifiers.check_new_user_id(question.user_id)
     asked = identifiers.check_image(question.engine_version)
     return _conclude(plans.of_provision(product, question.user_id, asked), Kind.PROVISION)
 

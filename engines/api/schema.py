@@ -32,7 +32,12 @@ PREFER = describe(
 class Provision(bodies.Provision):
     """A new engine for a user."""
 
-    user_id = Text(max_length=255, validators=[RegexValidator(USER_ID["pattern"])])
+    user_id = Text(
+        max_length=255,
+        validators=[RegexValidator(USER_ID["pattern"])],
+        help_text="1 to 255 printable characters, not `.` or `..` alone; no character that does not show, such as a joiner"
+        " outside an emoji.",
+    )
     engine_version = Text(
         required=False,
         max_length=image_references.LONGEST,

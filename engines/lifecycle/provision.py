@@ -23,7 +23,7 @@ def provision(product: Product, user_id: str, *, by: Actor, engine_version: str 
     EngineAlreadyExists, PortExhaustion, and with a row of the refusal ProductSuspended, ImageDenied, QuotaExceeded,
     CapacityExhausted.
     """
-    user_id = identifiers.check_user_id(user_id)
+    user_id = identifiers.check_new_user_id(user_id)
     image = identifiers.check_image(engine_version)
     about = trail.Subject(product_id=product.pk, product_slug=product.slug, user_id=user_id)
     denied = Action.ADMIT_DENIED if auto else Action.PROVISION_DENIED

@@ -137,6 +137,26 @@ def test_page_escapes_what_a_product_chose(product):
     assert "<script>alert(1)" not in client.post(f"{LIST}{engine.pk}/stop/", follow=True).text
 
 
+def test_pages_mark_what_does_not_show(product, carry_out):
+    engine = put_engine(product, user_id="ali\u200dce\u202e")
+    operation = carry_out(lifecycle.stop(engine, by=actors.SYSTEM, reason="qui\u200bet"))
+    trail.record(Action.STOP, lifecycle.subject(engine), by=actors.SYSTEM)
+    client = log_in("rita", *ALL)
+    told = client.post(f"{LIST}{engine.pk}/start/", follow=True)
+    pages = [
+        client.get(address)
+        for address in (
+            page(engine), LIST, OPERATIONS, f"{OPERATIONS}{operation.pk}/change/", f"{LIST}{engine.pk}/destroy/", "/admin/",
+            "/admin/audit/auditrow/", f"/admin/audit/auditrow/{AuditRow.objects.latest('pk').pk}/change/",
+        )
+    ]  # fmt: skip
+    for shown in (told, *pages):
+        assert "ali⟨U+200D⟩ce⟨U+202E⟩" in shown.text, shown.request["PATH_INFO"]
+        assert "\u200d" not in shown.text
+        assert "\u202e" not in shown.text
+    assert "qui⟨U+200B⟩et" in pages[0].text
+
+
 # -- the timeline ------------------------------------------------------------------------------------------------------
 
 
