@@ -41,6 +41,8 @@ class Action(StrEnum):
     AUTO_RESTART_SUCCESS = "auto_restart_success"
     AUTO_RESTART_FAILED = "auto_restart_failed"
     AUTO_RESTART_GAVE_UP = "auto_restart_gave_up"
+    DISK_EXCEEDED = "disk_exceeded"
+    DISK_REDUCED = "disk_reduced"
     ORPHAN_REMOVED = "orphan_removed"
     KEY_REVEAL = "key_reveal"
     POLICY_REGISTER = "policy_register"
@@ -99,7 +101,9 @@ _POLICY: Mapping[str, type | UnionType] = {
     "memory_mb": int,
     "cpus": float,
     "pids": int,
+    "disk_mb": int,
 }
+_DISK: Mapping[str, type | UnionType] = {"used_mb": int, "limit_mb": int}
 _SIGNED: Mapping[str, type | UnionType] = {"admin_key": str}  # the name of the admin key used, if the key has a name
 _OVERRIDE: Mapping[str, type | UnionType] = {"override_id": str, "rule": str, "expires_at": str}
 _KEY: Mapping[str, type | UnionType] = {"key_id": str, "prefix": str, **_SIGNED}
@@ -117,8 +121,9 @@ CATALOGUE: Mapping[Action, Entry] = {
     Action.START: Entry("engine started", "the endpoint, or staff", {**_BOOT, **_CAUSE}),
     Action.START_FAILED: Entry("a start failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}),
     Action.START_DENIED: Entry(
-        f"refused by policy because the product is suspended; `verb` names the refused request{_MORE}",
-        "start, wake, and restart of a failed engine",
+        "refused by policy because the product is suspended, or (rule `disk_mb`) because the engine's volume takes more than it"
+        f" may; `verb` names the refused request{_MORE}",
+        "start, wake, and restart",
         {"verb": str, **_REFUSAL},
     ),
     Action.STOP: Entry("engine stopped", "the endpoint, or staff", {"attempt": int, **_CAUSE}),
@@ -175,6 +180,16 @@ CATALOGUE: Mapping[Action, Entry] = {
     ),
     Action.AUTO_RESTART_GAVE_UP: Entry(
         "automatic restarts given up; the engine stays `failed` until someone acts", "the worker", {"restarts": int}
+    ),
+    Action.DISK_EXCEEDED: Entry(
+        "an engine's volume takes more than it may: `used_mb` of `limit_mb`; written once, until `disk_reduced`",
+        "the measuring of volumes",
+        _DISK,
+    ),
+    Action.DISK_REDUCED: Entry(
+        "an engine's volume is within its limit again, after `disk_exceeded`: data was removed, or the limit was raised",
+        "the measuring of volumes",
+        _DISK,
     ),
     Action.ORPHAN_REMOVED: Entry(
         "an instance without an engine was destroyed; `reason` is `engine_destroyed`, `old_incarnation`, or `name_taken` (a"

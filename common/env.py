@@ -103,13 +103,26 @@ class Env(BaseSettings):
         256, ge=8, description="Limit on processes and threads of an engine; a product's policy may lower the limit."
     )
     engine_disk_mb: int = Field(
-        1024, ge=1, description="Disk space, in MB, that an engine's volume counts for in `ORCH_HOST_DISK_MB`."
+        1024,
+        ge=1,
+        le=1_000_000_000,
+        description="Disk space, in MB, that an engine's volume may take, and counts for in `ORCH_HOST_DISK_MB`; a product's"
+        " policy may set another limit. Above the limit the engine is not started, above twice the limit it is stopped.",
+    )
+    disk_check_interval_s: float = Field(
+        60, gt=0, description="Time between two measurements of a running engine's volume; of others, 60 times as long."
     )
     host_max_engines: int = Field(
         0, ge=0, description="Limit on running engines of the host, including starts in flight; 0: no limit."
     )
     host_memory_mb: int = Field(0, ge=0, description="Memory of the host for running engines, in MB; 0: no limit.")
     host_disk_mb: int = Field(0, ge=0, description="Disk space of the host for engines' volumes, in MB; 0: no limit.")
+    host_disk_low_percent: float = Field(
+        10,
+        ge=0,
+        le=100,
+        description="Free share of the disk with the engines' volumes, in percent, below which `/health` says `low`.",
+    )
 
     # docker
     docker_url: str = Field("", description="URL of the Docker daemon. Empty: `DOCKER_HOST`, else `unix:///var/run/docker.sock`.")
@@ -128,6 +141,11 @@ class Env(BaseSettings):
     engine_log_mb: int = Field(
         10, ge=1, description="Size of an engine's log file, in MB; the current and the previous file are kept."
     )
+    engine_disk_quota: bool = Field(
+        False,
+        description="Whether new volumes get a quota of the host's file system. Needs a Docker daemon whose data is on XFS,"
+        " mounted with `pquota`; no engine is created on any other. `false`: volumes are only measured.",
+    )
     engine_network_size: int = Field(
         850,
         ge=1,
@@ -141,7 +159,8 @@ class Env(BaseSettings):
     )
     guard_image: str = Field(
         "roundhouse-guard:latest",
-        description="Image with `sh`, `nft` and `python3` for the containers that enforce the network rules of engines.",
+        description="Image with `sh`, `nft`, `python3` and GNU `find` for the containers that enforce the network rules of"
+        " engines and measure their volumes.",
     )
 
     boot_timeout_s: float = Field(60, gt=0, description="Time within which a booting engine has to become healthy.")
@@ -248,6 +267,8 @@ class Env(BaseSettings):
         self._check_image()
         self._check_reach()
         self._check_egress()
+        if self.engine_disk_quota and self.engine_backend != "docker":
+            raise ValueError("ORCH_ENGINE_DISK_QUOTA needs ORCH_ENGINE_BACKEND=docker")
         for number, key in enumerate(self.master_keys, 1):
             if not _is_fernet_key(key):
                 raise ValueError(f"ORCH_MASTER_KEY: key {number} of {len(self.master_keys)} is not a Fernet key")

@@ -146,11 +146,12 @@ OPERATION_WORKERS = {
     "background": (["background"], ENV.background_concurrency),
     "worker": (["wake", "lifecycle", "background"], sum(ENV.concurrency.values())),
 }
-# All consumers, by process: the queues, and the number of threads. Claimed operations never occupy all threads of `worker`: four
-# are left for periodic jobs, for engines' logs, and for messages of operations that cannot be claimed yet.
+# All consumers, by process: the queues, and the number of threads. Claimed operations never occupy all threads of `worker`: five
+# are left for periodic jobs (a measurement of volumes takes seconds), for engines' logs, and for messages of operations that
+# cannot be claimed yet.
 CONSUMERS = OPERATION_WORKERS | {
-    "worker": ([*OPERATION_WORKERS["worker"][0], "health"], OPERATION_WORKERS["worker"][1] + 4),
-    "health": (["health"], 2),
+    "worker": ([*OPERATION_WORKERS["worker"][0], "health"], OPERATION_WORKERS["worker"][1] + 5),
+    "health": (["health"], 3),
     "keeper": (["keeper"], 1),
 }
 BEAT_SCHEDULE = embedded.home() / "beat-schedule"
@@ -258,6 +259,7 @@ CELERY_BEAT_SCHEDULE = {
     "write-refusals": _every("policy.tasks.write_refusals", 5.0),
     "end-overrides": _every("policy.tasks.end_overrides", 15.0),
     "reconcile": _every("engines.tasks.sweep", 30.0),
+    "measure-disk": _every("engines.tasks.measure_disk", min(15.0, ENV.disk_check_interval_s / 2)),
     "stop-suspended-engines": _every("engines.tasks.stop_suspended", 10.0),
     "make-partitions": _every("audit.tasks.make_partitions", 3600.0),
     "prune-environments": _every("engines.tasks.prune_environments", 3600.0),

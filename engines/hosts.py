@@ -1,8 +1,10 @@
 """Hosts: the host of a new engine, the ports of a host, and whether its runtime answers."""
 
+from datetime import timedelta
+
 from django.db import connection
 from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 from common.settings import settings
 from engines.errors import PortExhaustion
@@ -39,6 +41,25 @@ def mark_unreachable() -> None:
 def unreachable() -> list[Host]:
     """Hosts whose runtime does not answer: the state of their engines is unknown."""
     return list(Host.objects.exclude(unreachable_since=None))
+
+
+def note_disk(total_mb: int, free_mb: int, *, is_low: bool) -> None:
+    """Note what was measured of the disk with the engines' volumes, and since when it has too little left."""
+    Host.objects.bulk_create([Host(name=NAME)], ignore_conflicts=True)
+    since = Coalesce("disk_low_since", Now()) if is_low else None
+    measured = {"disk_mb": total_mb, "disk_free_mb": free_mb, "disk_measured_at": Now(), "disk_low_since": since}
+    Host.objects.filter(name=NAME).update(**measured)
+
+
+def is_disk_due(interval_s: float) -> bool:
+    """Whether the host's disk was not measured within the interval."""
+    recent = Host.objects.filter(name=NAME, disk_measured_at__gt=Now() - timedelta(seconds=interval_s))
+    return not recent.exists()
+
+
+def is_disk_low() -> bool:
+    """Whether a host's disk has too little left, by its last measurement."""
+    return Host.objects.exclude(disk_low_since=None).exists()
 
 
 def pick_port(host: Host) -> int:

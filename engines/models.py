@@ -69,6 +69,7 @@ class Trigger(models.TextChoices):
     HEALTH = "health"  # automatic restart of a failed engine
     HOST_RESTARTED = "host_restarted"  # an engine should run and does not, because its host was started again
     RECONCILED = "reconciled"  # an instance runs although its engine should not run
+    DISK = "disk"  # a stop: the engine's volume takes too much disk space for the engine to go on, or to be started
 
 
 class Fence(Protocol):
@@ -118,6 +119,10 @@ class Host(models.Model):
         db_default="", blank=True, help_text="Changes when the host or its runtime has been started again."
     )
     unreachable_since = models.DateTimeField(null=True, help_text="The runtime does not answer: its engines are unknown.")
+    disk_mb = models.BigIntegerField(null=True, help_text="Size of the disk with the engines' volumes; null: not measured yet.")
+    disk_free_mb = models.BigIntegerField(null=True, help_text="Free space on the disk.")
+    disk_measured_at = models.DateTimeField(null=True)
+    disk_low_since = models.DateTimeField(null=True, help_text="Since when the disk has too little free space or too few files.")
 
     class Meta:
         default_permissions = ("view",)
@@ -142,7 +147,11 @@ class Engine(models.Model):
     may_run = models.BooleanField(
         db_default=False, help_text="Its instance may still run although it is failed, and keeps its room then."
     )
-    disk_mb = models.IntegerField(db_default=0, help_text="The same, of its volume.")
+    disk_mb = models.IntegerField(db_default=0, help_text="The same, of its volume: the limit of its product.")
+    disk_used_mb = models.IntegerField(null=True, help_text="What its volume takes; null: not measured yet.")
+    disk_measured_at = models.DateTimeField(null=True)
+    disk_due_at = models.DateTimeField(null=True, help_text="When the volume is measured again; null: now.")
+    disk_exceeded_at = models.DateTimeField(null=True, help_text="Its `disk_exceeded` row; null while within the limit.")
     incarnation = models.IntegerField(default=1, help_text="Which of the instances made for this engine is the valid one.")
     incarnations = models.IntegerField(default=1, help_text="Incarnation numbers given out so far.")
     env_version = models.IntegerField(

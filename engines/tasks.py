@@ -4,7 +4,7 @@ from uuid import UUID
 
 from celery import shared_task
 
-from engines import environments, health, lifecycle, operations, reconcile, worker
+from engines import disk, environments, health, lifecycle, operations, reconcile, worker
 from policy import idempotency
 
 
@@ -46,6 +46,11 @@ def check_host() -> None:
 @shared_task(ignore_result=True)
 def sweep() -> None:
     reconcile.sweep()
+
+
+@shared_task(ignore_result=True)
+def measure_disk() -> None:
+    disk.sweep()
 
 
 @shared_task(ignore_result=True)

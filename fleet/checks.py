@@ -18,6 +18,16 @@ def check_roles(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return [checks.Warning(message, hint=hint, id="fleet.W001")]
 
 
+@register(Tags.security, deploy=True)
+def check_disk_quota(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Say where volumes are only measured: an engine can fill the disk between two measurements."""
+    if settings.ENV.engine_disk_quota or settings.ENV.engine_backend != "docker":
+        return []
+    hint = "With the daemon's data on XFS, mounted with pquota, set ORCH_ENGINE_DISK_QUOTA=true; see docs/operations.md."
+    message = "Engines' volumes have no quota: they are only measured, and an engine may fill the disk before it is stopped."
+    return [checks.Info(message, hint=hint, id="fleet.I001")]
+
+
 @register(Tags.security)
 def check_master_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Report an empty master key: engine keys cannot be encrypted. `common.env` refuses a key not in Fernet's format."""

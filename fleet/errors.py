@@ -48,6 +48,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (policy.QuotaExceeded, 429, "QUOTA_EXCEEDED"),
     (policy.ImageDenied, 403, "POLICY_DENIED"),
     (policy.ProductSuspended, 403, "PRODUCT_SUSPENDED"),
+    (policy.DiskExceeded, 403, "DISK_EXCEEDED"),
     (policy.RateLimited, 429, "RATE_LIMITED"),
     (engines.EngineNotFound, 404, "ENGINE_NOT_FOUND"),
     (engines.OperationNotFound, 404, "NOT_FOUND"),

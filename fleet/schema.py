@@ -47,7 +47,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/health", api.health, "get_health", "Check whether this process can serve",
-        answer=status.Health, example={"status": "ok", "audit_partitions": "ok", "hosts": "ok"}, tag="fleet",
+        answer=status.Health, example={"status": "ok", "audit_partitions": "ok", "disk": "ok", "hosts": "ok"}, tag="fleet",
         description="The answer is 503 while the database cannot be reached or a migration is missing.",
     ),
 )  # fmt: skip

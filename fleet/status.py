@@ -85,6 +85,7 @@ class Health(TypedDict):
 
     status: Literal["ok"]
     audit_partitions: Annotated[str, choice(["ok", "low"])]
+    disk: Annotated[str, choice(["ok", "low"]), Field(description="`low`: the disk with the engines' volumes is nearly full.")]
     hosts: Annotated[NonEmpty, Field(description="`ok`, or on how many hosts the engines' state is unknown.")]
     unreachable_hosts: NotRequired[list[UnreachableHost]]
 
@@ -99,6 +100,7 @@ def of_process() -> Health:
     found: Health = {
         "status": "ok",
         "audit_partitions": "ok" if partitions.months_ahead() >= partitions.AHEAD else "low",
+        "disk": "low" if hosts.is_disk_low() else "ok",
         "hosts": f"engines unknown on {len(away)} hosts" if away else "ok",
     }
     if away:

@@ -19,6 +19,7 @@ _FORMS: dict[Any, Json] = {
     rules.is_memory: {"type": "integer", "minimum": rules.LEAST_MEMORY_MB, "maximum": rules.MAX},
     rules.is_cpus: {"type": "number", "minimum": rules.LEAST_CPUS, "maximum": rules.MAX},
     rules.is_pids: {"type": "integer", "minimum": rules.LEAST_PIDS, "maximum": rules.MAX},
+    rules.is_disk: {"type": "integer", "minimum": rules.LEAST_DISK_MB, "maximum": rules.MAX},
     rules.is_image: _IMAGE,
     rules.is_image_list: {"type": "array", "items": _IMAGES, "minItems": 1, "maxItems": rules.MAX_IMAGES},
 }

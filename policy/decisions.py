@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from policy import rules
-from policy.errors import ImageDenied, ProductSuspended, QuotaExceeded, RateLimited
+from policy.errors import DiskExceeded, ImageDenied, ProductSuspended, QuotaExceeded, RateLimited
 from policy.rules import Policy
 from policy.sliding_window import Window
 
@@ -87,6 +87,12 @@ def images(policy: Policy, image: str, default: str) -> Decision:
     limit = ", ".join(allowed)[:255]
     is_allowed = image == policy.get("engine_image") or any(rules.names(pattern, image) for pattern in allowed)
     return Decision("images", limit, image, refusal=None if is_allowed else ImageDenied("images", limit, image))
+
+
+def disk_mb(limit: int, used: int | None) -> Decision:
+    """Refuse to start an engine whose volume takes more than `limit`, in MB; `used` is None before the first measurement."""
+    refusal = DiskExceeded("disk_mb", limit, used) if used is not None and used > limit else None
+    return Decision("disk_mb", limit, used, None if used is None else max(0, limit - used), refusal)
 
 
 def max_engines(policy: Policy, engines: int) -> Decision:

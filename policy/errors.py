@@ -103,6 +103,17 @@ class ProductSuspended(Denied):
 
 
 @dataclass
+class DiskExceeded(Denied):
+    """The volume of the engine takes more disk space than the engine may have: nothing starts the engine."""
+
+    def __str__(self) -> str:
+        return (
+            f"The engine's volume takes {self.value} MB, and may take {self.limit} MB. Ask the operator to raise disk_mb for a"
+            " time, start the engine then, and let it remove data; or destroy the engine."
+        )
+
+
+@dataclass
 class RateLimited(Denied):
     """The product has used up the admits of its rate limit."""
 

@@ -13,7 +13,12 @@ Policy = Mapping[str, Any]
 
 MAX = 1_000_000_000
 MAX_IMAGES = 100
-LEAST_MEMORY_MB, LEAST_CPUS, LEAST_PIDS = 16, 0.01, 8  # the least an engine can run with; Docker reads 0 as "no limit"
+LEAST_MEMORY_MB, LEAST_CPUS, LEAST_PIDS, LEAST_DISK_MB = (
+    16,
+    0.01,
+    8,
+    1,
+)  # the least an engine can run with; Docker reads 0 as "no limit"
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:
@@ -34,6 +39,11 @@ def is_cpus(value: object) -> bool:
 def is_pids(value: object) -> bool:
     """Accept whole numbers from LEAST_PIDS to MAX."""
     return is_whole_number(value) and value >= LEAST_PIDS
+
+
+def is_disk(value: object) -> bool:
+    """Accept whole numbers from LEAST_DISK_MB to MAX."""
+    return is_whole_number(value) and value >= LEAST_DISK_MB
 
 
 def is_image(value: object) -> bool:
@@ -71,6 +81,7 @@ _COUNT = (is_whole_number, f"a whole number from 0 to {MAX}")
 _MEMORY = (is_memory, f"a whole number from {LEAST_MEMORY_MB} to {MAX}")
 _CPUS = (is_cpus, f"a number from {LEAST_CPUS} to {MAX}")
 _PIDS = (is_pids, f"a whole number from {LEAST_PIDS} to {MAX}")
+_DISK = (is_disk, f"a whole number from {LEAST_DISK_MB} to {MAX}")
 
 RULES: Mapping[str, Rule] = {
     "max_engines": Rule("Maximum number of engines of the product, counted in all states but destroyed.", *_COUNT),
@@ -89,6 +100,7 @@ RULES: Mapping[str, Rule] = {
     "memory_mb": Rule("Memory of an engine in MB; lowers ORCH_ENGINE_MEMORY_MB.", *_MEMORY),
     "cpus": Rule("CPUs of an engine; lowers ORCH_ENGINE_CPUS.", *_CPUS),
     "pids": Rule("Processes and threads of an engine; lowers ORCH_ENGINE_PIDS.", *_PIDS),
+    "disk_mb": Rule("Disk space of an engine's volume in MB, in place of ORCH_ENGINE_DISK_MB.", *_DISK),
 }
 """All keys of a policy; a key left out sets no limit."""
 

@@ -10,8 +10,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Disk:
+    """What an engine's volume takes and may take, in MB; `used_mb` is None before the first measurement."""
+
+    used_mb: int | None
+    limit_mb: int
+    exceeded: bool
+    measured_at: datetime | None
+
+
+@dataclass(frozen=True)
 class Engine:
-    """An engine; lists leave `api_key` out."""
+    """An engine; lists leave `api_key` out, admits leave `disk` out."""
 
     engine_id: str
     user_id: str
@@ -21,6 +31,7 @@ class Engine:
     created_at: datetime
     last_health_at: datetime | None
     api_key: str | None = field(default=None, repr=False)
+    disk: Disk | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +220,7 @@ class Health:
     status: str
     audit_partitions: str
     hosts: str
+    disk: str | None = None
 
 
 @dataclass(frozen=True)

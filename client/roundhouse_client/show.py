@@ -28,7 +28,8 @@ def _moment(value: Any) -> str:
 
 def _text(part: Any) -> str:
     if isinstance(part, Engine) and part.api_key is None:
-        return f"{part.status:<13} {part.user_id:<32} {part.url:<28} {part.engine_version}"
+        full = f"  disk {part.disk.used_mb} of {part.disk.limit_mb} MB" if part.disk and part.disk.exceeded else ""
+        return f"{part.status:<13} {part.user_id:<32} {part.url:<28} {part.engine_version}{full}"
     if isinstance(part, Row):
         told = f" {json.dumps(part.metadata)}" if part.metadata else ""
         return f"{_moment(part.timestamp)} {part.action:<22} {part.user_id or '-':<24} by {part.actor}{told}"

@@ -27,6 +27,7 @@ from engines.admin.forms import Reason
 from engines.admin.links import page_of
 from engines.admin.operations import describe
 from engines.admin.verbs import Verb
+from engines.api.answers import render_disk
 from engines.errors import EngineError, EngineNotFound
 from engines.models import Engine, Status
 from policy.errors import PolicyError
@@ -61,7 +62,7 @@ def user_id(engine: Engine) -> str:
 @admin.register(Engine)
 class EngineAdmin(KeysetAdmin):
     page_template = "admin/engines/engine/page.html"
-    list_display = (user_id, "badge", "product_slug", "engine_version", "port", "created", "last_active")
+    list_display = (user_id, "badge", "product_slug", "engine_version", "port", "disk", "created", "last_active")
     list_filter = (StatusFilter,)
     list_select_related = ("product",)
     search_fields = ("user_id",)  # get_search_results decides; without search_fields, Django shows no search box
@@ -94,6 +95,7 @@ class EngineAdmin(KeysetAdmin):
             "verbs": verbs.offered(request.user, found),
             "may_reveal": verbs.may_reveal(request.user, found),
             "moments": self._moments(found),
+            "disk": render_disk(found, lifecycle.disk_mb(found.product)) if found.destroyed_at is None else None,
         }
         if request.user.has_perm("engines.view_operation"):
             recent = list(found.operations.all()[: RECENT + 1])
@@ -121,6 +123,8 @@ class EngineAdmin(KeysetAdmin):
             "first running": engine.provisioned_at,
             "last active": engine.last_active_at,
             "last healthy": engine.last_health_at,
+            "volume measured": engine.disk_measured_at,
+            "disk exceeded": engine.disk_exceeded_at,
             "next restart": engine.next_restart_at,
             "gave up restarting": engine.gave_up_at,
             "destroyed": engine.destroyed_at,
@@ -213,6 +217,11 @@ class EngineAdmin(KeysetAdmin):
     @admin.display(description="Product")
     def product_slug(self, engine: Engine) -> str:
         return engine.product.slug
+
+    @admin.display(description="Disk (MB)")
+    def disk(self, engine: Engine) -> str:
+        used = "–" if engine.disk_used_mb is None else f"{engine.disk_used_mb} of {engine.disk_mb}"
+        return f"{used} ⚠ exceeded" if engine.disk_exceeded_at is not None and engine.destroyed_at is None else used
 
     @admin.display(description="Created (UTC)")
     def created(self, engine: Engine) -> str:

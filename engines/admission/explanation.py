@@ -95,6 +95,8 @@ def _admit(product: Product, question: Question) -> Explanation:
         plan = plans.of_provision(product, question.user_id, question.engine_version)
         decided += [each for each in plan.decisions if each.rule != "suspended"]
     elif course == Course.WAKE and seen is not None:
+        engine = lifecycle.find(product, question.user_id)  # in whole: an admit reads few columns
+        decided.append(lifecycle.decide_disk(engine))
         decided += lifecycle.decide_room(seen.engine.memory_mb, 0, but=seen.engine.pk)
     refused = next((decision.refusal for decision in decided if decision.refusal), None)
     reason = sight.reason_against(seen) if course == Course.REFUSE else ""

@@ -28,9 +28,22 @@ EngineKey = Annotated[NonEmpty, Field(pattern="^sk-sept-")]
 # -- engines -----------------------------------------------------------------------------------------------------------
 
 
-class Engine(TypedDict):
-    """An engine, without its key."""
+class Disk(TypedDict):
+    """The disk space of the engine's volume."""
 
+    used_mb: Annotated[Count | None, Field(description="By the last measurement; null before the first.")]
+    limit_mb: Annotated[Count, Field(description="By the policy now.")]
+    exceeded: Annotated[bool, Field(description="True: nothing starts the engine; above twice the limit the engine is stopped.")]
+    measured_at: Time | None
+
+
+def render_disk(engine: models.Engine, limit_mb: int) -> Disk:
+    """What the engine's volume takes, and may take."""
+    used_mb, measured_at = engine.disk_used_mb, iso(engine.disk_measured_at)
+    return {"used_mb": used_mb, "limit_mb": limit_mb, "exceeded": (used_mb or 0) > limit_mb, "measured_at": measured_at}
+
+
+class _Engine(TypedDict):
     engine_id: Uuid
     user_id: NonEmpty
     status: EngineStatus
@@ -40,8 +53,7 @@ class Engine(TypedDict):
     last_health_at: Annotated[Time | None, Field(description="Time of the last probe that found the engine healthy.")]
 
 
-def render(engine: models.Engine) -> Engine:
-    """The engine without its key, for lists."""
+def _render(engine: models.Engine) -> _Engine:
     return {
         "engine_id": str(engine.pk),
         "user_id": engine.user_id,
@@ -53,15 +65,35 @@ def render(engine: models.Engine) -> Engine:
     }
 
 
+class Engine(_Engine):
+    """An engine, without its key."""
+
+    disk: Disk
+
+
+def render(engine: models.Engine, limit_mb: int) -> Engine:
+    """The engine without its key, for lists; `limit_mb` is what its volume may take."""
+    return {**_render(engine), "disk": render_disk(engine, limit_mb)}
+
+
+_Key = Annotated[EngineKey, Field(description="Send this key in `X-Engine-Key` with every request to the engine.")]
+
+
 class EngineWithKey(Engine):
     """An engine, with its key."""
 
-    api_key: Annotated[EngineKey, Field(description="Send this key in `X-Engine-Key` with every request to the engine.")]
+    api_key: _Key
 
 
-def render_with_key(engine: models.Engine) -> EngineWithKey:
+def render_with_key(engine: models.Engine, limit_mb: int) -> EngineWithKey:
     """The engine with its key in plaintext, only for the owning product. Raises EngineNotFound if the engine is destroyed."""
-    return {**render(engine), "api_key": _key_of(engine)}
+    return {**render(engine, limit_mb), "api_key": _key_of(engine)}
+
+
+class AdmittedEngine(_Engine):
+    """An engine that may be called, with its key. The answer to an admit says nothing about the disk, to stay small."""
+
+    api_key: _Key
 
 
 def _key_of(engine: models.Engine) -> str:
@@ -153,7 +185,7 @@ class Admitted(TypedDict):
     """The user's request may go to the engine."""
 
     admitted: Literal[True]
-    engine: EngineWithKey
+    engine: AdmittedEngine
 
 
 class NotAdmitted(TypedDict):
@@ -175,7 +207,7 @@ def render_admission(decided: admission.Admission) -> Admitted | NotAdmitted:
     """The answer to an admit."""
     if decided.engine is None:
         return {"admitted": False, "engine": None, "reason": decided.reason}
-    return {"admitted": True, "engine": render_with_key(decided.engine)}
+    return {"admitted": True, "engine": {**_render(decided.engine), "api_key": _key_of(decided.engine)}}
 
 
 # -- operations --------------------------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ def engines(request: Request) -> Response:
     found = found.filter(status=status) if status else found
     offset = read_whole(request, "offset", default=0, least=0, most=999_999_999)
     limit = read_whole(request, "limit", default=100, least=1, most=1000)
-    page: Engines = {"engines": [render(engine) for engine in found[offset : offset + limit]], "total": found.count()}
+    limit_mb = lifecycle.disk_mb(product_of(request))
+    page: Engines = {"engines": [render(engine, limit_mb) for engine in found[offset : offset + limit]], "total": found.count()}
     return Response(page)
 
 
@@ -68,7 +69,7 @@ def engine(request: Request, user_id: str) -> Response:
     """GET and DELETE /engines/{user_id}."""
     product = product_of(request)
     if request.method == "GET":
-        return Response(render_with_key(lifecycle.find(product, user_id)))
+        return Response(render_with_key(lifecycle.find(product, user_id), lifecycle.disk_mb(product)))
     operation = request_verb(request, user_id, lifecycle.destroy)
     timeout_s = settings.ENV.stop_grace_s + settings.ENV.wait_s
     return answer(request, operation, timeout_s, render_destroyed)

@@ -60,10 +60,11 @@ _ENGINE = {
     "created_at": "2026-11-24T03:39:03.191Z",
     "last_health_at": None,
 }
+_DISK = {"disk": {"used_mb": 212, "limit_mb": 1024, "exceeded": False, "measured_at": "2026-11-24T03:39:12.004Z"}}
 ACCEPTED = {"operation_id": "103bc61c-3b64-4582-b9ef-e676666a87c2", "kind": "provision", "state": "pending"}
 _FOUND = ("ENGINE_NOT_FOUND",)
 _VERB = (*_FOUND, "OPERATION_IN_PROGRESS", "BACKEND_ERROR")
-_BOOT = (*_VERB, "PRODUCT_SUSPENDED", "BOOT_TIMEOUT", "CAPACITY_EXHAUSTED", "PORT_EXHAUSTION")
+_BOOT = (*_VERB, "PRODUCT_SUSPENDED", "DISK_EXCEEDED", "BOOT_TIMEOUT", "CAPACITY_EXHAUSTED", "PORT_EXHAUSTION")
 _ONE = "/engines/{user_id}"
 _PRODUCT = "/products/{product_id}"
 
@@ -77,7 +78,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/engines", engines.engines, "list_engines", "List the product's engines without their keys, newest first",
-        answer=answers.Engines, example={"engines": [_ENGINE], "total": 1},
+        answer=answers.Engines, example={"engines": [{**_ENGINE, **_DISK}], "total": 1},
         parameters=(
             describe("status", "Only engines in this state.", {"type": "string", "enum": answers.LIVING}),
             describe("limit", "Number of engines per page.", page_limit(default=100, most=1000)),
@@ -86,7 +87,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", _ONE, engines.engine, "get_engine", "Get an engine with its key",
-        answer=answers.EngineWithKey, example={**_ENGINE, "api_key": _KEY}, errors=_FOUND, parameters=(PATH_USER_ID,),
+        answer=answers.EngineWithKey, example={**_ENGINE, **_DISK, "api_key": _KEY}, errors=_FOUND, parameters=(PATH_USER_ID,),
     ),
     Endpoint(
         "POST", f"{_ONE}/start", engines.start, "start", "Start a stopped, sleeping or failed engine with its existing data",

@@ -10,14 +10,16 @@ grace in addition) or raises `BackendUnavailable`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 from uuid import UUID
 
 from common import image_references
 from common.image_references import Reference
 
+MB = 2**20
 INNER_PORT = 8000  # the port on which an engine listens inside a container, which has its own address
 
 
@@ -88,6 +90,18 @@ class DiskFull(BackendError):
     code = "disk_full"
 
 
+class QuotaMissing(BackendError):
+    """The disk of the engines' host has no project quotas. Mount it as XFS with `pquota`, or unset ORCH_ENGINE_DISK_QUOTA."""
+
+    code = "quota_missing"
+
+
+class ImageUnfit(BackendError):
+    """The image declares volumes that an engine cannot have. Build the image without them: engines keep their data in /data."""
+
+    code = "image_unfit"
+
+
 class State(StrEnum):
     """The state of an instance, as reported by the runtime."""
 
@@ -113,6 +127,7 @@ class Limits:
     memory_mb: int | None = None
     cpus: float | None = None
     pids: int | None = None  # processes and threads
+    disk_mb: int | None = None  # of the volume, and of a single file; unlike the others, it may exceed the deployment's
 
 
 @dataclass(frozen=True)
@@ -143,6 +158,29 @@ def parse_image(image: str) -> Reference:
         return image_references.parse(image)
     except ValueError as error:
         raise ImageMissing(f"no image {image!r}: the engine's version {error}") from error
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The disk space in MB of each measured volume, and the disk that has the volumes.
+
+    `at_least` has the volumes with more files than could be counted in time: they take what `used_mb` says, or more.
+    `free_share` is the free share of the disk, from 0 to 1: of its space or of its inodes, whichever is smaller.
+    """
+
+    used_mb: Mapping[UUID, int]
+    at_least: frozenset[UUID] = frozenset()
+    total_mb: int = 0
+    free_mb: int = 0
+    free_share: float = 1.0
+
+    @classmethod
+    def of(cls, engine_ids: Iterable[UUID], found: Mapping[UUID, tuple[int, bool]], disk: tuple[int, int, float]) -> Self:
+        """The usage, from what `walk` measured: the bytes of each volume that is there, and the bytes of the disk."""
+        used_mb = {engine_id: -(-found.get(engine_id, (0, True))[0] // MB) for engine_id in engine_ids}
+        at_least = frozenset(engine_id for engine_id, (_, is_whole) in found.items() if not is_whole)
+        total, free, share = disk
+        return cls(used_mb, at_least, total // MB, free // MB, share)
 
 
 def instance_name(deployment: str, engine_id: UUID) -> str:
@@ -201,10 +239,10 @@ class Backend(ABC):
         calls `on_evicted` with the runtime's id of every removed container, also when the verb fails afterwards.
 
         Before: nothing is required. After: `observe` says CREATED for a new instance. An existing instance with the same labels
-        is adopted in any state, and keeps its state. While an adopted instance does not run, its port follows `spec.port`; if a
-        change of the port takes a new instance, `observe` says CREATED.
+        is adopted in any state, and keeps its state. While an adopted instance does not run, its port follows `spec.port`, and
+        the most that a file may take follows `spec.limits`; if the change takes a new instance, `observe` says CREATED.
 
-        Raises ImageMissing, ImageMismatch, NetworkFull, DiskFull, BackendUnavailable, BackendError.
+        Raises ImageMissing, ImageMismatch, ImageUnfit, QuotaMissing, NetworkFull, DiskFull, BackendUnavailable, BackendError.
         """
 
     @abstractmethod
@@ -268,6 +306,17 @@ class Backend(ABC):
         """The ids of all engines of the deployment with a volume, with or without an instance.
 
         Before: nothing is required. After: nothing has changed. Raises BackendUnavailable, BackendError.
+        """
+
+    @abstractmethod
+    def measure(self, engine_ids: Collection[UUID], *, budget_s: float) -> Usage:
+        """Measure the volumes of the engines, within `budget_s` seconds for all, and the disk that has the volumes.
+
+        Before: nothing is required; an engine without a volume takes 0 MB. After: nothing has changed, after any number of calls.
+        Counts what files take on the disk, rounded up: a sparse file its blocks, a file with many names once, an empty file its
+        inode, a symbolic link never its target. Nothing that runs inside an instance is asked or believed. A file without a name
+        that an instance holds open is not seen. Raises BackendUnavailable, also when the measuring is interrupted, and
+        BackendError.
         """
 
     @abstractmethod

@@ -1,8 +1,8 @@
 """The verbs on engines, and the moves of engines from state to state with their audit rows."""
 
-from engines.lifecycle.automatic import auto_restart, mark_failed, resume, stop_again
+from engines.lifecycle.automatic import STOP_FACTOR, auto_restart, mark_failed, resume, stop_again, stop_oversized
 from engines.lifecycle.backoff import next_restart_s
-from engines.lifecycle.capacity import decide_room
+from engines.lifecycle.capacity import decide_disk, decide_room, disk_mb
 from engines.lifecycle.checks import can, find
 from engines.lifecycle.moves import subject
 from engines.lifecycle.outcomes import Booted, Left, Outcome, failed, restart_failed, resume_failed, succeeded
@@ -12,15 +12,18 @@ from engines.lifecycle.settle import settle
 from engines.lifecycle.verbs import cancel_sleep, destroy, restart, reveal_key, rotate_key, sleep, start, stop, wake
 
 __all__ = [
+    "STOP_FACTOR",
     "Booted",
     "Left",
     "Outcome",
     "auto_restart",
     "can",
     "cancel_sleep",
+    "decide_disk",
     "decide_room",
     "delete_product",
     "destroy",
+    "disk_mb",
     "failed",
     "find",
     "mark_failed",
@@ -37,6 +40,7 @@ __all__ = [
     "start",
     "stop",
     "stop_again",
+    "stop_oversized",
     "stop_suspended",
     "subject",
     "succeeded",

@@ -7,17 +7,21 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from audit import trail
 from audit.actions import Action
 from audit.actors import Actor
 from engines import operations
-from engines.lifecycle import moves
+from engines.lifecycle import capacity, moves
 from engines.lifecycle.checks import lock_idle
 from engines.lifecycle.outcomes import NOW, After
 from engines.models import Engine, Kind, Operation, Status, Trigger
 from engines.operations import params_of
+
+STOP_FACTOR = 2  # an engine is stopped once its volume takes more than so many times its limit
+_MAY_RUN = Q(status=Status.RUNNING) | Q(status=Status.FAILED, may_run=True)
 
 
 @transaction.atomic
@@ -46,10 +50,15 @@ def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: 
 
 @transaction.atomic
 def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
-    """Open the scheduled restart of a failed engine; None when the restart is not due any more."""
+    """Open the scheduled restart of a failed engine; None when the restart is not due any more.
+
+    An engine whose volume takes too much disk space is stopped instead.
+    """
     engine = lock_idle(engine_id, skip_locked=True, status=Status.FAILED, next_restart_at__lte=Now())
     if engine is None:
         return None
+    if not capacity.decide_disk(engine).allowed:
+        return _stop_oversized(engine, by=by)
     number = engine.restart_attempts + 1
     Engine.objects.filter(pk=engine.pk).update(next_restart_at=None, restart_attempts=number)
     params = {**params_of(Trigger.HEALTH), "restart": number}
@@ -60,10 +69,15 @@ def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
 
 @transaction.atomic
 def resume(engine_id: UUID, seq: int, *, by: Actor) -> Operation | None:
-    """Restart an engine whose instance was seen not running; None when it has moved since, or has an open operation."""
+    """Restart an engine whose instance was seen not running; None when it has moved since, or has an open operation.
+
+    An engine whose volume takes too much disk space is stopped instead.
+    """
     engine = lock_idle(engine_id, status=Status.RUNNING, seq=seq)
     if engine is None:
         return None
+    if not capacity.decide_disk(engine).allowed:
+        return _stop_oversized(engine, by=by)
     return operations.open(engine, Kind.RESTART, by=by, params=params_of(Trigger.HOST_RESTARTED))
 
 
@@ -75,3 +89,19 @@ def stop_again(engine_id: UUID, *, by: Actor) -> Operation | None:
         return None
     kind = Kind.STOP if engine.status == Status.STOPPED else Kind.SLEEP
     return operations.open(engine, kind, by=by, params=params_of(Trigger.RECONCILED))
+
+
+@transaction.atomic
+def stop_oversized(engine_id: UUID, *, by: Actor) -> Operation | None:
+    """Stop an engine that may run and whose volume takes more than STOP_FACTOR times its limit; None if not, or if it is busy."""
+    engine = lock_idle(engine_id, _MAY_RUN)
+    if engine is None or engine.disk_used_mb is None:
+        return None
+    is_oversized = engine.disk_used_mb > STOP_FACTOR * capacity.disk_mb(engine.product)
+    return _stop_oversized(engine, by=by) if is_oversized else None
+
+
+def _stop_oversized(engine: Engine, *, by: Actor) -> Operation:
+    """Open the stop of a locked engine whose volume takes too much disk space."""
+    reason = f"disk: the volume takes {engine.disk_used_mb} MB of {capacity.disk_mb(engine.product)} MB"
+    return operations.open(engine, Kind.STOP, by=by, params=params_of(Trigger.DISK, reason))

@@ -9,7 +9,7 @@ from engines import hosts
 from engines.errors import CapacityExhausted
 from engines.models import IS_OPEN, Engine
 from engines.transitions import OCCUPYING, STARTS
-from policy import overrides, rules
+from policy import decisions, overrides, rules
 from policy.decisions import Decision
 from policy.models import Product
 
@@ -18,9 +18,9 @@ from policy.models import Product
 _USED = f"""
 SELECT count(*) FILTER (WHERE up),                           -- host_max_engines: engines that hold a place
        coalesce(sum(memory_mb) FILTER (WHERE up), 0),        -- host_memory_mb: the memory of engines that hold a place
-       coalesce(sum(disk_mb), 0)                             -- host_disk_mb: all living engines, as volumes outlive a stop
+       coalesce(sum(greatest(disk_mb, disk_used_mb)), 0)     -- host_disk_mb: all living engines, as volumes outlive a stop
 FROM (
-    SELECT disk_mb,
+    SELECT disk_mb, disk_used_mb,                            -- a volume may take more than it may; greatest() ignores a NULL
         -- A rotation to an incarnation with more memory counts with the larger memory from its request on.
         greatest(memory_mb, (params ->> 'memory_mb')::int) AS memory_mb,
         status = ANY(%(occupying)s)                          -- the instance runs, is about to run, or may still run
@@ -72,6 +72,19 @@ def _decide(rule: str, limit: int, before: int, more: int) -> Decision:
 def memory_mb(product: Product) -> int:
     """The memory counted for a new engine of the product."""
     return int(rules.lowered(overrides.in_force(product), "memory_mb", settings.ENV.engine_memory_mb))
+
+
+def disk_mb(product: Product) -> int:
+    """The disk space in MB that the volume of an engine of the product may take now: by its policy, otherwise by the setting.
+
+    Unlike memory, the policy may raise the setting: an override is the way to let an engine start and remove data.
+    """
+    return int(overrides.in_force(product).get("disk_mb", settings.ENV.engine_disk_mb))
+
+
+def decide_disk(engine: Engine) -> Decision:
+    """The decision on a start of the engine, by the last measurement of its volume."""
+    return decisions.disk_mb(disk_mb(engine.product), engine.disk_used_mb)
 
 
 def next_memory_mb(engine: Engine) -> int:

@@ -2,6 +2,8 @@
 
 from uuid import UUID
 
+from django.db.models import Q
+
 from engines import identifiers, operations
 from engines.errors import EngineAlreadyRunning, EngineNotFound, EngineNotRunning, OperationInProgress
 from engines.models import Engine, Kind, Status
@@ -25,9 +27,9 @@ def lock(engine_id: UUID) -> Engine:
     return engine
 
 
-def lock_idle(engine_id: UUID, *, skip_locked: bool = False, **state: object) -> Engine | None:
-    """The engine, locked, if it matches `state` (lookups of its fields) and has no open operation; None otherwise."""
-    engine = Engine.objects.locked(skip_locked=skip_locked).filter(pk=engine_id, **state).first()
+def lock_idle(engine_id: UUID, *either: Q, skip_locked: bool = False, **state: object) -> Engine | None:
+    """The engine, locked, if it matches `either` and `state` (lookups of its fields), and no operation is open; else None."""
+    engine = Engine.objects.locked(skip_locked=skip_locked).filter(*either, pk=engine_id, **state).first()
     return engine if engine is not None and operations.find_open(engine) is None else None
 
 

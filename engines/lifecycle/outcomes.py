@@ -18,6 +18,7 @@ CLEARED: Mapping[str, Any] = {
     "last_health_ok": None,
     "gave_up_at": None,
     "healthy_since": None,
+    "disk_due_at": None,  # an engine may have written much just before its stop: measured again at once
 }
 NO_PENDING: Mapping[str, Any] = {"pending_key_hash": "", "pending_key_ciphertext": ""}
 

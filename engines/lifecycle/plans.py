@@ -15,6 +15,7 @@ from engines.errors import EngineAlreadyExists, EngineError
 from engines.lifecycle import capacity
 from engines.lifecycle.checks import check_can, makes_serve
 from engines.models import Engine, Kind, Operation
+from engines.transitions import STARTS
 from policy import decisions, overrides, rules
 from policy.decisions import Decision
 from policy.models import Product
@@ -51,7 +52,7 @@ def of_provision(product: Product, user_id: str, asked: str) -> Plan:
         decided = decisions.on_provision(policy, product.suspension_reason, image, default, None)
         return _of_existing(existing, image, decided)
     decided = decisions.on_provision(policy, product.suspension_reason, image, default, living.count())
-    return Plan([*decided, *capacity.decide_room(capacity.memory_mb(product), settings.ENV.engine_disk_mb)], image=image)
+    return Plan([*decided, *capacity.decide_room(capacity.memory_mb(product), capacity.disk_mb(product))], image=image)
 
 
 def _of_existing(engine: Engine, image: str, decided: list[Decision]) -> Plan:
@@ -70,6 +71,8 @@ def of_verb(engine: Engine, kind: Kind, params: Mapping[str, Any], suspension: s
         joins = _find_same(engine, kind, params)
     except EngineError as refusal:
         return Plan(decided, refusal=refusal)
+    if kind in STARTS and joins is None:  # a rotation is no start: an engine that runs needs a new key at any time
+        decided.append(capacity.decide_disk(engine))
     if serves and joins is None:
         decided += capacity.decide_room(engine.memory_mb, 0, but=engine.pk)
     return Plan(decided, joins)

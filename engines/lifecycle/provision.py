@@ -8,7 +8,6 @@ from django.db import transaction
 from audit import trail
 from audit.actions import Action
 from audit.actors import Actor
-from common.settings import settings
 from engines import hosts, identifiers, operations
 from engines.lifecycle import capacity, moves, plans, refused
 from engines.models import Engine, Kind, Operation, Status
@@ -55,7 +54,7 @@ def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, b
         engine_version=image,
         port=hosts.pick_port(host),
         memory_mb=capacity.memory_mb(product),
-        disk_mb=settings.ENV.engine_disk_mb,
+        disk_mb=capacity.disk_mb(product),
         env_version=environments.newest_version(product.pk),
         key_hash=crypto.hash_key(key),
         key_ciphertext=crypto.encrypt(key),

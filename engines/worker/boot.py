@@ -77,7 +77,9 @@ def _spec(attempt: Attempt, ref: Ref, key_hash: str, digest: str) -> Spec:
         raise Failed("engine_env_unreadable", str(error)) from error
     env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
     policy = overrides.in_force(engine.product)
-    limits = Limits(memory_mb or None, policy.get("cpus"), policy.get("pids"))  # the memory counted by the host
+    limits = Limits(
+        memory_mb or None, policy.get("cpus"), policy.get("pids"), policy.get("disk_mb")
+    )  # the memory counted by the host
     return Spec(ref, engine.product.slug, engine.engine_version, _port(engine), env, limits, digest)
 
 

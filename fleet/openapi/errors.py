@@ -23,6 +23,7 @@ SAMPLES: tuple[Exception, ...] = (
     policy.ImageDenied("images", "acme/agent:*", "nope:1"),
     InsufficientScope(frozenset({Scope.LIFECYCLE})),
     policy.ProductSuspended("suspended", "active", "suspended", "unpaid"),
+    policy.DiskExceeded("disk_mb", 1024, 1600),
     engines.EngineNotFound("The product has no engine for this user."),
     policy.ProductNotFound("No product has the id f610ffa1-91e3-4c70-bb8d-ffab8ee91953."),
     drf.NotFound(),

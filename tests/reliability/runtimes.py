@@ -14,7 +14,8 @@ from uuid import UUID
 from django.conf import settings
 
 from engines import backends
-from engines.backends.docker.containers import DEPLOYMENT, volume_name
+from engines.backends.docker.containers import DEPLOYMENT
+from engines.backends.docker.volumes import name as volume_name
 from tests import servers, waiting
 from tests.engines.backends import dock
 

@@ -4,7 +4,7 @@ import math
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from engines.backends.base import (
     BackendError,
     ImageMismatch,
     ImageMissing,
+    ImageUnfit,
     Instance,
     InstanceMissing,
     NetworkFull,
@@ -27,14 +28,16 @@ from engines.backends.base import (
     Ref,
     Spec,
     State,
+    Usage,
     ignore,
     instance_name,
     parse_image,
 )
-from engines.backends.docker import containers, name_servers
+from engines.backends.docker import containers, name_servers, volumes
 from engines.backends.docker.containers import Found
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.guard import Guard
+from engines.backends.docker.measurer import Measurer
 from engines.backends.docker.networks import Networks
 from engines.backends.docker.options import Options
 
@@ -55,6 +58,7 @@ class DockerBackend(Backend):
         self._daemon = Daemon(options.url, options.timeout_s)
         self._networks = Networks(self._daemon, options)
         self._guard = Guard(self._daemon, options)
+        self._measurer = Measurer(self._daemon, options)
         self._named = threading.local()  # `found`: the container found by the thread's last `create`
         self._lost: set[str] = set()  # names which the daemon keeps reserved for missing containers
 
@@ -70,14 +74,19 @@ class DockerBackend(Backend):
                 found = self._find(spec.ref)
                 if found is None:
                     image = self._resolve(spec.image, spec.digest)
-                    if self._make(replace(spec, digest=image["Id"]), image["Config"]["Labels"] or (), on_evicted):
+                    if self._make(replace(spec, digest=image["Id"]), image["Config"], on_evicted):
                         return str(image["Id"])
-                elif found.runs or (found.port, found.reach) == (spec.port, self.options.reach):
+                elif found.runs or self._is_as(found, spec):
                     self._named.found = found if found.name == self._name_of(spec.ref) else None
                     return found.image
                 else:
-                    self._discard(found.id, force=False)  # port and reach are fixed at the creation of a container
+                    self._discard(found.id, force=False)  # port, reach and ulimits are fixed at the creation of a container
         raise AssertionError
+
+    def _is_as(self, found: Found, spec: Spec) -> bool:
+        """Whether a container has what is fixed at its creation and may be asked for anew."""
+        wanted = (spec.port, self.options.reach, volumes.disk_mb(spec.limits, self.options))
+        return (found.port, found.reach, found.disk_mb) == wanted
 
     def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
         """Start the container under its engine's name, which the container then keeps as long as it exists.
@@ -116,8 +125,9 @@ class DockerBackend(Backend):
             for _ in self._daemon.rounds():  # more than one if a delayed worker creates an instance in the middle
                 for found in self._list_all(labels):
                     self._discard(found.id)
-                if self._remove_volume(containers.volume_name(engine_id)):
+                if self._remove_volume(volumes.name(engine_id)):
                     return
+                self._measurer.end()  # may have the volume
 
     def observe(self, ref: Ref) -> State:
         try:
@@ -137,6 +147,11 @@ class DockerBackend(Backend):
         with self._daemon.verb("list_volumes"):
             found = self._daemon.ask(lambda api: api.volumes(filters=mine))["Volumes"] or []
         return {owner for volume in found if (owner := containers.owner_of(volume)) is not None}
+
+    def measure(self, engine_ids: Collection[UUID], *, budget_s: float) -> Usage:
+        present = sorted(self.list_volumes().intersection(engine_ids))
+        with self._daemon.verb("measure"):
+            return Usage.of(engine_ids, *self._measurer.measure(present, min(budget_s, self.options.timeout_s / 2)))
 
     def identity(self) -> str:
         """The id of Docker's default network, made anew at every daemon start, unless containers keep running across the restart.
@@ -161,6 +176,7 @@ class DockerBackend(Backend):
 
     def stand_down(self) -> None:
         with self._daemon.verb("stand_down"):
+            self._measurer.end()
             self._guard.end()
 
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
@@ -252,8 +268,11 @@ class DockerBackend(Backend):
         self._named.found = None
         return (found, ()) if found is not None and found.ref == ref and not found.runs else None
 
-    def _make(self, spec: Spec, image_labels: Iterable[str] = (), on_evicted: OnEvicted = ignore) -> bool:
-        """Create the container; False after clearing up a taken name or a missing network: the caller tries again."""
+    def _make(self, spec: Spec, image: Mapping[str, Any], on_evicted: OnEvicted = ignore) -> bool:
+        """Create the container; False after clearing up a taken name or a missing network: the caller tries again.
+
+        `image`: the configuration of its image.
+        """
         name = self._spare_name_of(spec.ref)
         try:
             network = self._networks.place(spec.product)
@@ -261,9 +280,12 @@ class DockerBackend(Backend):
             self._networks.forget(spec.product)
             return False
         asked = name_servers.options(self._daemon, self._guard)
-        config = containers.config(spec, network, self.options, asked, image_labels)
+        declared = image.get("Volumes") or ()
+        config = containers.config(spec, network, self.options, asked, image.get("Labels") or (), declared)
         try:
             self._daemon.create(config, name)
+            if declared:
+                self._check_volumes(name, spec.ref.engine_id)
         except APIError as refused:
             if _is_about_network(refused):
                 self._networks.forget(spec.product)
@@ -273,6 +295,18 @@ class DockerBackend(Backend):
                 raise
             return False
         return True
+
+    def _check_volumes(self, name: str, engine_id: UUID) -> None:
+        """Remove a new container for which the daemon made volumes of its own. Raises ImageUnfit."""
+        try:
+            made = self._daemon.ask(lambda api: api.inspect_container(name))
+        except NotFound:  # removed by another worker: the caller's next step finds out
+            return
+        try:
+            volumes.check(made, engine_id)
+        except ImageUnfit:
+            self._discard(made["Id"])
+            raise
 
     def _take_name(self, mine: Found, others: Sequence[Found], on_evicted: OnEvicted) -> bool:
         """Give the engine's name to the instance; False if another worker was faster: the caller lists the containers again."""

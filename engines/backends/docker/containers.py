@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from engines.backends.base import INNER_PORT, Limits, Ref, Spec, State, instance_name
+from engines.backends.docker import volumes
 from engines.backends.docker.options import Options
 
 DEPLOYMENT = "roundhouse.deployment"
@@ -15,6 +16,7 @@ ENGINE = "roundhouse.engine"
 INCARNATION = "roundhouse.incarnation"
 PORT = "roundhouse.port"
 REACH = "roundhouse.reach"
+DISK = "roundhouse.disk_mb"  # the most that a file may take
 CLIENT = "roundhouse.client"  # CLIENT and PRODUCTS mark containers calling engines: see `clients`
 PRODUCTS = "roundhouse.products"
 
@@ -35,6 +37,7 @@ class Found:
     state: State
     network: str
     reach: str
+    disk_mb: int  # 0: made before there was a limit
     leaving: bool  # its removal has begun
 
     @property
@@ -61,11 +64,6 @@ def mac_address(deployment: str, port: int) -> str:
 def spare_name(deployment: str, ref: Ref) -> str:
     """The name of a container before its first start."""
     return f"{instance_name(deployment, ref.engine_id)}-{ref.incarnation}"
-
-
-def volume_name(engine_id: UUID) -> str:
-    """The name of an engine's volume, shared by all incarnations."""
-    return f"engine-data-{engine_id}"
 
 
 def owner_of(volume: Mapping[str, Any]) -> UUID | None:
@@ -108,17 +106,24 @@ def parse(listed: Mapping[str, Any]) -> Found | None:
         state,
         next(iter(networks), network),
         marks.get(REACH, "port"),
+        int(marks.get(DISK, 0)),
         listed["State"] in ("removing", "dead"),
     )
 
 
 def config(
-    spec: Spec, network: str, options: Options, dns_options: Sequence[str] = (), image_labels: Iterable[str] = ()
+    spec: Spec,
+    network: str,
+    options: Options,
+    dns_options: Sequence[str] = (),
+    image_labels: Iterable[str] = (),
+    image_volumes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The body of the daemon's `POST /containers/create`. `dns_options`: see `name_servers`.
 
     `image_labels`: names of the image's labels. A container inherits the labels of its image. An engine's image comes from a
     stranger, and its labels might declare a client, or a service of somebody's compose project. Thus all of them are made empty.
+    `image_volumes`: paths of the volumes that the image declares. Raises ImageUnfit.
     """
     marks = {DEPLOYMENT: options.deployment, ENGINE: str(spec.ref.engine_id)}
     env = {**spec.env, "SQLITE_DB_PATH": "/data/brain.sqlite", "CATALOG_DIR": "/catalog"}
@@ -133,6 +138,7 @@ def config(
             INCARNATION: str(spec.ref.incarnation),
             PORT: str(spec.port),
             REACH: options.reach,
+            DISK: str(volumes.disk_mb(spec.limits, options)),
         },
         "ExposedPorts": {EXPOSED: {}},
         "Healthcheck": {"Test": ["NONE"]},  # the fleet probes engines; an image's own check would only add load
@@ -140,7 +146,9 @@ def config(
             "NetworkMode": network,
             "DnsOptions": list(dns_options),
             "PortBindings": _published(spec.port, options),
-            "Mounts": _mounts(spec.ref.engine_id, marks, options),
+            "Mounts": volumes.mounts(spec.ref.engine_id, marks, spec.limits, options),
+            "Tmpfs": volumes.tmpfs(image_volumes, options),
+            "Ulimits": [volumes.file_size(spec.limits, options)],
             **_hardening(options),
             **_ceilings(spec.limits, options),
         },
@@ -166,21 +174,12 @@ def _addressed(spec: Spec, network: str, options: Options) -> dict[str, Any]:
     return {"MacAddress": mac, "NetworkingConfig": {"EndpointsConfig": {network: {**endpoint, "MacAddress": mac}}}}
 
 
-def _mounts(engine_id: UUID, marks: Mapping[str, str], options: Options) -> list[dict[str, Any]]:
-    """The engine's volume and the catalog; a new volume copies owner and mode of the image's /data, to let the engine write."""
-    volume = {"Type": "volume", "Source": volume_name(engine_id), "Target": "/data", "VolumeOptions": {"Labels": dict(marks)}}
-    if not options.catalog:
-        return [volume]
-    return [volume, {"Type": "bind", "Source": options.catalog, "Target": "/catalog", "ReadOnly": True}]
-
-
 def _hardening(options: Options) -> dict[str, Any]:
     """Restrictions for every engine; seccomp and AppArmor are not named, which selects the daemon's default profiles."""
     return {
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "ReadonlyRootfs": True,
-        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,noexec,mode=1777,size={options.tmp_mb}m"},  # noqa: S108
         "IpcMode": "private",
         "Init": True,  # reaps orphaned child processes, which would count towards PidsLimit
         "RestartPolicy": {"Name": "no"},  # Roundhouse restarts engines itself, to record every restart in a row

@@ -21,6 +21,7 @@ from engines.backends.base import (
     InstanceMissing,
     NetworkFull,
     PortTaken,
+    QuotaMissing,
 )
 
 POLL_S = 0.02
@@ -33,6 +34,7 @@ T = TypeVar("T")
 SAYS: tuple[tuple[type[BackendError], str], ...] = (
     (PortTaken, "port is already allocated|address already in use|failed to bind host port"),
     (NetworkFull, "no available ipv4 addresses|exchange full|ipv4 address pool among|address pools have been fully subnetted"),
+    (QuotaMissing, "no quota support|quota size requested"),
     (DiskFull, "no space left on device|disk quota exceeded"),
     (ImageMissing, "no such image|invalid reference format|repository name must be"),
     (InstanceMissing, r"no such container|marked for removal|/containers/[0-9a-f]{64}/\S*: no such file"),

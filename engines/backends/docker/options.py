@@ -24,6 +24,8 @@ class Options:
     cpus: float = 1.0
     pids: int = 256
     tmp_mb: int = 64
+    disk_mb: int = 1024  # of a volume, unless the product's policy has another limit
+    disk_quota: bool = False  # new volumes get a quota of the host's file system
     log_mb: int = 10  # per log file; a container keeps two files
     network: str = "engine_net"  # prefix of the networks' names
     network_size: int = 850  # containers per network; a Linux bridge takes 1,023
@@ -48,6 +50,8 @@ class Options:
             cpus=env.engine_cpus,
             pids=env.engine_pids,
             tmp_mb=env.engine_tmp_mb,
+            disk_mb=env.engine_disk_mb,
+            disk_quota=env.engine_disk_quota,
             log_mb=env.engine_log_mb,
             network=env.engine_network,
             network_size=env.engine_network_size,

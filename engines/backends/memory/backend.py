@@ -2,12 +2,12 @@
 
 import shlex
 import sys
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from engines.backends.base import Backend, BackendError, BackendUnavailable, Instance, OnEvicted, Ref, Spec, State, ignore
+from engines.backends.base import Backend, BackendError, BackendUnavailable, Instance, OnEvicted, Ref, Spec, State, Usage, ignore
 from engines.backends.memory import wire
 from engines.backends.memory.behaviour import Behaviour
 
@@ -23,6 +23,7 @@ class MemoryBackend(Backend):
     `unavailable = True`: every verb raises BackendUnavailable and `observe` says UNKNOWN, until a test sets False.
     `missing_images`: image names for which `create` raises ImageMissing; all other images exist.
     `volumes`: ids of the engines with a volume.
+    `usage`: the answer of `measure`; a volume that it leaves out takes 0 MB.
     `boot`: the answer of `identity`. A new text simulates a restart of the host. Every server begins with its own text.
     `reset()` removes all instances, volumes and trouble.
     """
@@ -66,6 +67,10 @@ class MemoryBackend(Backend):
 
     def list_volumes(self) -> set[UUID]:
         return set(self._call("list_volumes"))
+
+    def measure(self, engine_ids: Collection[UUID], *, budget_s: float) -> Usage:
+        found: Usage = self._call("measure", frozenset(engine_ids))
+        return found
 
     def identity(self) -> str:
         return str(self._call("identity"))
@@ -118,6 +123,15 @@ class MemoryBackend(Backend):
     @volumes.setter
     def volumes(self, engine_ids: Set[UUID]) -> None:
         self._call("set", "volumes", frozenset(engine_ids))
+
+    @property
+    def usage(self) -> Usage:
+        found: Usage = self._call("get", "usage")
+        return found
+
+    @usage.setter
+    def usage(self, usage: Usage | Mapping[UUID, int]) -> None:
+        self._call("set", "usage", usage if isinstance(usage, Usage) else Usage(dict(usage)))
 
     @property
     def boot(self) -> str:

@@ -1,6 +1,6 @@
 """The server's instances and volumes, and the verbs on them. Everything runs on one event loop, and needs no locks.
 
-The verbs are the verbs of `engines.backends.base.Backend`. Tests make trouble with `behave`, `exit`, `fail_next` and four
+The verbs are the verbs of `engines.backends.base.Backend`. Tests make trouble with `behave`, `exit`, `fail_next` and five
 attributes; `MemoryBackend` explains all of them.
 """
 
@@ -22,6 +22,7 @@ from engines.backends.base import (
     Ref,
     Spec,
     State,
+    Usage,
     parse_image,
 )
 from engines.backends.memory.behaviour import Behaviour
@@ -81,6 +82,7 @@ class Runtime:
         self.unavailable = False
         self.missing_images: frozenset[str] = frozenset()
         self.volumes: frozenset[UUID] = frozenset()
+        self.usage = Usage({})
         self.boot = self._own_boot
         self._failures: defaultdict[str, deque[BackendError]] = defaultdict(deque)
         self._orders: list[tuple[frozenset[Ref | UUID] | None, Behaviour]] = []
@@ -158,6 +160,9 @@ class Runtime:
 
     def list_volumes(self) -> set[UUID]:
         return set(self.volumes)
+
+    def measure(self, engine_ids: frozenset[UUID]) -> Usage:
+        return replace(self.usage, used_mb={each: self.usage.used_mb.get(each, 0) for each in engine_ids})
 
     def identity(self) -> str:
         return self.boot

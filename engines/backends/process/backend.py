@@ -15,11 +15,12 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
+from engines.backends import walk
 from engines.backends.base import (
     Backend,
     BackendError,
@@ -32,6 +33,7 @@ from engines.backends.base import (
     Ref,
     Spec,
     State,
+    Usage,
     ignore,
     parse_image,
 )
@@ -139,6 +141,14 @@ class SubprocessBackend(Backend):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             names = [entry.name for entry in self.root.iterdir() if entry.is_dir()]
         return {UUID(name) for name in names if _is_uuid(name)}
+
+    def measure(self, engine_ids: Collection[UUID], *, budget_s: float) -> Usage:
+        with _errors("measure"):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            volumes = {engine_id: self._folder(engine_id) / "data" for engine_id in engine_ids}
+            present = {engine_id: str(path) for engine_id, path in volumes.items() if path.is_dir()}
+            found = dict(zip(present, walk.measure(list(present.values()), budget_s), strict=True))
+            return Usage.of(engine_ids, found, walk.room([str(self.root)]))
 
     def identity(self) -> str:
         with _errors("identity"):

@@ -15,7 +15,8 @@ import pytest
 
 from bench.containers import remove_all as sweep
 from engines.backends.docker import DockerBackend, Options, networks
-from engines.backends.docker.containers import DEPLOYMENT, Found, volume_name
+from engines.backends.docker.containers import DEPLOYMENT, Found
+from engines.backends.docker.volumes import name as volume_name
 from tests import kinds
 from tests.engines.backends.runtimes import IMAGE, Runtime
 

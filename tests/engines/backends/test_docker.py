@@ -19,7 +19,7 @@ from engines.backends.base import (
     State,
     instance_name,
 )
-from engines.backends.docker import DockerBackend, Options, containers
+from engines.backends.docker import DockerBackend, Options, containers, volumes
 from tests.engines.backends import dock
 from tests.engines.backends.runtimes import IMAGE, call, execute, free_port, is_healthy, spec, try_
 from tests.waiting import until
@@ -124,7 +124,7 @@ def test_remove_says_who_holds_on_to_the_volume(client):
     with dock.deployed(client, timeout_s=2) as backend:
         wanted = spec()
         backend.create(wanted)
-        volume = containers.volume_name(wanted.ref.engine_id)
+        volume = volumes.name(wanted.ref.engine_id)
         other = client.containers.create(IMAGE, volumes={volume: {"bind": "/backup"}})
         try:
             with pytest.raises(BackendUnavailable, match=f"volume is in use - .{other.id}"):

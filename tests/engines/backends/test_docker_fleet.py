@@ -7,11 +7,12 @@ import pytest
 
 from audit import actors
 from audit.models import AuditRow
-from engines import backends, lifecycle
+from engines import backends, disk, lifecycle
 from engines.backends.base import Ref, Spec, State, instance_name
 from engines.backends.docker import Options, containers
 from engines.models import Engine, Operation
-from policy import products
+from policy import overrides, products
+from policy.errors import DiskExceeded
 from tests import waiting
 from tests.conftest import make_running
 from tests.engines import crew
@@ -274,3 +275,41 @@ def test_container_in_an_engines_name_has_its_row_also_when_the_boot_fails(clien
     settings.ENV = settings.ENV.model_copy(update={"boot_timeout_s": 0.01})
     assert carry_out(operation).error_code == "boot_timeout"
     assert AuditRow.objects.get(action="orphan_removed").metadata["reason"] == "name_taken"
+
+
+# -- its disk ------------------------------------------------------------------------------------------------------------------
+
+WRITE = """
+import os
+for number in range({count}):
+    with open(f"/data/{name}-{{number}}", "wb") as file:
+        file.write(os.urandom(4 * 2**20))
+"""
+
+
+def test_engine_that_fills_its_volume_is_warned_not_started_and_stopped(client, fleet, product, carry_out):
+    products.update_policy(product.pk, {"disk_mb": 8}, by=actors.ADMIN)
+    product.refresh_from_db()
+    engine = make_running(product, "alice", carry_out)
+
+    def write(name, count):
+        assert dock.run_inside(container_of(client, engine), WRITE.format(name=name, count=count)) == ""
+        Engine.objects.update(disk_due_at=None)
+        disk.sweep()
+        engine.refresh_from_db()
+
+    write("a", 3)
+    assert 12 <= engine.disk_used_mb <= 13
+    row = AuditRow.objects.get(action="disk_exceeded")
+    assert (row.engine_id, row.metadata) == (engine.pk, {"used_mb": engine.disk_used_mb, "limit_mb": 8})
+    with pytest.raises(DiskExceeded):
+        lifecycle.restart(engine, by=ACME)
+    write("b", 2)
+    operation = carry_out(Operation.objects.open().get())
+    assert (operation.kind, operation.state, operation.params["cause"]) == ("stop", "succeeded", "disk")
+    assert fleet.observe(Ref(engine.pk, 1)) == State.EXITED
+    with pytest.raises(DiskExceeded):
+        lifecycle.start(engine, by=ACME)
+    overrides.grant(product.pk, "disk_mb", 40, reason="clean up", expires_in_s=60, by=actors.ADMIN)
+    assert carry_out(lifecycle.start(Engine.objects.get(), by=ACME)).state == "succeeded"
+    assert container_of(client, engine).attrs["HostConfig"]["Ulimits"][-1]["Hard"] == 40 * MB

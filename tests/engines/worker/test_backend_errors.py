@@ -20,6 +20,8 @@ FOR_GOOD = {
     base.NetworkFull: (503, "CAPACITY_EXHAUSTED"),
     base.NetworkUnguarded: (503, "UNAVAILABLE"),
     base.DiskFull: (503, "CAPACITY_EXHAUSTED"),
+    base.QuotaMissing: (502, "BACKEND_ERROR"),
+    base.ImageUnfit: (502, "BACKEND_ERROR"),
     base.BackendError: (502, "BACKEND_ERROR"),
 }
 FOR_NOW = [base.BackendUnavailable, base.InstanceMissing]
