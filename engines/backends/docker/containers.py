@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from engines.backends.base import INNER_PORT, Limits, Ref, Spec, State, instance_name
-from engines.backends.docker import volumes
+from engines.backends.docker import seccomp, volumes
 from engines.backends.docker.options import Options
 
 DEPLOYMENT = "roundhouse.deployment"
@@ -175,10 +175,10 @@ def _addressed(spec: Spec, network: str, options: Options) -> dict[str, Any]:
 
 
 def _hardening(options: Options) -> dict[str, Any]:
-    """Restrictions for every engine; seccomp and AppArmor are not named, which selects the daemon's default profiles."""
+    """Restrictions for every engine; AppArmor is not named, which selects the daemon's default profile."""
     return {
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": ["no-new-privileges", seccomp.OPTION],
         "ReadonlyRootfs": True,
         "IpcMode": "private",
         "Init": True,  # reaps orphaned child processes, which would count towards PidsLimit

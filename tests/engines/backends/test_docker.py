@@ -5,6 +5,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import docker
 import pytest
@@ -19,8 +20,8 @@ from engines.backends.base import (
     State,
     instance_name,
 )
-from engines.backends.docker import DockerBackend, Options, containers, volumes
-from tests.engines.backends import dock
+from engines.backends.docker import DockerBackend, Options, containers, seccomp, volumes
+from tests.engines.backends import dock, ordinary_work, system_calls
 from tests.engines.backends.runtimes import IMAGE, call, execute, free_port, is_healthy, spec, try_
 from tests.waiting import until
 
@@ -43,7 +44,7 @@ def test_create_hardens_container_by_default(client, docked):
     host, config = attributes["HostConfig"], attributes["Config"]
     assert host["CapDrop"] == ["ALL"]
     assert not host["CapAdd"]
-    assert host["SecurityOpt"] == ["no-new-privileges"]  # and no seccomp=..., which leaves the default profile
+    assert host["SecurityOpt"] == ["no-new-privileges", seccomp.OPTION]
     assert not host["Privileged"]
     assert host["ReadonlyRootfs"]
     assert list(host["Tmpfs"]) == ["/tmp"]
@@ -93,6 +94,33 @@ print(json.dumps([os.getuid(), os.getgid(), status["CapBnd"], status["NoNewPrivs
     assert seen[:5] == [10001, 10001, "0000000000000000", "1", "2"]
     assert seen[5:7] == [True, True]
     assert True not in seen[7:]
+
+
+# Without a filter the kernel refuses these calls for missing rights, too.
+NEED_RIGHTS = {
+    "bpf", "pivot_root", "move_mount", "fsopen", "fsmount", "fspick", "fanotify_init", "acct", "swapon", "swapoff", "reboot",
+    "sethostname", "setdomainname", "settimeofday", "syslog", "vhangup", "socket, AF_PACKET", "socket, family 44",
+}  # fmt: skip
+
+
+def test_engine_may_make_no_system_call_that_it_has_no_need_of(client, docked):
+    program = Path(system_calls.__file__).read_text()
+    wanted = started(docked)
+    seen = json.loads(dock.run_inside(dock.container_of(client, docked, wanted.ref), program))
+    assert {name: said for name, said in seen["refused"].items() if said != "EPERM"} == {}
+    assert {name: said for name, said in seen["unknown"].items() if said != "ENOSYS"} == {}
+    assert set(seen["foreign"].values()) <= {"SIGSYS", "ENOSYS"}
+
+    # The same calls in a container without the filter: there they are refused for their arguments, if at all.
+    bare = {"security_opt": ["no-new-privileges", "seccomp=unconfined"], "cap_drop": ["ALL"], "user": docked.options.user}
+    free = json.loads(client.containers.run(IMAGE, entrypoint=["python3", "-c", program], remove=True, **bare))
+    assert {name for name, said in free["refused"].items() if said == "EPERM"} <= NEED_RIGHTS
+
+
+def test_engine_may_do_what_programs_do(client, docked):
+    wanted = started(docked)
+    program = Path(ordinary_work.__file__).read_text()
+    assert dock.run_inside(dock.container_of(client, docked, wanted.ref), program).split() == ["all", "done"]
 
 
 def test_engine_gets_environment_catalog_and_published_port(client, tmp_path):
