@@ -102,6 +102,7 @@ _POLICY: Mapping[str, type | UnionType] = {
     "cpus": float,
     "pids": int,
     "disk_mb": int,
+    "runtime": str,
 }
 _DISK: Mapping[str, type | UnionType] = {"used_mb": int, "limit_mb": int}
 _SIGNED: Mapping[str, type | UnionType] = {"admin_key": str}  # the name of the admin key used, if the key has a name

@@ -14,6 +14,7 @@ from common import image_references, socket_addresses
 from common.editions import USUAL, Edition
 
 NETWORK_LIMIT = 900  # endpoints; a network always has fewer
+RUNTIME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 LONGEST_DEPLOYMENT = 26  # characters; deployment, hyphen and engine id are a single label of a host name: at most 63
 
 
@@ -136,6 +137,11 @@ class Env(BaseSettings):
         "10001:10001",
         pattern="^[1-9][0-9]*:[0-9]+$",
         description="Numeric user and group of an engine's processes; `/data` in the image has to belong to this user and group.",
+    )
+    engine_runtimes: str = Field(
+        "runc",
+        description="Comma-separated container runtimes, by the daemon's names for them, that a product's policy may choose from"
+        " (`runtime`). Engines of a product that chooses none run in the first.",
     )
     engine_tmp_mb: int = Field(64, ge=1, description="Size of an engine's `/tmp`, in MB; counts against the engine's memory.")
     engine_log_mb: int = Field(
@@ -269,6 +275,7 @@ class Env(BaseSettings):
         self._check_egress()
         if self.engine_disk_quota and self.engine_backend != "docker":
             raise ValueError("ORCH_ENGINE_DISK_QUOTA needs ORCH_ENGINE_BACKEND=docker")
+        self._check_runtimes()
         for number, key in enumerate(self.master_keys, 1):
             if not _is_fernet_key(key):
                 raise ValueError(f"ORCH_MASTER_KEY: key {number} of {len(self.master_keys)} is not a Fernet key")
@@ -315,6 +322,13 @@ class Env(BaseSettings):
             if not _is_ipv4_range(part):
                 raise ValueError(f"ORCH_ENGINE_EGRESS_DENY: {part!r} is not a range of IPv4 addresses such as 10.0.0.0/8")
 
+    def _check_runtimes(self) -> None:
+        if not self.runtimes:
+            raise ValueError("ORCH_ENGINE_RUNTIMES must name a container runtime, such as runc")
+        for name in self.runtimes:
+            if not re.fullmatch(RUNTIME_PATTERN, name):
+                raise ValueError(f"ORCH_ENGINE_RUNTIMES: {name!r} is not the name of a container runtime, such as runc")
+
     @property
     def url_template(self) -> str:
         """The `url` of an engine, with `{port}` and `{container}` to be filled in."""
@@ -325,6 +339,11 @@ class Env(BaseSettings):
     def engine_host(self) -> str:
         """The host of a URL to an engine's port: loopback where ports are published on every address."""
         return socket_addresses.host(str(ip_address(self.engine_bind)))
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The allowed container runtimes; the first is the default."""
+        return tuple(name for part in self.engine_runtimes.split(",") if (name := part.strip()))
 
     @property
     def master_keys(self) -> tuple[str, ...]:

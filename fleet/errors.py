@@ -103,6 +103,8 @@ _OF_CAUSE = {  # by the error_code of a failed operation; every error_code outsi
     "network_full": (503, "CAPACITY_EXHAUSTED"),
     "disk_full": (503, "CAPACITY_EXHAUSTED"),
     "network_unguarded": (503, "UNAVAILABLE"),
+    "runtime_missing": (503, "UNAVAILABLE"),
+    "runtime_not_allowed": (503, "UNAVAILABLE"),
     "backend_unavailable": (503, "UNAVAILABLE"),
 }
 

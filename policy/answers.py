@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from common import image_references
 from common.answers import Count, Json, NonEmpty, Time, Uuid, choice, refer
+from common.env import RUNTIME_PATTERN
 from common.times import iso
 from policy import models, rules
 from policy.models import Product, Scope
@@ -21,6 +22,7 @@ _FORMS: dict[Any, Json] = {
     rules.is_pids: {"type": "integer", "minimum": rules.LEAST_PIDS, "maximum": rules.MAX},
     rules.is_disk: {"type": "integer", "minimum": rules.LEAST_DISK_MB, "maximum": rules.MAX},
     rules.is_image: _IMAGE,
+    rules.is_runtime: {"type": "string", "pattern": f"^{RUNTIME_PATTERN}$"},
     rules.is_image_list: {"type": "array", "items": _IMAGES, "minItems": 1, "maxItems": rules.MAX_IMAGES},
 }
 POLICY: Json = {

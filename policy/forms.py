@@ -16,7 +16,7 @@ from policy import admin_keys, environments, overrides, products
 from policy.errors import InvalidEngineEnv
 from policy.keys import MAX_S
 from policy.models import SLUG_PATTERN, Scope
-from policy.rules import RULES, Rule, is_image, is_image_list
+from policy.rules import RULES, Rule, is_image, is_image_list, is_runtime
 
 
 class RuleField(forms.CharField):
@@ -36,13 +36,13 @@ class RuleField(forms.CharField):
             return None
         parsed = self._parse(text)
         if not self.rule.takes(parsed):
-            raise forms.ValidationError(f"Must be {self.rule.form}.")
+            raise forms.ValidationError(f"Must be {self.rule.wants()}.")
         return parsed
 
     def _parse(self, text: str) -> Any:
         if self.rule.takes == is_image_list:
             return [name.strip() for name in text.replace(",", "\n").splitlines() if name.strip()]
-        if self.rule.takes == is_image:
+        if self.rule.takes in (is_image, is_runtime):
             return text
         try:
             return int(text)

@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 
 from common import image_references
 from common.image_references import Reference
+from common.settings import settings
 from policy.errors import InvalidPolicy
 
 Policy = Mapping[str, Any]
@@ -68,13 +69,22 @@ def _parse(parse: Callable[[str], Reference], text: str) -> Reference | None:
         return None
 
 
+def is_runtime(value: object) -> bool:
+    """Accept the name of a container runtime in ORCH_ENGINE_RUNTIMES."""
+    return isinstance(value, str) and value in settings.ENV.runtimes
+
+
 @dataclass(frozen=True)
 class Rule:
     """A key of the policy: its meaning, and the check of its values."""
 
     meaning: str
     takes: Callable[[object], bool]
-    form: str  # describes the allowed values in error messages: "must be ..."
+    form: str | Callable[[], str]  # the allowed values in words; a function where the settings decide
+
+    def wants(self) -> str:
+        """Describe the allowed values for error messages: "must be ..."."""
+        return self.form if isinstance(self.form, str) else self.form()
 
 
 _COUNT = (is_whole_number, f"a whole number from 0 to {MAX}")
@@ -82,6 +92,11 @@ _MEMORY = (is_memory, f"a whole number from {LEAST_MEMORY_MB} to {MAX}")
 _CPUS = (is_cpus, f"a number from {LEAST_CPUS} to {MAX}")
 _PIDS = (is_pids, f"a whole number from {LEAST_PIDS} to {MAX}")
 _DISK = (is_disk, f"a whole number from {LEAST_DISK_MB} to {MAX}")
+
+
+def _runtimes() -> str:
+    return f"one of the container runtimes that ORCH_ENGINE_RUNTIMES allows: {', '.join(settings.ENV.runtimes)}"
+
 
 RULES: Mapping[str, Rule] = {
     "max_engines": Rule("Maximum number of engines of the product, counted in all states but destroyed.", *_COUNT),
@@ -101,6 +116,11 @@ RULES: Mapping[str, Rule] = {
     "cpus": Rule("CPUs of an engine; lowers ORCH_ENGINE_CPUS.", *_CPUS),
     "pids": Rule("Processes and threads of an engine; lowers ORCH_ENGINE_PIDS.", *_PIDS),
     "disk_mb": Rule("Disk space of an engine's volume in MB, in place of ORCH_ENGINE_DISK_MB.", *_DISK),
+    "runtime": Rule(
+        "Container runtime of engines, from their next incarnation on. Without this rule: the first of ORCH_ENGINE_RUNTIMES.",
+        is_runtime,
+        _runtimes,
+    ),
 }
 """All keys of a policy; a key left out sets no limit."""
 
@@ -113,7 +133,7 @@ def check(policy: object) -> dict[str, Any]:
         if key not in RULES:
             raise InvalidPolicy(f"policy.{key}: unknown key. Known keys: {', '.join(RULES)}.")
         if not RULES[key].takes(value):
-            raise InvalidPolicy(f"policy.{key}: must be {RULES[key].form}.")
+            raise InvalidPolicy(f"policy.{key}: must be {RULES[key].wants()}.")
     return dict(policy)
 
 

@@ -84,6 +84,15 @@ class NetworkUnguarded(BackendError):
     code = "network_unguarded"
 
 
+class RuntimeMissing(BackendError):
+    """The engines' host lacks the container runtime in which the engine has to run, and no other container runtime stands in.
+
+    Add the container runtime to the configuration of the host's daemon, or choose another in the product's policy.
+    """
+
+    code = "runtime_missing"
+
+
 class DiskFull(BackendError):
     """The runtime's disk is full. Free space on the engines' host, then repeat the request."""
 
@@ -141,6 +150,7 @@ class Spec:
     env: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()  # backends without ceilings ignore them
     digest: str = ""  # of the image of an earlier instance, or empty; a new instance is made from `resolve(image, digest)`
+    runtime: str = ""  # container runtime of a new instance, by the host's name for it; empty: the deployment's first
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,12 @@ class Usage:
 def instance_name(deployment: str, engine_id: UUID) -> str:
     """The runtime's name for an engine's running instance (if instances have names), also its host name on the network."""
     return f"{deployment}-{engine_id}"
+
+
+def refuse_runtime(spec: Spec, backend: str) -> None:
+    """For a backend without container runtimes: raise RuntimeMissing for a spec that names one."""
+    if spec.runtime:
+        raise RuntimeMissing(f"backend {backend} has no container runtimes, and the engine's product asks for {spec.runtime}")
 
 
 OnEvicted = Callable[[str], None]  # receives the runtime's id of the evicted container
@@ -242,7 +258,10 @@ class Backend(ABC):
         is adopted in any state, and keeps its state. While an adopted instance does not run, its port follows `spec.port`, and
         the most that a file may take follows `spec.limits`; if the change takes a new instance, `observe` says CREATED.
 
-        Raises ImageMissing, ImageMismatch, ImageUnfit, QuotaMissing, NetworkFull, DiskFull, BackendUnavailable, BackendError.
+        An adopted instance keeps its container runtime. A new instance runs in `spec.runtime` or not at all.
+
+        Raises ImageMissing, ImageMismatch, ImageUnfit, QuotaMissing, RuntimeMissing, NetworkFull, DiskFull, BackendUnavailable,
+        BackendError.
         """
 
     @abstractmethod
@@ -254,7 +273,8 @@ class Backend(ABC):
         Before: the instance exists, else InstanceMissing. After: `observe` says RUNNING, or EXITED if the engine ended by itself
         at once. A repeat on a running instance does nothing. Two instances of an engine never run at the same time: `start`
         raises BackendError while a second instance runs. Instances of the engine that do not run may be gone afterwards; `create`
-        makes them again. Raises PortTaken, NetworkFull, NetworkUnguarded, DiskFull, BackendUnavailable.
+        makes them again. Raises PortTaken, RuntimeMissing, NetworkFull, NetworkUnguarded, DiskFull,
+        BackendUnavailable.
         """
 
     @abstractmethod

@@ -1,6 +1,8 @@
 """Boots an instance: creates and starts the instance, and waits until it is healthy."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from django.db import connection, transaction
@@ -77,10 +79,22 @@ def _spec(attempt: Attempt, ref: Ref, key_hash: str, digest: str) -> Spec:
         raise Failed("engine_env_unreadable", str(error)) from error
     env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
     policy = overrides.in_force(engine.product)
-    limits = Limits(
-        memory_mb or None, policy.get("cpus"), policy.get("pids"), policy.get("disk_mb")
-    )  # the memory counted by the host
-    return Spec(ref, engine.product.slug, engine.engine_version, _port(engine), env, limits, digest)
+    # the memory counted by the host
+    limits = Limits(memory_mb or None, policy.get("cpus"), policy.get("pids"), policy.get("disk_mb"))
+    return Spec(ref, engine.product.slug, engine.engine_version, _port(engine), env, limits, digest, _runtime(policy))
+
+
+def _runtime(policy: Mapping[str, Any]) -> str:
+    """The policy's container runtime, or empty without a rule. Raises Failed once the settings do not allow that runtime."""
+    runtime = str(policy.get("runtime", ""))
+    allowed = settings.ENV.runtimes
+    if runtime and runtime not in allowed:
+        raise Failed(
+            "runtime_not_allowed",
+            f"The product's policy asks for the container runtime {runtime}, and ORCH_ENGINE_RUNTIMES allows only"
+            f" {', '.join(allowed)}. Allow {runtime}, or choose another container runtime in the policy.",
+        )
+    return runtime
 
 
 def _port(engine: Engine) -> int:

@@ -72,6 +72,8 @@ def test_policy_is_replaced_by_what_the_fields_say(product):
     post = f"{LIST}{product.pk}/policy/"
     assert client.post(post, {"max_engines": "5", "rate_limit_rpm": "60"})["Location"] == page(product)
     assert last_row() == ("policy_update", "admin:rita", {"max_engines": 5, "rate_limit_rpm": 60})
+    client.post(post, {"runtime": "runc"})
+    assert Product.objects.get().policy == {"runtime": "runc"}
     client.post(post, {"max_engines": "0", "rate_limit_rpm": ""})
     assert Product.objects.get().policy == {"max_engines": 0}
     text = client.get(page(product)).text

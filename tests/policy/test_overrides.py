@@ -144,7 +144,13 @@ def test_grant_refuses_what_no_policy_takes(product, rule, value):
 
 
 def test_every_rule_may_be_overridden_and_told(product):
-    values = {rules.is_whole_number: 0, rules.is_cpus: 0.5, rules.is_image_list: ["a"], rules.is_image: "a"}
+    values = {
+        rules.is_whole_number: 0,
+        rules.is_cpus: 0.5,
+        rules.is_image_list: ["a"],
+        rules.is_image: "a",
+        rules.is_runtime: "runc",
+    }
     for name, rule in rules.RULES.items():
         grant(product, name, values.get(rule.takes, 64))
     assert in_force(product).keys() == rules.RULES.keys()

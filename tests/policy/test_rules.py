@@ -41,6 +41,9 @@ def test_every_rule_may_stand_in_the_audit_log():
         ("cpus", "1"),
         ("pids", 2.5),
         ("pids", 7),
+        ("runtime", "runsc"),
+        ("runtime", ""),
+        ("runtime", ["runc"]),
         ("colour", 1),
     ],
 )
@@ -59,6 +62,19 @@ def test_check_takes_the_least_that_an_engine_may_have():
 def test_settings_refuse_less(wrong):
     with pytest.raises(ValidationError, match="greater than or equal"):
         Env(**wrong)
+
+
+def test_check_takes_the_runtimes_that_the_settings_allow_and_names_them(settings):
+    settings.ENV = Env.model_validate({**settings.ENV.model_dump(), "engine_runtimes": "runsc, io.containerd.runc.v2"})
+    assert rules.check({"runtime": "io.containerd.runc.v2"}) == {"runtime": "io.containerd.runc.v2"}
+    with pytest.raises(InvalidPolicy, match=r"policy\.runtime: .* ORCH_ENGINE_RUNTIMES allows: runsc, io\.containerd\.runc\.v2"):
+        rules.check({"runtime": "runc"})
+
+
+@pytest.mark.parametrize("wrong", ["", " , ", "runc,/usr/bin/runsc", "two words", "-runc"])
+def test_settings_refuse_what_names_no_runtime(wrong):
+    with pytest.raises(ValidationError, match="ORCH_ENGINE_RUNTIMES"):
+        Env(engine_runtimes=wrong)
 
 
 @pytest.mark.parametrize("policy", [None, [], "x", 1])

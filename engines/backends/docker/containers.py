@@ -149,6 +149,7 @@ def config(
             "Mounts": volumes.mounts(spec.ref.engine_id, marks, spec.limits, options),
             "Tmpfs": volumes.tmpfs(image_volumes, options),
             "Ulimits": [volumes.file_size(spec.limits, options)],
+            "Runtime": spec.runtime or options.runtime,  # always named: the daemon's own default may be any other
             **_hardening(options),
             **_ceilings(spec.limits, options),
         },

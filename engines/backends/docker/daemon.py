@@ -22,6 +22,7 @@ from engines.backends.base import (
     NetworkFull,
     PortTaken,
     QuotaMissing,
+    RuntimeMissing,
 )
 
 POLL_S = 0.02
@@ -36,6 +37,11 @@ SAYS: tuple[tuple[type[BackendError], str], ...] = (
     (NetworkFull, "no available ipv4 addresses|exchange full|ipv4 address pool among|address pools have been fully subnetted"),
     (QuotaMissing, "no quota support|quota size requested"),
     (DiskFull, "no space left on device|disk quota exceeded"),
+    (
+        RuntimeMissing,
+        r"unknown runtime|invalid runtime name|runtime \S+ binary not installed"
+        r"|oci runtime error .*exec:? \S+: (no such file|executable file not found|permission denied)",
+    ),
     (ImageMissing, "no such image|invalid reference format|repository name must be"),
     (InstanceMissing, r"no such container|marked for removal|/containers/[0-9a-f]{64}/\S*: no such file"),
     (

@@ -20,6 +20,7 @@ class Options:
     bind: str = "127.0.0.1"  # address of the daemon's host on which ports are published
     catalog: str = ""  # folder on the daemon's host; empty: no catalog is mounted
     user: str = "10001:10001"
+    runtime: str = "runc"  # of engines whose product names none
     memory_mb: int = 512
     cpus: float = 1.0
     pids: int = 256
@@ -46,6 +47,7 @@ class Options:
             bind=env.engine_bind,
             catalog=env.catalog_mount_path,
             user=env.engine_user,
+            runtime=env.runtimes[0],
             memory_mb=env.engine_memory_mb,
             cpus=env.engine_cpus,
             pids=env.engine_pids,

@@ -24,6 +24,7 @@ from engines.backends.base import (
     State,
     Usage,
     parse_image,
+    refuse_runtime,
 )
 from engines.backends.memory.behaviour import Behaviour
 from engines.backends.memory.door import Door
@@ -105,6 +106,7 @@ class Runtime:
         return image if image.startswith("sha256:") else f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
 
     def create(self, spec: Spec) -> str:
+        refuse_runtime(spec, "memory")
         kept = self._instances.get(spec.ref)
         if kept is None:
             kept = self._instances[spec.ref] = Kept(spec.port, self.resolve(spec.image, spec.digest))

@@ -36,6 +36,7 @@ from engines.backends.base import (
     Usage,
     ignore,
     parse_image,
+    refuse_runtime,
 )
 from engines.backends.process import processes, store
 from engines.backends.process.launch import Outcome
@@ -70,6 +71,7 @@ class SubprocessBackend(Backend):
         return f"sha256:{hashlib.sha256(module.encode()).hexdigest()}"
 
     def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
+        refuse_runtime(spec, self.name)
         digest = self.resolve(spec.image)
         folder, incarnation = self._folder(spec.ref.engine_id), spec.ref.incarnation
         with _errors("create"):

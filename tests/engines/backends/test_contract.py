@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from engines.backends.base import BackendError, ImageMissing, InstanceMissing, PortTaken, Ref, State
+from engines.backends.base import BackendError, ImageMissing, InstanceMissing, PortTaken, Ref, RuntimeMissing, State
 from engines.backends.shutdown import stop_all
 from tests.engines.backends import dock
 from tests.engines.backends.runtimes import IMAGE, Runtime, spec
@@ -136,6 +136,15 @@ def test_create_moves_port_of_stopped_instance_only(backend):
 def test_create_raises_image_missing_for_unknown_image(runtime):
     wanted = spec(image=runtime.missing_image)
     with pytest.raises(ImageMissing) as raised:
+        runtime.backend.create(wanted)
+    assert not raised.value.retryable
+    assert runtime.backend.observe(wanted.ref) is State.ABSENT
+    assert not runtime.has_volume(wanted.ref.engine_id)
+
+
+def test_create_raises_runtime_missing_and_makes_nothing_in_another(runtime):
+    wanted = replace(spec(), runtime="no-such-runtime")
+    with pytest.raises(RuntimeMissing, match="no-such-runtime") as raised:
         runtime.backend.create(wanted)
     assert not raised.value.retryable
     assert runtime.backend.observe(wanted.ref) is State.ABSENT

@@ -45,6 +45,7 @@ def test_create_hardens_container_by_default(client, docked):
     assert host["CapDrop"] == ["ALL"]
     assert not host["CapAdd"]
     assert host["SecurityOpt"] == ["no-new-privileges", seccomp.OPTION]
+    assert host["Runtime"] == "runc"
     assert not host["Privileged"]
     assert host["ReadonlyRootfs"]
     assert list(host["Tmpfs"]) == ["/tmp"]

@@ -15,7 +15,7 @@ from django.test import Client
 
 from audit.models import AuditRow
 from engines import backends, health, reconcile
-from engines.backends.base import BackendUnavailable, DiskFull, PortTaken, Ref, State
+from engines.backends.base import BackendUnavailable, DiskFull, PortTaken, Ref, RuntimeMissing, State
 from engines.backends.docker import DockerBackend, containers
 from engines.models import Engine, Operation
 from tests.engines.backends import dock
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not is_root(), reason="starts a Docker daemon")
 
 @pytest.fixture(scope="module")
 def dockerd(client):
-    daemon = Dockerd()
+    daemon = Dockerd("--add-runtime", "other=runc", "--add-runtime", "broken=/no/such/runtime")
     try:
         daemon.load(client)
         yield daemon
@@ -173,6 +173,48 @@ def test_identity_of_a_daemon_without_a_default_network_is_that_of_its_guard(cli
             until(lambda: backend.identity() not in ("", before))
     finally:
         daemon.close()
+
+
+# -- container runtimes ------------------------------------------------------------------------------------------------
+
+
+def test_engine_runs_in_the_runtime_of_its_spec(dockerd, backend):
+    """The runtime is runc under another name."""
+    wanted = replace(spec(), runtime="other")
+    backend.create(wanted)
+    backend.start(wanted.ref)
+    assert dock.container_of(dockerd.client, backend, wanted.ref).attrs["HostConfig"]["Runtime"] == "other"
+    assert backend.observe(wanted.ref) is State.RUNNING
+
+
+def test_start_refuses_a_runtime_whose_program_is_gone(backend):
+    wanted = replace(spec(), runtime="broken")
+    backend.create(wanted)
+    with pytest.raises(RuntimeMissing, match="/no/such/runtime"):
+        backend.start(wanted.ref)
+    assert backend.observe(wanted.ref) is not State.RUNNING
+
+
+def test_start_refuses_a_runtime_that_the_daemon_has_no_more(dockerd, backend):
+    wanted = replace(spec(), runtime="other")
+    backend.create(wanted)
+    usual = dockerd.flags
+    restart(dockerd)
+    try:
+        with pytest.raises(RuntimeMissing, match="other"):
+            backend.start(wanted.ref)
+        assert backend.observe(wanted.ref) is State.CREATED
+    finally:
+        restart(dockerd, *usual)
+    backend.start(wanted.ref)
+
+
+def restart(dockerd, *flags):
+    """End the daemon in good order, and start it with other flags."""
+    dockerd.process.terminate()
+    dockerd.process.wait(20)
+    dockerd.flags = flags
+    dockerd.start()
 
 
 def is_stopped(pid):

@@ -1,9 +1,11 @@
 """Operations carried out on real containers, in this process: what the registry says of an engine is what the daemon says."""
 
+import io
 import os
 import secrets
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from audit import actors
 from audit.models import AuditRow
@@ -13,6 +15,7 @@ from engines.backends.docker import Options, containers
 from engines.models import Engine, Operation
 from policy import overrides, products
 from policy.errors import DiskExceeded
+from policy.models import Product
 from tests import waiting
 from tests.conftest import make_running
 from tests.engines import crew
@@ -175,6 +178,52 @@ def test_memory_is_what_is_counted_whenever_a_container_is_made(client, fleet, p
     assert limits_of(client, engine)[0] == engine.memory_mb == 128
     carry_out(lifecycle.rotate_key(engine, by=ACME))
     assert limits_of(client, engine)[0] == engine.memory_mb == 64
+
+
+def test_policys_runtime_reaches_the_daemon_with_the_next_incarnation(client, tune, product, carry_out):
+    """Docker itself has runc under a second name."""
+    other = "io.containerd.runc.v2"
+    tune(engine_runtimes=f"runc, {other}, no-such")
+    engine = make_running(product, "alice", carry_out)
+    products.update_policy(product.pk, {"runtime": "no-such"}, by=actors.ADMIN)
+    refused = carry_out(lifecycle.rotate_key(engine, by=ACME))
+    assert (refused.state, refused.error_code) == ("failed", "runtime_missing")
+    assert runtime_of(client, engine) == "runc"  # the old incarnation, as it was
+    assert engine.status == "running"
+    products.update_policy(product.pk, {"runtime": other}, by=actors.ADMIN)
+    carry_out(lifecycle.stop(engine, by=ACME))
+    carry_out(lifecycle.start(engine, by=ACME))
+    assert runtime_of(client, engine) == "runc"
+    carry_out(lifecycle.rotate_key(engine, by=ACME))
+    assert runtime_of(client, engine) == other
+    tune(engine_runtimes="runc")
+    refused = carry_out(lifecycle.restart(engine, by=ACME))
+    assert (refused.state, refused.error_code) == ("failed", "runtime_not_allowed")
+    assert [found.state for found in backends.get().list()] == [State.EXITED]
+
+
+def test_try_runtime_carries_an_engine_through_its_life_and_leaves_nothing(client, tune):
+    backend = tune(engine_runtimes="runc, io.containerd.runc.v2")
+    said = io.StringIO()
+    with crew.at_work():
+        call_command("try_runtime", "io.containerd.runc.v2", stdout=said)
+    assert [line.partition(":")[0] for line in said.getvalue().splitlines()] == ["provision", "execute", "destroy"]
+    assert AuditRow.objects.filter(action__in=["provision", "destroy"]).count() == 2
+    assert backend.list() == []
+    assert not Engine.objects.living().exists()
+    assert not Product.objects.living().exclude(slug="acme").exists()
+
+
+@pytest.mark.parametrize("runtime", ["runc", "kata"])
+def test_try_runtime_says_why_it_cannot(client, tune, runtime):
+    tune(engine_backend="memory", engine_runtimes="runc")
+    with crew.at_work(), pytest.raises(CommandError, match="no container runtimes" if runtime == "runc" else "allows: runc"):
+        call_command("try_runtime", runtime)
+    assert not Product.objects.living().exclude(slug="acme").exists()
+
+
+def runtime_of(client, engine):
+    return container_of(client, engine).attrs["HostConfig"]["Runtime"]
 
 
 # -- where it is reached -------------------------------------------------------------------------------------------------------

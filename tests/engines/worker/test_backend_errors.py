@@ -10,6 +10,7 @@ from engines.lifecycle import outcomes
 from engines.models import Engine, Kind, Operation, Status
 from engines.transitions import TRANSITIONS
 from engines.worker import boot
+from policy import products
 from tests.engines.strangers import OK, listening, saying
 from tests.envelopes import assert_error
 
@@ -19,6 +20,7 @@ FOR_GOOD = {
     base.ImageMismatch: (502, "BACKEND_ERROR"),
     base.NetworkFull: (503, "CAPACITY_EXHAUSTED"),
     base.NetworkUnguarded: (503, "UNAVAILABLE"),
+    base.RuntimeMissing: (503, "UNAVAILABLE"),
     base.DiskFull: (503, "CAPACITY_EXHAUSTED"),
     base.QuotaMissing: (502, "BACKEND_ERROR"),
     base.ImageUnfit: (502, "BACKEND_ERROR"),
@@ -96,6 +98,21 @@ def test_verb_that_may_work_later_is_tried_again(engine, memory_backend, carry_o
     assert carry_out(operation).state == "succeeded"
     assert [row.action for row in AuditRow.objects.filter(operation_id=operation.pk, action=TRANSITIONS[kind].done)]
     assert Engine.objects.get().status == TRANSITIONS[kind].after
+
+
+@pytest.mark.parametrize(("allowed", "cause"), [("runc", "runtime_missing"), ("runsc", "runtime_not_allowed")])
+def test_boot_fails_by_name_where_the_policys_runtime_cannot_be_had(
+    settings, api, product, memory_backend, carry_out, allowed, cause
+):
+    """The memory backend has no runtimes, and runs no engine that has to be in one."""
+    products.update_policy(product.pk, {"runtime": "runc"}, by=actors.ADMIN)
+    settings.ENV = settings.ENV.model_copy(update={"engine_runtimes": allowed})
+    api.call("POST", "/engines/provision", {"user_id": "alice"}, Prefer="respond-async", **{"Idempotency-Key": "k"})
+    assert carry_out(Operation.objects.get()).error_code == cause
+    assert memory_backend.list() == []
+    answer = api.call("POST", "/engines/provision", {"user_id": "alice"}, **{"Idempotency-Key": "k"})
+    assert_error(answer, 503, "UNAVAILABLE")
+    assert answer.json()["error"]["details"]["cause"] == cause
 
 
 BOOTS = {Kind.START: Status.STOPPED, Kind.WAKE: Status.SLEEPING, Kind.RESTART: Status.RUNNING}
