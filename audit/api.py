@@ -1,4 +1,12 @@
-"""A product's own audit rows over REST; only the id of the product (`request.auth`) is used here, not its class."""
+"""A product's own audit rows over REST; only the id of the product (`request.auth`) is used here, not its class.
+
+A product sees its own rows, and in them nothing about others. The admin shows operators the rows as they are.
+
+- Every actor but the product itself and `system` is shown as `admin`: products do not learn who works for the operator.
+- Of the metadata, the keys that the catalogue shows to products. A key is hidden until its entry says otherwise.
+- The id of a request, only for the product's own requests: other callers choose theirs.
+- Cursors are opaque, and the columns of `Row` are all that is shown.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -6,7 +14,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import django_filters
-from django.db.models import QuerySet, TextField
+from django.db.models import F, Q, QuerySet, TextField
 from django.db.models.expressions import RawSQL
 from django.http import HttpResponse
 from django_filters.fields import IsoDateTimeField
@@ -16,15 +24,16 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from typing_extensions import TypedDict
 
-from audit.actions import Action, Retention
+from audit import actors
+from audit.actions import CATALOGUE, CLAMPED, Action, Retention
 from audit.models import AuditRow
-from common import keyset
+from common import cursors, keyset
 from common.answers import NonEmpty, Time, Url, Uuid, choice
 from common.keyset import Page
 from common.parameters import read_whole
 
 CURSOR, LIMIT = "cursor", "limit"
-OLDER, NEWER = "older", "newer"  # first part of a cursor
+OLDER, NEWER = "older", "newer"  # what a cursor hides: one of these, a dot, and a position
 PAGE, MAX_LIMIT = 100, 1000
 
 
@@ -37,7 +46,7 @@ class Row(TypedDict):
     user_id: NonEmpty | None
     engine_id: Uuid | None
     action: Annotated[str, choice(Action), Field(description="Name of the action.")]
-    actor: Annotated[NonEmpty, Field(description="The product's slug, `admin`, `admin:<name>` or `system`.")]
+    actor: Annotated[NonEmpty, Field(description="The product's slug, `system`, or `admin` for the operator and its staff.")]
     metadata: Annotated[dict[str, Any], Field(description="Further facts; the keys depend on the action.")]
     duration_ms: Annotated[int | None, Field(description="Duration of the action; null if it was not measured.")]
     product_slug: NonEmpty | None
@@ -45,10 +54,7 @@ class Row(TypedDict):
     to_status: Annotated[NonEmpty | None, Field(description="The engine's state after its change; null if none.")]
     engine_seq: Annotated[int | None, Field(description="Number of the engine's last move; each move adds 1.")]
     operation_id: Uuid | None
-    request_id: NonEmpty | None
-    txid: Annotated[
-        NonEmpty, Field(pattern="^[0-9]{1,20}$", description="Id of the transaction that wrote the row: 64 bits, as a string.")
-    ]
+    request_id: Annotated[NonEmpty | None, Field(description="Id of the product's request; null for work of others.")]
     retention: Annotated[str, choice(Retention), Field(description="Name of the period for which the row is kept.")]
 
 
@@ -61,8 +67,16 @@ class Rows(TypedDict):
 
 
 FIELDS = tuple(Row.__annotations__)
-_MILLISECONDS = """to_char(audit_log.timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS timestamp"""
-_SHOWN = ", ".join(_MILLISECONDS if name == "timestamp" else f"audit_log.{name}" for name in FIELDS)
+_SHOWN_KEYS = json.dumps({action: [*sorted(entry.shown), CLAMPED] for action, entry in CATALOGUE.items()})
+_AS_SHOWN = {  # SQL of the columns that products see in another form
+    "timestamp": """to_char(audit_log.timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')""",
+    "actor": f"CASE WHEN actor IN (product_slug, '{actors.SYSTEM}') THEN actor ELSE '{actors.ADMIN}' END",
+    "request_id": "CASE WHEN actor = product_slug THEN request_id END",
+    # Without every key that the action's entry does not show, which are all keys of an action outside the catalogue.
+    "metadata": "CASE WHEN jsonb_typeof(metadata) = 'object' THEN metadata - (SELECT coalesce(array_agg(key), '{}')"
+    f" FROM jsonb_object_keys(metadata) key WHERE NOT coalesce(('{_SHOWN_KEYS}'::jsonb -> action) ? key, false)) ELSE '{{}}' END",
+}
+_SHOWN = ", ".join(f"{_AS_SHOWN.get(name, f'audit_log.{name}')} AS {name}" for name in FIELDS)
 # PostgreSQL turns a row into JSON: to make models and JSON of a hundred rows in Python takes longer than the rest of the request.
 _ROW = RawSQL(f"(SELECT row_to_json(shown) FROM (SELECT {_SHOWN}) shown)::text", (), output_field=TextField())  # noqa: S611 (our SQL)
 
@@ -88,7 +102,7 @@ class AuditFilter(django_filters.FilterSet):
     """Query parameters; `since` is inclusive and `until` exclusive, both ISO 8601."""
 
     action = django_filters.ChoiceFilter(choices=AuditRow._meta.get_field("action").choices)
-    actor = django_filters.CharFilter(strip=False)
+    actor = django_filters.CharFilter(strip=False, method="filter_actor")
     user_id = django_filters.CharFilter(strip=False)
     engine_id = django_filters.UUIDFilter()
     since = _MomentFilter(field_name="timestamp", lookup_expr="gte")
@@ -97,6 +111,11 @@ class AuditFilter(django_filters.FilterSet):
     class Meta:
         model = AuditRow
         fields = ("action", "actor", "user_id", "engine_id")
+
+    def filter_actor(self, found: "QuerySet[AuditRow]", _name: str, actor: str) -> "QuerySet[AuditRow]":
+        """The rows whose actor is *shown* as `actor`: a filter by the stored text would tell who works for the operator."""
+        is_named = Q(actor=F("product_slug")) | Q(actor=actors.SYSTEM)
+        return found.exclude(is_named) if actor == actors.ADMIN else found.filter(is_named, actor=actor)
 
 
 KNOWN = (*AuditFilter.base_filters, LIMIT, CURSOR)
@@ -116,12 +135,10 @@ def rows(request: Request, user_id: str | None = None) -> HttpResponse:
 
 
 def _read_page(request: Request, found: "QuerySet[AuditRow]", size: int) -> Page:
-    """The page at the parameter `cursor`: `older.` or `newer.`, then a position. Raises ValidationError."""
+    """The page at the parameter `cursor`, or the newest. Raises ValidationError."""
     cursor = request.query_params.get(CURSOR, "")
-    side, _, position = cursor.partition(".")
     try:
-        if cursor and (side not in (OLDER, NEWER) or not position):
-            raise ValueError("a cursor is `older.` or `newer.`, and a position")
+        side, _, position = cursors.reveal(cursor).partition(".") if cursor else ("", "", "")
         return keyset.read(found, ("timestamp", "id"), size, shown=_ROW, **({side: position} if cursor else {}))
     except ValueError as error:
         raise ValidationError({CURSOR: ["Must be a cursor from `next` or `previous` of an earlier answer."]}) from error
@@ -154,5 +171,5 @@ def _link(request: Request, side: str, position: str) -> str | None:
     if not position:
         return None
     query = [(name, value) for name, values in request.query_params.lists() for value in values if name != CURSOR]
-    query.append((CURSOR, f"{side}.{position}"))
+    query.append((CURSOR, cursors.hide(f"{side}.{position}")))
     return str(request.build_absolute_uri(f"{request.path_info}?{urlencode(query)}"))

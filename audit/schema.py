@@ -4,11 +4,12 @@ from drf_spectacular.utils import OpenApiParameter
 
 from audit import api
 from audit.actions import Action
+from common import cursors
 from common.endpoints import UUID, Endpoint, describe, page_limit
 
 _FILTERS = (
     describe("action", "Only rows with this action.", {"type": "string", "enum": [action.value for action in Action]}),
-    describe("actor", "Only rows with this actor.", {"type": "string", "minLength": 1}),
+    describe("actor", "Only rows shown with this actor.", {"type": "string", "minLength": 1}),
     describe("user_id", "Only rows of this user.", {"type": "string", "minLength": 1}),
     describe("engine_id", "Only rows of this engine.", UUID),
     describe("since", "Only rows from this time on.", {"type": "string", "format": "date-time"}),
@@ -17,7 +18,7 @@ _FILTERS = (
     describe(
         "cursor",
         "Position of a page. Follow `next` and `previous` instead of making a cursor yourself.",
-        {"type": "string", "pattern": r"^(older|newer)\.[0-9]{1,18}\.[0-9]{1,18}$"},
+        {"type": "string", "pattern": cursors.PATTERN},
     ),
 )
 _ANY_USER = describe(
@@ -45,7 +46,6 @@ _PAGE = {
             "engine_seq": 3,
             "operation_id": "3ba31866-85cf-4c3f-a1ca-ef533ac6f0d1",
             "request_id": "37228bc0-3847-48b9-b685-ac2fdb3b1009",
-            "txid": "1184",
             "retention": "standard",
         }
     ],

@@ -33,6 +33,10 @@ class Settings(Protocol):
         """The folder for the files of subprocess engines."""
 
     @property
+    def SECRET_KEY(self) -> str:
+        """Django's secret key (`ORCH_SECRET_KEY`)."""
+
+    @property
     def REDIS_URL(self) -> str:
         """The connection URL of Valkey."""
 

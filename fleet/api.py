@@ -19,7 +19,7 @@ from engines.api.answers import ADMIT_REASONS
 from fleet import metrics as figures
 from fleet import status as state
 from fleet.errors import classify, envelope
-from policy import products
+from policy import decisions, products, rules
 from policy.auth import AnyKeyAuthentication, MayExplain
 from policy.errors import ProductNotFound
 from policy.models import Product
@@ -74,7 +74,8 @@ def explain(request: Request) -> Response:
         if field in body and body["verb"] != verb:
             raise ValidationError({field: [f"Allowed only with the verb {verb}."]})
     product = _asked_about(request, body.pop("product_id", None))
-    return Response(_render(admission.explain(product, Question(**body))))
+    explained = admission.explain(product, Question(**body))
+    return Response(_render(explained, is_operator=not isinstance(request.auth, Product)))
 
 
 def _asked_about(request: Request, product_id: Any) -> Product:
@@ -88,14 +89,32 @@ def _asked_about(request: Request, product_id: Any) -> Product:
     return request.auth
 
 
+_HIDDEN = "; always null where a product asks about a limit of the host"
+
+
 class Decision(TypedDict):
     """The decision of a rule."""
 
     rule: Annotated[NonEmpty, Field(description="A key of the policy, `suspended`, or a limit of the host: `host_...`.")]
     allowed: bool
-    limit: Annotated[Measure | None, Field(description="Null if there is no limit.")]
-    value: Annotated[Measure | None, Field(description="The value compared with the limit; null if unknown.")]
-    headroom: Annotated[Count | None, Field(description="How many more the limit allows now; null if not counted.")]
+    limit: Annotated[Measure | None, Field(description=f"Null if there is no limit{_HIDDEN}.")]
+    value: Annotated[Measure | None, Field(description=f"The value compared with the limit; null if unknown{_HIDDEN}.")]
+    headroom: Annotated[Count | None, Field(description=f"How many more the limit allows now; null if not counted{_HIDDEN}.")]
+
+
+def _is_own(decision: decisions.Decision) -> bool:
+    """Whether the rule is about the product alone. Figures of a host would tell how full the host is over all products."""
+    return decision.rule in rules.RULES or decision.rule == decisions.SUSPENDED
+
+
+def _render_decision(decision: decisions.Decision, *, has_measures: bool) -> Decision:
+    return {
+        "rule": decision.rule,
+        "allowed": decision.allowed,
+        "limit": decision.limit if has_measures else None,
+        "value": decision.value if has_measures else None,
+        "headroom": decision.headroom if has_measures else None,
+    }
 
 
 class Explanation(TypedDict):
@@ -110,19 +129,12 @@ class Explanation(TypedDict):
     ]
 
 
-def _render(explained: admission.Explanation) -> Explanation:
+def _render(explained: admission.Explanation, *, is_operator: bool) -> Explanation:
     refusal = explained.refusal
     return {
         "allowed": explained.allowed,
         "decisions": [
-            {
-                "rule": decision.rule,
-                "allowed": decision.allowed,
-                "limit": decision.limit,
-                "value": decision.value,
-                "headroom": decision.headroom,
-            }
-            for decision in explained.decisions
+            _render_decision(decision, has_measures=is_operator or _is_own(decision)) for decision in explained.decisions
         ],
         "would": explained.would,
         "refusal": (refusal if isinstance(refusal, str) else classify(refusal)[1]) or None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
-from audit.actions import CATALOGUE, CLAMPED, Action, Retention
+from audit.actions import CATALOGUE, CLAMPED, Action, Entry, Retention
 from common.settings import settings
 from engines.models import Status
 from engines.transitions import TRANSITIONS
@@ -74,7 +74,7 @@ def list_actions() -> str:
     """A Markdown table of the catalogue of audit actions."""
     kept = {Retention.STANDARD: "`ORCH_AUDIT_RETENTION_DAYS`", Retention.PROBE: "`ORCH_AUDIT_PROBE_RETENTION_DAYS`"}
     rows = [
-        (f"`{action}`", entry.meaning, entry.triggered_by, _metadata(entry.metadata), kept[entry.retention])
+        (f"`{action}`", entry.meaning, entry.triggered_by, _metadata(entry), kept[entry.retention])
         for action, entry in CATALOGUE.items()
     ]
     note = f"A row whose timestamp was outside the existing partitions keeps the original in `{CLAMPED}` (string, ISO 8601)."
@@ -84,11 +84,14 @@ def list_actions() -> str:
 _JSON = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array"}
 
 
-def _metadata(keys: Mapping[str, type | UnionType]) -> str:
-    return (
-        ", ".join(f"`{key}` {' or '.join(_JSON[part] for part in get_args(kind) or (kind,))}" for key, kind in keys.items())
-        or "–"
-    )
+def _metadata(entry: Entry) -> str:
+    """The keys with their types; keys that products do not see are marked."""
+    return ", ".join(_key(key, kind, key in entry.shown) for key, kind in entry.metadata.items()) or "–"
+
+
+def _key(name: str, kind: type | UnionType, is_shown: bool) -> str:
+    types = " or ".join(_JSON[part] for part in get_args(kind) or (kind,))
+    return f"`{name}` {types}" if is_shown else f"`{name}` {types} (operators only)"
 
 
 def list_settings() -> str:

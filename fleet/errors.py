@@ -17,6 +17,7 @@ from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
 from common import context
+from engines import causes
 from engines import errors as engines
 from engines.backends.base import BackendError
 from engines.models import Kind
@@ -80,7 +81,18 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (BadRequest, 400, "INVALID_REQUEST"),
 )
 
+FOR_OPERATORS: Mapping[type[Exception], str] = {
+    policy.ProductSuspended: "The product is suspended. Ask the operator to resume it.",
+    engines.CapacityExhausted: "No host has room for one more engine. Try again later, or destroy or stop engines.",
+    engines.PortExhaustion: "No port is free for one more engine. Try again later, or destroy an engine.",
+}
+"""By exception whose own text is for operators, as in the admin: the sentence for products.
+
+The texts have what products must not learn: the reason that staff gave, how full the host is, the host's settings.
+"""
+
 OUR_OWN_WORDS = {  # by code: messages for exceptions whose own text is not written for callers
+    "BACKEND_ERROR": "The engines' runtime could not do this. Try again later, or ask the operator.",
     "UNAVAILABLE": "The service is not available just now; try again in a few seconds.",
     "INTERNAL_ERROR": "Something went wrong on our side; quote the request id when you report it.",
 }
@@ -141,8 +153,10 @@ def envelope(code: str, message: str, details: Any = None) -> dict[str, Any]:
 
 
 def _message(error: Exception, code: str) -> str:
+    if isinstance(error, engines.Unsuccessful) and error.operation.error_code:
+        return causes.sentence(error.operation.error_code)
     if isinstance(error, (policy.PolicyError, engines.EngineError)):
-        return str(error)
+        return FOR_OPERATORS.get(type(error)) or str(error)
     if isinstance(error, drf.ValidationError):
         return "The request is not valid; details name each field and what it must be."
     if isinstance(error, drf.APIException):
@@ -153,8 +167,10 @@ def _message(error: Exception, code: str) -> str:
 def _details(error: Exception) -> Any:
     if isinstance(error, drf.ValidationError):
         return {"fields": error.detail}
-    if isinstance(error, (policy.Denied, engines.CapacityExhausted)):
+    if isinstance(error, policy.Denied):
         return error.metadata()
+    if isinstance(error, engines.CapacityExhausted):
+        return {"rule": error.rule}  # not how full the host is over all products
     if isinstance(error, engines.ProductHasEngines):
         return {"engines": error.engines}
     if isinstance(error, engines.OperationInProgress):

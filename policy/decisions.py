@@ -12,6 +12,8 @@ from policy.errors import DiskExceeded, ImageDenied, ProductSuspended, QuotaExce
 from policy.rules import Policy
 from policy.sliding_window import Window
 
+SUSPENDED = "suspended"  # the name of the rule that a suspension is, beside the rules of a policy
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -66,8 +68,8 @@ def on_serve(suspension: str) -> list[Decision]:
 
 def suspended(reason: str) -> Decision:
     """Refuse if the product is suspended; `reason` is the reason of the suspension, empty without a suspension."""
-    refusal = ProductSuspended("suspended", "active", "suspended", reason) if reason else None
-    return Decision("suspended", "active", "suspended" if reason else "active", refusal=refusal)
+    refusal = ProductSuspended(SUSPENDED, "active", "suspended", reason) if reason else None
+    return Decision(SUSPENDED, "active", "suspended" if reason else "active", refusal=refusal)
 
 
 def rate_limit(policy: Policy, window: Window | None) -> Decision:

@@ -41,7 +41,7 @@ class Product(models.Model):
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     suspended_at = models.DateTimeField(null=True, help_text="Since then its users are not admitted.")
-    suspension_reason = models.TextField(default="", db_default="", blank=True, help_text="Told to the product.")
+    suspension_reason = models.TextField(default="", db_default="", blank=True, help_text="For operators.")
     stops_engines = models.BooleanField(
         default=False, db_default=False, help_text="While it is suspended, its engines are stopped as soon as they can be."
     )

@@ -178,7 +178,6 @@ class Row:
     engine_seq: int | None
     operation_id: str | None
     request_id: str | None
-    txid: str
     retention: str
 
 

@@ -31,7 +31,7 @@ class Suspension(forms.Form):
     reason = forms.CharField(
         max_length=MAX_REASON,
         widget=UnfoldAdminTextInputWidget,
-        help_text="The reason is kept in the audit log, and told to the product in every refusal.",
+        help_text="The reason is kept in the audit log. The product learns that it is suspended, not why.",
     )
     stop_engines = forms.BooleanField(
         required=False,

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from common.answers import Count, NonEmpty, Number, OneOf, Time, Url, Uuid, choice
 from common.times import iso
-from engines import admission, models, operations
+from engines import admission, causes, models, operations
 from engines.addresses import url
 from engines.errors import EngineNotFound
 from engines.models import Kind, OperationState, Queue, Status
@@ -229,7 +229,7 @@ class OperationError(TypedDict):
     """Why an operation failed."""
 
     code: Annotated[NonEmpty, Field(description="The cause, such as `boot_timeout` or `image_missing`.")]
-    message: NonEmpty
+    message: Annotated[NonEmpty, Field(description="A sentence for people.")]
 
 
 class Operation(TypedDict):
@@ -243,7 +243,10 @@ class Operation(TypedDict):
     attempt: Count
     queue: Annotated[str, choice(Queue.values)]
     queue_position: Annotated[
-        Number | None, Field(description="Place in the queue, from 1; null unless the operation waits in a queue.")
+        Number | None,
+        Field(
+            description="Place among the product's own operations in the queue, from 1; null unless the operation waits there."
+        ),
     ]
     created_at: Time
     finished_at: Time | None
@@ -261,11 +264,11 @@ def render_operation(operation: models.Operation) -> Operation:
         "state": operation.state,
         "attempt": operation.attempt,
         "queue": operation.queue,
-        "queue_position": operations.position(operation),
+        "queue_position": operations.position(operation, of_product=True),
         "created_at": iso(operation.created_at),
         "finished_at": iso(operation.finished_at),
         "steps": [_render_step(step) for step in operation.steps],
-        "error": {"code": operation.error_code, "message": operation.error_message} if operation.error_code else None,
+        "error": {"code": code, "message": causes.sentence(code)} if (code := operation.error_code) else None,
     }
 
 

@@ -74,7 +74,7 @@ _WAITING = f"""
     waiting AS MATERIALIZED (
         -- place_of_product: how many operations of its product come before the operation, plus 1, within its queue and apart for
         -- boots. Operations in flight come first, then waiting operations by age. The id decides between equal ages.
-        SELECT o.id, o.queue, o.created_at, o.kind = ANY(%(boots)s) AS boots, coalesce(f.n, 0) + row_number() OVER (
+        SELECT o.id, o.queue, e.product_id, o.created_at, o.kind = ANY(%(boots)s) AS boots, coalesce(f.n, 0) + row_number() OVER (
             PARTITION BY e.product_id, o.queue, o.kind = ANY(%(boots)s) ORDER BY o.created_at, o.id) AS place_of_product
         FROM engines_operation o JOIN engines_engine e ON e.id = o.engine_id
         -- No row of in_flight: the product has nothing in flight, and n counts as 0.
@@ -169,17 +169,24 @@ def dispatch() -> int:
     return len(due)
 
 
-def position(operation: Operation) -> int | None:
-    """The operation's place in its queue, from 1; None when the operation does not wait for a place."""
+def position(operation: Operation, *, of_product: bool = False) -> int | None:
+    """The operation's place in its queue, from 1; None when the operation does not wait for a place.
+
+    `of_product`: among the operations of its product, which is all that a product may learn. The whole queue would tell how much
+    work other products wait for.
+    """
     if not operation.is_open:
         return None
     with connection.cursor() as cursor:
         cursor.execute(
             f"""{_WAITING}, ranked AS (
                 -- All waiting operations of the queue are ranked, also operations without room.
-                SELECT id, row_number() OVER (PARTITION BY queue ORDER BY place_of_product, created_at, id) AS place FROM waiting)
+                SELECT id, row_number() OVER (
+                    PARTITION BY queue, CASE WHEN %(of_product)s THEN product_id END
+                    ORDER BY place_of_product, created_at, id) AS place
+                FROM waiting)
             SELECT place FROM ranked WHERE id = %(id)s""",
-            {**params(), "id": operation.pk},
+            {**params(), "id": operation.pk, "of_product": of_product},
         )
         row = cursor.fetchone()
     return int(row[0]) if row else None

@@ -62,9 +62,9 @@ ERROR: Json = {
                 "message": {"type": "string", "minLength": 1},
                 "details": {
                     "type": "object",
-                    "description": "Further facts, for some errors. Invalid request: `fields`. Refusal by policy or for lack of"
-                    " room: `rule`, `limit`, `value`. Conflict with an open operation: `operation_id`. Failed or"
-                    " unfinished operation: `operation_id`, `cause`. Product that cannot be deleted: `engines`.",
+                    "description": "Further facts, for some errors. Invalid request: `fields`. Refusal by policy: `rule`,"
+                    " `limit`, `value`. Refusal for lack of room: `rule`. Conflict with an open operation: `operation_id`."
+                    " Failed or unfinished operation: `operation_id`, `cause`. Product that cannot be deleted: `engines`.",
                     "properties": {
                         "fields": {"description": "What is wrong with each invalid field or parameter, by its name."},
                         "rule": {"type": "string"},

@@ -1,6 +1,8 @@
+import base64
 import re
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import get_args
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 from uuid import uuid4
 
 import pytest
@@ -8,8 +10,9 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from audit import actors, trail
-from audit.actions import Action
+from audit.actions import CATALOGUE, CLAMPED, Action
 from audit.models import AuditRow
+from common import context, cursors
 from tests.conftest import Api
 
 CONTRACT = {  # what products were promised before there was this implementation
@@ -18,9 +21,10 @@ CONTRACT = {  # what products were promised before there was this implementation
 }  # fmt: skip
 OURS = {  # what the log's layout adds
     "product_slug": str, "from_status": str, "to_status": str, "engine_seq": int, "operation_id": str, "request_id": str,
-    "txid": str, "retention": str,
+    "retention": str,
 }  # fmt: skip
 COLUMNS = CONTRACT | OURS
+FOR_OPERATORS = {"txid"}  # columns of the log that products do not see
 
 
 def write(product, count=1, *, user_id="alice", action=Action.START, started=None, **more):
@@ -89,12 +93,62 @@ def test_audit_leaves_no_column_of_the_log_out(api, running_engine, superuser):
     columns = superuser.execute(
         "SELECT attname FROM pg_attribute WHERE attrelid = 'audit_log'::regclass AND attnum > 0 AND NOT attisdropped"
     )
-    assert {name for (name,) in columns} == COLUMNS.keys()
+    assert {name for (name,) in columns} == COLUMNS.keys() | FOR_OPERATORS
     [row] = get(api, action="provision")["results"]
     assert row["request_id"] is None  # of no request
     assert {name: type(value) for name, value in row.items()} == COLUMNS | {"request_id": type(None)}
-    [written] = superuser.execute("SELECT txid::text FROM audit_log WHERE id = %s", [row["id"]]).fetchone()
-    assert row["txid"] == written
+
+
+SAMPLES = {str: "secret", int: 7, float: 7.5, bool: True, list: ["secret"]}
+
+
+def test_audit_shows_of_each_actions_metadata_what_the_catalogue_shows_products(api, product):
+    """A key is hidden until the catalogue shows it."""
+    for action, entry in CATALOGUE.items():
+        full = {key: SAMPLES[(get_args(kind) or (kind,))[-1]] for key, kind in entry.metadata.items()}
+        assert set(entry.shown) <= set(full), action
+        [pk] = write(product, action=action, metadata=full)
+        [row] = get(api, action=action.value, limit=1)["results"]
+        assert (row["id"], row["metadata"]) == (pk, {key: full[key] for key in entry.shown})
+
+
+def test_audit_hides_reasons_key_names_room_and_foreign_containers():
+    """The keys that only operators see, by action: a change of this list has to be meant."""
+    hidden = {action: set(entry.metadata) - set(entry.shown) for action, entry in CATALOGUE.items()}
+    of_no_product = {Action.ADMIN_KEY_ISSUE, Action.ADMIN_KEY_REVOKE, Action.MASTER_KEY_ROTATE, Action.RETENTION_PRUNE}
+    assert {key for action in CATALOGUE.keys() - of_no_product for key in hidden[action]} == {
+        "reason", "admin_key", "limit", "value", "container",
+    }  # fmt: skip
+    assert [action for action, keys in hidden.items() if "limit" in keys] == [Action.CAPACITY_EXHAUSTED]
+    assert [action for action, entry in CATALOGUE.items() if "reason" in entry.shown] == [Action.ORPHAN_REMOVED]  # a code
+    assert not [action for action in of_no_product if CATALOGUE[action].shown]
+
+
+def test_audit_shows_no_metadata_of_an_action_or_form_that_the_catalogue_does_not_have(api, product, superuser):
+    insert = "INSERT INTO audit_log (timestamp, product_id, product_slug, action, metadata) VALUES (now(), %s, %s, %s, %s)"
+    superuser.execute(insert, [product.pk, product.slug, "newer_action", '{"attempt": 1}'])
+    superuser.execute(insert, [product.pk, product.slug, "start", '["attempt"]'])
+    superuser.execute(insert, [product.pk, product.slug, "start", f'{{"{CLAMPED}": "2020-01-01T00:00:00Z", "later": 1}}'])
+    found = [row["metadata"] for row in get(api, limit=3)["results"]]
+    assert found == [{CLAMPED: "2020-01-01T00:00:00Z"}, {}, {}]
+
+
+def test_audit_shows_everybody_else_as_admin(api, product):
+    own = {"attempt": 1}
+    with context.of_request("of-the-product"):
+        [mine] = write(product, metadata=own)
+    with context.of_request("TICKET-1 of the operator"):
+        others = [write(product, by=by, metadata={**own, "reason": "no"})[0] for by in (actors.staff("rita"), actors.ADMIN)]
+        [fleet] = write(product, by=actors.SYSTEM)
+    shown = {row["id"]: (row["actor"], row["request_id"], row["metadata"]) for row in get(api, action="start")["results"]}
+    assert shown == {
+        mine: ("acme", "of-the-product", own), fleet: ("system", None, {}),
+        **dict.fromkeys(others, ("admin", None, own)),
+    }  # fmt: skip
+    assert sorted(ids(get(api, action="start", actor="admin"))) == others
+    assert ids(get(api, action="start", actor="acme")) == [mine]
+    for guess in ("admin:rita", "admin:", "rita", "adm", "Admin", "other"):
+        assert ids(get(api, actor=guess)) == [], guess
 
 
 def test_audit_shows_the_newest_first(api, product):
@@ -264,15 +318,37 @@ def test_audit_page_does_not_move_when_rows_are_written(api, product):
 @pytest.mark.parametrize(
     "cursor",
     ["", "x", ".", ".1.2", "older", "older.", "older.1", "older.1.", "older.1.2.3", "newest.1.2", "older.-1.2", "older.1.-2",
-     "older.999999999999999999.1", "older.1.9999999999999999999", "older.١.2", "b2xkZXIuMS4y", "older.1.2\0", "older.1.2 "],
+     "older.999999999999999999.1", "older.1.9999999999999999999", "older.١.2", "b2xkZXIuMS4y", "older.1.2\0", "older.1.2 ",
+     "older.0.0", "newer.1764000000000000.15"],
 )  # fmt: skip
 def test_audit_refuses_a_cursor_that_is_none(api, cursor):
     assert list(get(api, expect=400, cursor=cursor)["error"]["details"]["fields"]) == ["cursor"]
 
 
-@pytest.mark.parametrize("cursor", ["older.0.0", "newer.99999999999999999.1", "older.1.999999999999999999"])
-def test_audit_page_beyond_the_last_row_is_empty(api, product, cursor):
-    assert get(api, cursor=cursor) == {"results": [], "next": None, "previous": None}
+@pytest.mark.parametrize("position", ["older.0.0", "newer.99999999999999999.1", "older.1.999999999999999999"])
+def test_audit_page_beyond_the_last_row_is_empty(api, product, position):
+    assert get(api, cursor=cursors.hide(position)) == {"results": [], "next": None, "previous": None}
+
+
+def test_audit_cursor_says_nothing_of_its_position(api, product):
+    *_, last = write(product, 3)
+    link = get(api, limit=1)["next"]
+    [cursor] = parse_qs(urlsplit(link).query)["cursor"]
+    row = AuditRow.objects.get(pk=last)
+    assert cursors.reveal(cursor) == f"older.{round(row.timestamp.timestamp() * 1_000_000)}.{last}"
+    told = cursor.encode() + base64.urlsafe_b64decode(cursor + "==")
+    assert str(last).encode() not in told
+    assert b"older" not in told
+    assert get(api, limit=1)["next"] == link  # the address of a page stays the same
+    for changed in (cursor[:-1], cursor + "A", "A" + cursor[1:], cursor[:9] + " " + cursor[9:]):
+        assert list(get(api, expect=400, cursor=changed)["error"]["details"]["fields"]) == ["cursor"]
+
+
+def test_audit_refuses_a_cursor_of_another_secret_key(api, product, settings):
+    write(product, 3)
+    cursor = dict(parse_qsl(urlsplit(get(api, limit=1)["next"]).query))["cursor"]
+    settings.SECRET_KEY = "x" * 50
+    get(api, expect=400, cursor=cursor)
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def test_suspend_and_resume_ask_for_a_reason_and_say_what_came_of_it(product):
     put_engine(product)
     client = log_in("rita", SUSPEND)
     address = f"{LIST}{product.pk}/suspend/"
-    assert "told to the product" in client.get(address).text
+    assert "The product learns that it is suspended, not why." in client.get(address).text
     assert client.post(address, {"reason": ""}).context["form"].errors.keys() == {"reason"}
     sent = client.post(address, {"reason": "unpaid", "stop_engines": "on"})
     assert sent["Location"] == page(product)

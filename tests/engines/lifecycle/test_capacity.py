@@ -105,7 +105,8 @@ def test_api_says_that_capacity_is_exhausted(ceiling, api):
     ceiling(host_memory_mb=1)
     answer = api.call("POST", "/engines/provision", {"user_id": "alice"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "CAPACITY_EXHAUSTED")
-    assert answer.json()["error"]["details"] == {"rule": "host_memory_mb", "limit": 1, "value": 512}
+    assert answer.json()["error"]["details"] == {"rule": "host_memory_mb"}
+    assert "512" not in answer.json()["error"]["message"]
     answer = api.call("POST", "/engines/alice/admit", {"auto_provision": True})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "CAPACITY_EXHAUSTED")
 

@@ -59,7 +59,9 @@ def test_suspend_refuses_admits_and_provisions_from_the_next_request_on(admin, a
         api.call("POST", "/engines/provision", {"user_id": "bob"}),
     ):
         error = assert_error(answer, 403, "PRODUCT_SUSPENDED")
-        assert (error["message"], error["details"]) == ("The product is suspended: unpaid", REFUSAL)
+        assert error["details"] == REFUSAL
+        assert error["message"].startswith("The product is suspended. ")
+        assert "unpaid" not in answer.text
     assert rows("admit_denied", "provision_denied") == [
         ("admit_denied", "acme", "alice", REFUSAL), ("provision_denied", "acme", "bob", REFUSAL),
     ]  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 
 from audit import actors
 from audit.models import AuditRow
-from engines import lifecycle, operations
+from engines import causes, lifecycle, operations
 from engines.backends import base
 from engines.lifecycle import outcomes
 from engines.models import Engine, Kind, Operation, Status
@@ -64,8 +64,11 @@ def test_provision_that_fails_answers_with_what_to_do(api, memory_backend, carry
     assert_error(answer, *FOR_GOOD[error])
     said = answer.json()["error"]
     assert said["details"]["cause"] == error.code
-    assert "said the runtime" in said["message"]
-    assert " ".join(error.__doc__.split()) in said["message"]
+    for shown in (said, api.call("GET", f"/operations/{operation.pk}").json()["error"]):
+        assert shown["message"] == causes.sentence(error.code)
+        assert "said the runtime" not in str(shown)
+    assert "said the runtime" in operation.error_message  # for operators
+    assert " ".join(error.__doc__.split()) in operation.error_message
     assert lifecycle.can(Engine.objects.get(), Kind.START)
     assert lifecycle.can(Engine.objects.get(), Kind.DESTROY)
 
@@ -143,4 +146,4 @@ def test_provision_whose_ports_are_all_taken_says_so(settings, api, memory_backe
     assert_error(answer, 503, "PORT_EXHAUSTION")
     said = answer.json()["error"]
     assert said["details"]["cause"] == cause
-    assert "ORCH_PORT_MIN" in said["message"] or "widen the range" in said["message"]
+    assert said["message"] == "No port was free for the engine. Try again later."
