@@ -108,6 +108,7 @@ _POLICY: Mapping[str, type | UnionType] = {
     "pids": int,
     "disk_mb": int,
     "runtime": str,
+    "egress": str | list,
 }
 _DISK: Mapping[str, type | UnionType] = {"used_mb": int, "limit_mb": int}
 _SIGNED: Mapping[str, type | UnionType] = {"admin_key": str}  # the name of the admin key used, if the key has a name

@@ -4,13 +4,13 @@ The table in docs/operations.md is generated from this class (`manage.py generat
 """
 
 import re
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common import image_references, socket_addresses
+from common import destinations, image_references, socket_addresses
 from common.editions import USUAL, Edition
 
 NETWORK_LIMIT = 900  # endpoints; a network always has fewer
@@ -158,15 +158,38 @@ class Env(BaseSettings):
         description="Engines on a network of a product before the product gets a further network. Up to `ORCH_MAX_BOOTS` booting"
         f" engines may come on top; the sum of both settings has to be below {NETWORK_LIMIT}, since a Linux bridge takes 1,023.",
     )
-    engine_internet: bool = Field(True, description="Whether engines may open connections to addresses outside their host.")
+    engine_internet: bool = Field(
+        True,
+        description="What engines may reach whose product has no rule `egress`: the internet, or with `false` nothing outside"
+        " their host.",
+    )
     engine_egress_deny: str = Field(
-        "169.254.0.0/16",
-        description="Comma-separated IPv4 ranges that engines cannot reach: metadata services, networks of the operator's own.",
+        "",
+        description="Comma-separated IPv4 ranges that no engine can reach. Always denied, beside these, is what is not the"
+        " internet: private, carrier, link-local, benchmark, documentation, multicast and reserved ranges, and 168.63.129.16.",
+    )
+    engine_egress_allow: str = Field(
+        "",
+        description="Comma-separated exceptions from the denied ranges: IPv4 ranges, each perhaps with ports, such as"
+        " `10.0.5.0/24` or `10.0.5.7:8080` (TCP) or `10.0.5.7:5000-5010/udp`. The rule `egress` of a product still decides"
+        " whether its engines may use them.",
+    )
+    engine_max_flows: int = Field(
+        2000,
+        ge=10,
+        description="Connections that an engine may have open to the outside at a time, the exchanges of datagrams included; the"
+        " host's table of connections, which all engines share, has 262,144 entries on most hosts.",
+    )
+    engine_flows_per_s: int = Field(
+        50,
+        ge=1,
+        description="New connections per second that an engine may open to the outside, and ten times as many at once; a closed"
+        " connection keeps its entry in the host's table for up to 120 s.",
     )
     guard_image: str = Field(
         "roundhouse-guard:latest",
-        description="Image with `sh`, `nft`, `python3` and GNU `find` for the containers that enforce the network rules of"
-        " engines and measure their volumes.",
+        description="Image with `sh`, `nft`, `python3`, dnspython and GNU `find` for the containers that enforce the network rules"
+        " of engines and measure their volumes.",
     )
 
     boot_timeout_s: float = Field(60, gt=0, description="Time within which a booting engine has to become healthy.")
@@ -318,9 +341,15 @@ class Env(BaseSettings):
                 )
 
     def _check_egress(self) -> None:
-        for part in filter(None, map(str.strip, self.engine_egress_deny.split(","))):
-            if not _is_ipv4_range(part):
+        for part in destinations.split(self.engine_egress_deny):
+            if not destinations.is_network(part):
                 raise ValueError(f"ORCH_ENGINE_EGRESS_DENY: {part!r} is not a range of IPv4 addresses such as 10.0.0.0/8")
+        for part in destinations.split(self.engine_egress_allow):
+            if not destinations.is_network(part.partition(":")[0]) or not destinations.is_destination(part):
+                raise ValueError(
+                    f"ORCH_ENGINE_EGRESS_ALLOW: {part!r} is not a range of IPv4 addresses, with or without ports, such as"
+                    " 10.0.5.0/24 or 10.0.5.7:8080"
+                )
 
     def _check_runtimes(self) -> None:
         if not self.runtimes:
@@ -364,15 +393,6 @@ class Env(BaseSettings):
     def waiters(self) -> int:
         """Limit on requests per web process waiting for an operation at a time."""
         return self.web_threads // 2 if self.web_waiters is None else self.web_waiters
-
-
-def _is_ipv4_range(text: str) -> bool:
-    """Whether `text` is an IPv4 address, or a range with a prefix length; nftables does not accept a netmask."""
-    try:
-        IPv4Network(text, strict=False)
-    except ValueError:
-        return False
-    return "." not in text.partition("/")[2]
 
 
 def _is_fernet_key(key: str) -> bool:

@@ -260,6 +260,7 @@ CELERY_BEAT_SCHEDULE = {
     "end-overrides": _every("policy.tasks.end_overrides", 15.0),
     "reconcile": _every("engines.tasks.sweep", 30.0),
     "measure-disk": _every("engines.tasks.measure_disk", min(15.0, ENV.disk_check_interval_s / 2)),
+    "confine-engines": _every("engines.tasks.confine", 3.0),  # a changed rule `egress` holds within 10 s
     "stop-suspended-engines": _every("engines.tasks.stop_suspended", 10.0),
     "make-partitions": _every("audit.tasks.make_partitions", 3600.0),
     "prune-environments": _every("engines.tasks.prune_environments", 3600.0),

@@ -1,7 +1,7 @@
 """Makes the runtime agree with the registry.
 
 Instances of destroyed engines and of old incarnations are removed. Instances of stopped and sleeping engines are stopped. After
-a host came back, its engines are restarted.
+a host came back, its engines are restarted. Running engines obey the present rule `egress` of their products.
 
 The registry is the truth. An engine with an open operation is left to the operation. Destroying an instance is safe at any time,
 because neither the id of a destroyed engine nor an incarnation's number is ever used again. Stops and restarts go through an
@@ -9,7 +9,7 @@ operation.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from functools import partial
 from threading import Event
@@ -22,9 +22,11 @@ from django.db import DatabaseError, connection
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
+from common.settings import settings
 from engines import backends, hosts, lifecycle, operations
-from engines.backends.base import BackendError, BackendUnavailable, Instance, Ref, State
+from engines.backends.base import BackendError, BackendUnavailable, Egress, Instance, Ref, State
 from engines.models import Engine, Operation, Status
+from policy import overrides, products, rules
 
 log = structlog.get_logger(__name__)
 
@@ -195,6 +197,24 @@ def _remove(owner: Engine, ref: Ref, reason: str) -> None:
 def _record(owner: Engine, metadata: Mapping[str, Any]) -> None:
     trail.record(Action.ORPHAN_REMOVED, lifecycle.subject(owner), by=SYSTEM, metadata=metadata)
     log.warning("orphan_removed", engine_id=str(owner.pk), **metadata)
+
+
+def confine() -> bool:
+    """Make running engines obey the present rule `egress` of their products; returns whether anything had to be changed."""
+    try:
+        changed = backends.get().confine(_egress_of)
+    except BackendError as error:
+        log.warning("not_confined", code=error.code, error=str(error))
+        return False
+    if changed:
+        log.info("egress_changed")
+    return changed
+
+
+def _egress_of(slugs: Set[str]) -> dict[str, Egress]:
+    """Where the engines of these products may open connections now; without deleted products, which have no engines."""
+    internet = settings.ENV.engine_internet
+    return {found.slug: rules.choose_egress(overrides.in_force(found), internet) for found in products.with_slugs(slugs)}
 
 
 def resume() -> int:

@@ -54,6 +54,11 @@ def measure_disk() -> None:
 
 
 @shared_task(ignore_result=True)
+def confine() -> None:
+    reconcile.confine()
+
+
+@shared_task(ignore_result=True)
 def stop_suspended() -> None:
     lifecycle.stop_suspended()
 

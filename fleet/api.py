@@ -20,6 +20,7 @@ from fleet import metrics as figures
 from fleet import status as state
 from fleet.errors import classify, envelope
 from policy import decisions, products, rules
+from policy.answers import EGRESS
 from policy.auth import AnyKeyAuthentication, MayExplain
 from policy.errors import ProductNotFound
 from policy.models import Product
@@ -127,6 +128,7 @@ class Explanation(TypedDict):
         NonEmpty | None,
         Field(description=f"If `would` is `refuse`: the error's code, or an admit's reason ({', '.join(ADMIT_REASONS)})."),
     ]
+    egress: Annotated[str | list[str], WithJsonSchema(EGRESS), Field(description="Where the product's engines may connect to.")]
 
 
 def _render(explained: admission.Explanation, *, is_operator: bool) -> Explanation:
@@ -138,4 +140,5 @@ def _render(explained: admission.Explanation, *, is_operator: bool) -> Explanati
         ],
         "would": explained.would,
         "refusal": (refusal if isinstance(refusal, str) else classify(refusal)[1]) or None,
+        "egress": explained.egress,
     }

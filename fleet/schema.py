@@ -16,6 +16,7 @@ ENDPOINTS = (
             ],
             "would": "refuse",
             "refusal": "QUOTA_EXCEEDED",
+            "egress": ["api.example.com:443", "203.0.113.0/24:8000-8010"],
         },
         errors=("PRODUCT_NOT_FOUND",), tag="products", is_read=True,
         description="With an admin key, `product_id` names the product. With a platform key, the product is the caller."

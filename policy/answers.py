@@ -15,6 +15,17 @@ from policy.models import Product, Scope
 
 _IMAGE: Json = {"type": "string", "maxLength": image_references.LONGEST, "pattern": image_references.REFERENCE}
 _IMAGES: Json = {"type": "string", "maxLength": image_references.LONGEST, "pattern": image_references.PATTERN}
+EGRESS: Json = {
+    "oneOf": [
+        {"type": "string", "enum": [rules.INTERNET, rules.NO_EGRESS]},
+        {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1, "pattern": r"^[^:\s]+:[0-9]+(-[0-9]+)?(/(tcp|udp))?$"},
+            "minItems": 1,
+            "maxItems": rules.MAX_DESTINATIONS,
+        },
+    ]
+}
 _FORMS: dict[Any, Json] = {
     rules.is_whole_number: {"type": "integer", "minimum": 0, "maximum": rules.MAX},
     rules.is_memory: {"type": "integer", "minimum": rules.LEAST_MEMORY_MB, "maximum": rules.MAX},
@@ -24,6 +35,7 @@ _FORMS: dict[Any, Json] = {
     rules.is_image: _IMAGE,
     rules.is_runtime: {"type": "string", "pattern": f"^{RUNTIME_PATTERN}$"},
     rules.is_image_list: {"type": "array", "items": _IMAGES, "minItems": 1, "maxItems": rules.MAX_IMAGES},
+    rules.is_egress: EGRESS,
 }
 POLICY: Json = {
     "type": "object",

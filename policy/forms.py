@@ -16,15 +16,16 @@ from policy import admin_keys, environments, overrides, products
 from policy.errors import InvalidEngineEnv
 from policy.keys import MAX_S
 from policy.models import SLUG_PATTERN, Scope
-from policy.rules import RULES, Rule, is_image, is_image_list, is_runtime
+from policy.rules import INTERNET, NO_EGRESS, RULES, Rule, is_egress, is_image, is_image_list, is_runtime
 
 
 class RuleField(forms.CharField):
-    """A form field for the value of a rule. Image lists are typed one per line or separated by commas."""
+    """A form field for the value of a rule. Lists are typed one entry per line or separated by commas."""
 
     def __init__(self, name: str, rule: Rule) -> None:
         self.rule = rule
-        widget = UnfoldAdminTextareaWidget(attrs={"rows": 3}) if rule.takes == is_image_list else UnfoldAdminTextInputWidget()
+        is_list = rule.takes in (is_image_list, is_egress)
+        widget = UnfoldAdminTextareaWidget(attrs={"rows": 3}) if is_list else UnfoldAdminTextInputWidget()
         super().__init__(required=False, label=name, help_text=f"{rule.meaning} Leave empty for no rule.", widget=widget)
 
     def prepare_value(self, value: Any) -> Any:
@@ -40,7 +41,9 @@ class RuleField(forms.CharField):
         return parsed
 
     def _parse(self, text: str) -> Any:
-        if self.rule.takes == is_image_list:
+        if self.rule.takes == is_egress and text in (INTERNET, NO_EGRESS):
+            return text
+        if self.rule.takes in (is_image_list, is_egress):
             return [name.strip() for name in text.replace(",", "\n").splitlines() if name.strip()]
         if self.rule.takes in (is_image, is_runtime):
             return text

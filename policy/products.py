@@ -60,6 +60,14 @@ def get(product_id: UUID) -> Product:
         raise ProductNotFound(f"No product has the id {product_id}.") from error
 
 
+def with_slugs(slugs: Iterable[str]) -> list[Product]:
+    """Return the living products with these slugs."""
+    found = list(Product.objects.living().filter(slug__in=slugs).annotate(clock=Now()))
+    for product in found:
+        product.read_at = vars(product)["clock"]
+    return found
+
+
 def lock(product_id: UUID) -> Product:
     """Return the living product with its row locked for the transaction. Raises ProductNotFound.
 

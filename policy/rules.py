@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeGuard
 
-from common import image_references
+from common import destinations, image_references
 from common.image_references import Reference
 from common.settings import settings
 from policy.errors import InvalidPolicy
@@ -14,12 +14,10 @@ Policy = Mapping[str, Any]
 
 MAX = 1_000_000_000
 MAX_IMAGES = 100
-LEAST_MEMORY_MB, LEAST_CPUS, LEAST_PIDS, LEAST_DISK_MB = (
-    16,
-    0.01,
-    8,
-    1,
-)  # the least an engine can run with; Docker reads 0 as "no limit"
+MAX_DESTINATIONS = 100
+INTERNET, NO_EGRESS = "internet", "none"  # the values of `egress` that are words
+# the least an engine can run with; Docker reads 0 as "no limit"
+LEAST_MEMORY_MB, LEAST_CPUS, LEAST_PIDS, LEAST_DISK_MB = 16, 0.01, 8, 1
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:
@@ -74,6 +72,17 @@ def is_runtime(value: object) -> bool:
     return isinstance(value, str) and value in settings.ENV.runtimes
 
 
+def is_egress(value: object) -> bool:
+    """Accept INTERNET, NO_EGRESS, or a list of 1 to MAX_DESTINATIONS destinations with ports: see `common.destinations`."""
+    if isinstance(value, str):
+        return value in (INTERNET, NO_EGRESS)
+    return isinstance(value, list) and 1 <= len(value) <= MAX_DESTINATIONS and all(map(_has_port, value))
+
+
+def _has_port(value: object) -> bool:
+    return isinstance(value, str) and destinations.is_destination(value) and destinations.parse(value).first > 0
+
+
 @dataclass(frozen=True)
 class Rule:
     """A key of the policy: its meaning, and the check of its values."""
@@ -121,6 +130,13 @@ RULES: Mapping[str, Rule] = {
         is_runtime,
         _runtimes,
     ),
+    "egress": Rule(
+        "Where engines may open connections: `internet`, `none`, or a list of networks and names with ports"
+        " (`api.example.com:443`, `203.0.113.0/24:8000-8010`, `192.0.2.1:53/udp`). Without this rule: ORCH_ENGINE_INTERNET.",
+        is_egress,
+        f"{INTERNET}, {NO_EGRESS}, or a list of 1 to {MAX_DESTINATIONS} entries such as api.example.com:443,"
+        " 203.0.113.0/24:8000-8010 or 192.0.2.1:53/udp (IPv4 only, no wildcards)",
+    ),
 }
 """All keys of a policy; a key left out sets no limit."""
 
@@ -140,6 +156,12 @@ def check(policy: object) -> dict[str, Any]:
 def choose_image(policy: Policy, asked: str, default: str) -> str:
     """Return the image of a new engine: `asked` if given, else the policy's `engine_image`, else `default`; allowed or not."""
     return str(asked or policy.get("engine_image") or default)
+
+
+def choose_egress(policy: Policy, internet: bool) -> str | list[str]:
+    """Return where engines may open connections; `internet` says whether they may without the rule `egress`."""
+    value: str | list[str] = policy.get("egress", INTERNET if internet else NO_EGRESS)
+    return value
 
 
 def names(pattern: str, image: str) -> bool:

@@ -107,12 +107,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The outcome of a dry run. `allowed`: no rule refuses; `would`: the call's effect; `refusal`: the reason of a refusal."""
+    """The outcome of a dry run. `allowed`: no rule refuses; `would`: the call's effect; `refusal`: the reason of a refusal.
+
+    `egress`: where the product's engines may open connections: `internet`, `none`, or destinations.
+    """
 
     allowed: bool
     decisions: list[Decision]
     would: str
     refusal: str | None
+    egress: str | list[str]
 
 
 @dataclass(frozen=True)

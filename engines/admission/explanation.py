@@ -4,10 +4,11 @@ The functions of the real call make the decisions, from the present facts. Failu
 foreseen: no free port, a failing backend, a faster caller.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.db import connection, transaction
 
+from common.settings import settings
 from engines import identifiers, lifecycle
 from engines.admission import sight
 from engines.admission.sight import Course, Seen
@@ -16,7 +17,7 @@ from engines.lifecycle import plans
 from engines.lifecycle.plans import Plan
 from engines.models import Kind, Operation, OperationState
 from engines.operations import params_of
-from policy import decisions, overrides, rate_limit
+from policy import decisions, overrides, rate_limit, rules
 from policy.decisions import Decision
 from policy.models import Product
 
@@ -48,12 +49,14 @@ class Question:
 class Explanation:
     """The decisions of all rules, in the order of the rules; the effect of the call; and, for REFUSE, the refusal.
 
-    `refusal` is the exception that the call would raise, or an admit's `reason`.
+    `refusal` is the exception that the call would raise, or an admit's `reason`. `egress` is the value in force of the rule that
+    decides no call: where the product's engines may open connections.
     """
 
     decisions: list[Decision]
     would: str
     refusal: Exception | str = ""
+    egress: str | list[str] = rules.NO_EGRESS
 
     @property
     def allowed(self) -> bool:
@@ -70,10 +73,14 @@ def explain(product: Product, question: Question) -> Explanation:
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        kind = VERBS[question.verb]
-        if kind is None:
-            return _admit(product, question)
-        return _provision(product, question) if kind == Kind.PROVISION else _verb(product, question.user_id, kind)
+        egress = rules.choose_egress(overrides.in_force(product), settings.ENV.engine_internet)
+        return replace(_explain(product, question, VERBS[question.verb]), egress=egress)
+
+
+def _explain(product: Product, question: Question, kind: Kind | None) -> Explanation:
+    if kind is None:
+        return _admit(product, question)
+    return _provision(product, question) if kind == Kind.PROVISION else _verb(product, question.user_id, kind)
 
 
 def _conclude(plan: Plan, would: str) -> Explanation:

@@ -10,7 +10,7 @@ grace in addition) or raises `BackendUnavailable`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -139,6 +139,12 @@ class Limits:
     disk_mb: int | None = None  # of the volume, and of a single file; unlike the others, it may exceed the deployment's
 
 
+Egress = str | Sequence[str]
+"""Where instances may open connections: INTERNET, NO_EGRESS, or destinations with ports, as `common.destinations` reads them."""
+
+INTERNET, NO_EGRESS = "internet", "none"
+
+
 @dataclass(frozen=True)
 class Spec:
     """Everything a backend needs to make an instance."""
@@ -151,6 +157,7 @@ class Spec:
     limits: Limits = Limits()  # backends without ceilings ignore them
     digest: str = ""  # of the image of an earlier instance, or empty; a new instance is made from `resolve(image, digest)`
     runtime: str = ""  # container runtime of a new instance, by the host's name for it; empty: the deployment's first
+    egress: Egress = INTERNET  # holds for all instances of the product; only `docker` enforces it
 
 
 @dataclass(frozen=True)
@@ -239,6 +246,14 @@ class Backend(ABC):
         Returns how many connections were missing. May run at any time; `tidy` includes `join`. Raises BackendUnavailable.
         """
         return 0
+
+    def confine(self, look_up: Callable[[Set[str]], Mapping[str, Egress]]) -> bool:
+        """Make running instances obey what their products allow now; returns whether anything had to be changed.
+
+        `look_up` takes the slugs of products and returns where the instances of each may open connections; the instances of a
+        product that is left out may open none. May run at any time, in parallel with every verb. Raises BackendUnavailable.
+        """
+        return False
 
     def stand_down(self) -> None:  # noqa: B027 (most backends keep nothing)
         """End the backend's helpers, which run beside its instances, when the whole fleet of the host goes down.

@@ -15,7 +15,7 @@ from engines.lifecycle import Booted
 from engines.models import Engine
 from engines.worker import renewal
 from engines.worker.attempt import Attempt, Failed
-from policy import environments, overrides
+from policy import environments, overrides, rules
 from policy.errors import EngineEnvUnreadable
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,8 @@ def _spec(attempt: Attempt, ref: Ref, key_hash: str, digest: str) -> Spec:
     policy = overrides.in_force(engine.product)
     # the memory counted by the host
     limits = Limits(memory_mb or None, policy.get("cpus"), policy.get("pids"), policy.get("disk_mb"))
-    return Spec(ref, engine.product.slug, engine.engine_version, _port(engine), env, limits, digest, _runtime(policy))
+    egress = rules.choose_egress(policy, settings.ENV.engine_internet)
+    return Spec(ref, engine.product.slug, engine.engine_version, _port(engine), env, limits, digest, _runtime(policy), egress)
 
 
 def _runtime(policy: Mapping[str, Any]) -> str:

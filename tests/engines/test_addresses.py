@@ -96,6 +96,19 @@ def test_settings_take_ranges_and_addresses(right):
     assert Env(engine_egress_deny=right).engine_egress_deny == right
 
 
+@pytest.mark.parametrize(
+    "wrong", ["api.example.com:443", "10.0.5.7:0", "10.0.5.7:8080/sctp", "10.0.5.7:9-8", "fd00::1:443", "10.0.5.7:"]
+)
+def test_settings_refuse_what_is_no_exception_from_denied_ranges(wrong):
+    with pytest.raises(ValidationError, match="ORCH_ENGINE_EGRESS_ALLOW"):
+        Env(engine_egress_allow=f"10.0.5.0/24, {wrong}")
+
+
+def test_settings_take_exceptions_with_and_without_ports():
+    right = "10.0.5.0/24, 10.0.5.7:8080,10.0.5.7:5000-5010/udp"
+    assert Env(engine_egress_allow=right).engine_egress_allow == right
+
+
 def test_settings_take_the_longest_name_of_a_deployment_that_is_a_hosts_name():
     env = Env(engine_reach="container", engine_backend="docker", deployment="d" * 26)
     assert len(env.url_template.format(port=1, container=f"{env.deployment}-{uuid4()}").split("/")[2].split(":")[0]) == 63

@@ -150,6 +150,7 @@ def test_every_rule_may_be_overridden_and_told(product):
         rules.is_image_list: ["a"],
         rules.is_image: "a",
         rules.is_runtime: "runc",
+        rules.is_egress: "none",
     }
     for name, rule in rules.RULES.items():
         grant(product, name, values.get(rule.takes, 64))

@@ -1,16 +1,42 @@
 """The rules of a policy, as values."""
 
 import pytest
+from django import forms
 from pydantic import ValidationError
 
 from audit.actions import CATALOGUE, Action
 from common.env import Env
 from policy import rules
 from policy.errors import InvalidPolicy
+from policy.forms import RuleField
 
 
 def test_every_rule_may_stand_in_the_audit_log():
     assert set(CATALOGUE[Action.POLICY_UPDATE].metadata) == {*rules.RULES, "admin_key"}
+
+
+NO_DESTINATIONS = [
+    "api.example.com",  # no port
+    "203.0.113.0/24",
+    "localhost:80",  # no dot
+    "*.example.com:443",
+    "api.example.com:0",
+    "api.example.com:443-80",
+    "api.example.com:70000",
+    "api.example.com:443/icmp",
+    "api.example.com:443; drop",
+    "api.example.com\n:443",
+    "1.2.3:443",  # an address for some programs
+    "0x7f.1:443",
+    "[2001:db8::1]:443",
+    "10.0.0.0/33:443",
+    "10.0.0.0/255.0.0.0:443",
+    "-a.example.com:443",
+    f"{'a' * 64}.example.com:443",
+    f"{'a.' * 126}example:443",
+    "",
+    443,
+]
 
 
 @pytest.mark.parametrize(
@@ -45,11 +71,28 @@ def test_every_rule_may_stand_in_the_audit_log():
         ("runtime", ""),
         ("runtime", ["runc"]),
         ("colour", 1),
+        ("egress", "all"),
+        ("egress", []),
+        ("egress", ["api.example.com:443"] * 101),
+        *(("egress", [entry]) for entry in NO_DESTINATIONS),
     ],
 )
 def test_check_names_the_key_it_refuses(key, value):
     with pytest.raises(InvalidPolicy, match=f"policy.{key}"):
         rules.check({key: value})
+
+
+@pytest.mark.parametrize(
+    "egress",
+    ["internet", "none", ["api.example.com:443", "203.0.113.0/24:8000-8010/tcp", "192.0.2.1:53/udp", "_x.Example.COM:1-65535"]],
+)
+def test_check_takes_where_engines_may_connect(egress):
+    assert rules.check({"egress": egress}) == {"egress": egress}
+    assert rules.choose_egress({"egress": egress}, internet=False) == egress
+
+
+def test_choose_egress_without_a_rule_is_the_setting():
+    assert [rules.choose_egress({}, internet=internet) for internet in (True, False)] == ["internet", "none"]
 
 
 def test_check_takes_the_least_that_an_engine_may_have():
@@ -149,3 +192,16 @@ def test_lowered_only_lowers():
     assert rules.lowered({"memory_mb": 64}, "memory_mb", 512) == 64
     assert rules.lowered({"memory_mb": 1024}, "memory_mb", 512) == 512
     assert rules.lowered({}, "memory_mb", 512) == 512
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [("none", "none"), ("api.example.com:443\n203.0.113.0/24:80, ", ["api.example.com:443", "203.0.113.0/24:80"])],
+)
+def test_form_takes_a_word_or_a_list_of_destinations(typed, value):
+    assert RuleField("egress", rules.RULES["egress"]).clean(typed) == value
+
+
+def test_form_refuses_what_is_no_destination():
+    with pytest.raises(forms.ValidationError, match="internet, none"):
+        RuleField("egress", rules.RULES["egress"]).clean("everything")

@@ -4,7 +4,7 @@ import math
 import re
 import secrets
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from common.image_references import Reference
 from engines.backends.base import (
     Backend,
     BackendError,
+    Egress,
     ImageMismatch,
     ImageMissing,
     ImageUnfit,
@@ -36,6 +37,7 @@ from engines.backends.base import (
 from engines.backends.docker import containers, name_servers, volumes
 from engines.backends.docker.containers import Found
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
+from engines.backends.docker.egress import Confinement
 from engines.backends.docker.guard import Guard
 from engines.backends.docker.measurer import Measurer
 from engines.backends.docker.networks import Networks
@@ -59,6 +61,7 @@ class DockerBackend(Backend):
         self._networks = Networks(self._daemon, options)
         self._guard = Guard(self._daemon, options)
         self._measurer = Measurer(self._daemon, options)
+        self._confinement = Confinement(self._guard, self._networks)
         self._named = threading.local()  # `found`: the container found by the thread's last `create`
         self._lost: set[str] = set()  # names which the daemon keeps reserved for missing containers
 
@@ -69,6 +72,7 @@ class DockerBackend(Backend):
 
     def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
         self._named.found = None
+        self._confinement.want(spec.product, spec.egress)
         with self._daemon.verb("create"):
             for _ in self._daemon.rounds():
                 found = self._find(spec.ref)
@@ -165,10 +169,19 @@ class DockerBackend(Backend):
                 return self._guard.started_at()
 
     def tidy(self) -> int:
-        """Remove networks without engines and attach missing clients to the remaining networks; returns the number removed."""
+        """Remove networks without engines and attach missing clients to the remaining networks; returns the number removed.
+
+        A missing guard is started again if engines run.
+        """
         with self._daemon.verb("tidy"):
             found = self._list([f"{containers.DEPLOYMENT}={self.options.deployment}"])
+            if any(each.runs for each in found):
+                self._guard.check()
             return self._networks.tidy({each.network for each in found})
+
+    def confine(self, look_up: Callable[[Set[str]], Mapping[str, Egress]]) -> bool:
+        with self._daemon.verb("confine"):
+            return self._confinement.confine(look_up)
 
     def join(self) -> int:
         with self._daemon.verb("join"):
@@ -330,6 +343,7 @@ class DockerBackend(Backend):
     def _run(self, mine: Found) -> bool:
         """Start a container with its engine's name; False after repairing or changing its network: the caller tries again."""
         try:
+            self._confinement.prepare(mine.network, mine.product)
             self._daemon.ask(lambda api: api.start(mine.id))
         except APIError as refused:
             if _is_about_network(refused):

@@ -1,21 +1,28 @@
 """The guard: two nftables tables isolate engines from each other, from the host and from the networks behind the host.
 
-The guard is a small container of the guard's image in the host's network. The guard puts both tables in force, checks the tables
-every two seconds, and restores changed tables. The guard also makes the kernel apply the rules to frames within a bridge. Docker
-starts the container again after a restart of the daemon and after a reboot. An engine starts only while the guard's container
-runs and both tables exist. docs/decisions/0020 and 0023 give the reasons.
+The guard is a small container of the guard's image in the host's network. Its program, `resident`, puts the rules of `ruleset`
+in force, checks the rules every two seconds, and restores changed rules. Docker starts the container again after a restart of
+the daemon and after a reboot. An engine starts only while the guard's container runs and both tables exist.
+docs/decisions/0020, 0023 and 0907 give the reasons.
 """
 
+import base64
 import hashlib
 import io
+import json
+import re
 import tarfile
+import zlib
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError
 
 from engines.backends.base import BackendError, BackendUnavailable, ImageMissing, NetworkUnguarded
-from engines.backends.docker.containers import DEPLOYMENT, digits, mac_prefix
+from engines.backends.docker import ruleset
+from engines.backends.docker.containers import DEPLOYMENT
 from engines.backends.docker.control_plane import Addresses
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.options import Options
@@ -24,56 +31,9 @@ TRIES = 50  # checks of a starting guard before giving up
 RULES = "roundhouse.guard"  # label: hash of the rules kept in force by a guard's container
 DENIED = "roundhouse.denied"  # label: addresses of the control plane's servers denied by the rules
 
-# The rules in words:
-# - From an engine to the host (chain `input`): only packets of established connections.
-# - From an engine through the host (chain `forward` of table `inet`): nothing to other bridges, with or without engines; nothing
-#   to the ranges in ORCH_ENGINE_EGRESS_DENY; nothing to the control plane's servers, on any machine; no IPv6.
-# - From engine to engine on one bridge: nothing. Docker (enable_icc=false, where engines are reached by ports) and the rule
-#   `oifname "rh-*" drop` enforce the isolation, too. The rule sees frames within a bridge only with the help of SHOW.
-# - Clients (containers calling engines by name) are on the engines' bridge. Clients may open connections to engines. All other
-#   connections within the bridge are forbidden.
-# Table `bridge` restricts engines within a bridge, because frames within a bridge need not pass the `inet` rules:
-# - The table recognizes engines by the first bytes of their MAC addresses. Engines can neither forge packets nor change their MAC
-#   addresses, because engines have no capabilities.
-# - The table keeps no connection state, because some kernels cannot track connections of bridges.
-# - From an engine to a client only two kinds of packets pass: ARP, required for answers, and all TCP packets except the first of
-#   a connection. Thus an engine can answer on a client's connection, but cannot open a connection.
-# Chains of priority -10 run before Docker's chains. A dropped packet stays dropped. An accepted packet must still pass Docker's
-# chains.
-TABLE = """
-table inet {table} {{}}
-delete table inet {table}
-table inet {table} {{
-  chain input {{
-    type filter hook input priority -10; policy accept;
-    iifname "{bridges}*" ct state established,related accept
-    iifname "{bridges}*" drop
-  }}
-  chain forward {{
-    type filter hook forward priority -10; policy accept;
-    iifname != "{bridges}*" accept
-    ct state established,related accept
-    iifname "{bridges}*" ether saddr & {mask} != {engines} ether daddr & {mask} == {engines} accept
-    oifname "rh-*" drop
-    oifname "br-*" drop
-    oifname "docker*" drop
-    meta nfproto ipv6 drop
-{denied}
-  }}
-}}
-table bridge {table} {{}}
-delete table bridge {table}
-table bridge {table} {{
-  chain forward {{
-    type filter hook forward priority -10; policy accept;
-    ether saddr & {mask} != {engines} accept
-    ether daddr & {mask} == {engines} drop
-    ether type arp accept
-    ether type ip tcp flags & (ack | rst) != 0 accept
-    drop
-  }}
-}}
-"""
+RESIDENT = Path(__file__).with_name("resident.py").read_text()
+PART = 100_000  # characters per argument of a command: Linux takes 131,071
+LINES = 50  # of the guard's log, in which its program says which bridges it knows
 
 HOST: dict[str, Any] = {  # the HostConfig of the guard's container
     "NetworkMode": "host",
@@ -82,59 +42,20 @@ HOST: dict[str, Any] = {  # the HostConfig of the guard's container
     "CapAdd": ["NET_ADMIN", "NET_RAW"],
     "SecurityOpt": ["no-new-privileges"],
     "ReadonlyRootfs": True,
+    "Tmpfs": {"/run": "rw,nosuid,nodev,noexec,mode=0700,size=1m"},  # the socket of the guard's program
     "RestartPolicy": {"Name": "always"},
-    "Memory": 64 * 1024 * 1024,
-    "PidsLimit": 32,
+    "Memory": 256 * 1024 * 1024,  # the program takes 15 to 40 MB; up to ORCH_MAX_BOOTS commands of workers come on top
+    "PidsLimit": 128,
     "Init": True,
     "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}},
 }
 
-MASK = "ff:ff:ff:ff:00:00"  # selects the bytes of a MAC address shared by all engines of a deployment
-
-# Switches on `nf_call_iptables` for one bridge, by a netlink message. Without the switch the kernel applies neither table `inet`
-# nor Docker's rules to frames within the bridge. Docker sets a switch for all bridges at once, but other programs may reset
-# Docker's switch. A rule in table `bridge` cannot replace the switch: only some kernels can match bridges in rules of the bridge
-# family.
-SHOW = """
-import os, socket, struct, sys
-def attribute(kind, value):
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-NF_CALL_IPTABLES, LINKINFO, KIND, DATA, NEWLINK, REQUEST, ACK = 36, 18, 1, 2, 16, 1, 4
-info = attribute(KIND, b"bridge\\0") + attribute(DATA, attribute(NF_CALL_IPTABLES, b"\\1"))
-body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(sys.argv[1]), 0, 0) + attribute(LINKINFO, info)
-with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-    kernel.send(struct.pack("=IHHII", 16 + len(body), NEWLINK, REQUEST | ACK, 0, 0) + body)
-    (error,) = struct.unpack_from("=i", kernel.recv(4096), 16)
-sys.exit(error and f"{sys.argv[1]}: {os.strerror(-error)}")
-"""
-
-# The main program of the guard's container: puts the rules in force, checks them every two seconds, and restores changed rules.
-KEEP = """
-show() {
-  for switch in /sys/class/net/"$BRIDGES"*/bridge/nf_call_iptables; do
-    [ -e "$switch" ] && read -r on <"$switch" && [ "$on" = 0 ] || continue
-    bridge=${switch#/sys/class/net/}
-    python3 -I -S -c "$SHOW" "${bridge%%/*}"
-  done
-}
-look() { nft list table inet "$TABLE" && nft list table bridge "$TABLE"; }
-put() { printf '%s' "$RULES" | nft -f - || exit 1; now=$(look); }
-trap 'exit 0' TERM INT
-show
-put
-while :; do
-  sleep 2 & wait $!
-  show
-  [ "$(look 2>/dev/null)" = "$now" ] || { echo 'the rules were changed: put back'; put; }
-done
-"""
-
-# The program in KEEP is halted first: otherwise KEEP would restore the deleted tables.
+# The guard's program is halted first: otherwise the program would restore the deleted tables.
 END = 'kill -STOP $(cat /proc/1/task/1/children); nft delete table inet "$TABLE"; nft delete table bridge "$TABLE"'
 
 # Announces the new owner of an IP address to all containers on the bridge, by a gratuitous ARP packet. A client of the previous
-# owner still has the previous MAC address in its ARP cache. Without an announcement the client would keep sending to the previous
-# MAC address, because a new engine sends nothing by itself.
+# owner still has the previous MAC address in its ARP cache. Without an announcement the client would keep sending to the
+# previous MAC address, because a new engine sends nothing by itself.
 ANNOUNCE = """
 import socket, sys
 bridge, ip, mac = sys.argv[1], socket.inet_aton(sys.argv[2]), bytes.fromhex(sys.argv[3].replace(":", ""))
@@ -145,24 +66,19 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
 """
 
 
-def bridge_prefix(deployment: str) -> str:
-    """The prefix of the names of a deployment's bridges; short, as an interface's name has at most 15 characters."""
-    return f"rh-{digits(deployment)}"
-
-
 class Guard:
     """The guard of one deployment on one daemon."""
 
     def __init__(self, daemon: Daemon, options: Options) -> None:
         self.name = f"{options.deployment}-guard"
-        self.table = f"roundhouse_{digits(options.deployment)}"
-        self._bridges = bridge_prefix(options.deployment)
+        self.table = ruleset.table_name(options.deployment)
+        self._bridges = ruleset.bridge_prefix(options.deployment)
         self._daemon = daemon
         self._options = options
         self._servers = Addresses(options.control_plane)
         self._inherited: frozenset[str] = frozenset()  # addresses denied by the previous guard
         self._rules = self._hash()
-        self._seen = ""  # `StartedAt` of the container's run in which the table was found
+        self.seen = ""  # `StartedAt` of the container's run in which the table was found
         self._resolv_conf = ""  # of the daemon's host; empty until read
 
     def check(self) -> None:
@@ -175,8 +91,8 @@ class Guard:
             for tries, _ in enumerate(self._daemon.rounds()):
                 state = self._state()
                 gone += state is None
-                if state and state["Running"] and (self._seen == state["StartedAt"] or self._has_table()):
-                    self._seen = state["StartedAt"]
+                if state and state["Running"] and (self.seen == state["StartedAt"] or self._has_table()):
+                    self.seen = state["StartedAt"]
                     return
                 if tries == TRIES:
                     raise self._failed(gone)
@@ -205,11 +121,16 @@ class Guard:
 
         The text is read from the guard's container, which Docker gives a copy of the host's file.
         """
-        if not self._resolv_conf:
-            with suppress(NetworkUnguarded):  # `start` reports a missing guard
-                self.check()
-                self._resolv_conf = self._read("/etc/resolv.conf")
+        if not self._resolv_conf and self.is_up():
+            self._resolv_conf = self._read("/etc/resolv.conf")
         return self._resolv_conf
+
+    def is_up(self) -> bool:
+        """Whether the rules are in force; starts the guard if needed. Raises BackendUnavailable."""
+        with suppress(NetworkUnguarded):  # `start` reports a missing guard
+            self.check()
+            return True
+        return False
 
     def _read(self, path: str) -> str:
         """The text of a file in the container; empty if the file or the container is missing."""
@@ -276,28 +197,66 @@ class Guard:
                 raise NetworkUnguarded(f"container {self.name} cannot announce engines on {bridge}")
             self.check()
 
+    def runs(self) -> bool:
+        """Whether a guard with the worker's rules runs; starts and removes nothing."""
+        try:
+            found = self._daemon.ask(lambda api: api.inspect_container(self.name))
+        except NotFound:
+            return False
+        return bool(found["Config"]["Labels"].get(RULES) == self._rules and found["State"]["Running"])
+
+    def knows(self) -> str:
+        """The digest (`ruleset.digest`) of the bridges that the guard's program knows; empty if the program does not say."""
+        try:
+            log = self._daemon.ask(lambda api: api.logs(self.name, tail=LINES))
+        except APIError as refused:
+            if not _is_passing(refused):
+                raise
+            return ""
+        found = re.findall(r"^bridges ([0-9a-f]+)$", log.decode(errors="replace"), re.MULTILINE)
+        return found[-1] if found else ""
+
+    def tell(self, bridges: Mapping[str, str], chains: Mapping[str, Any]) -> None:
+        """Tell the guard's program what bridges may reach; returns once this is in force. Raises NetworkUnguarded.
+
+        `bridges`: the chain of each bridge (`ruleset.chain_of`). `chains`: the lists among them (`ruleset.chain`).
+        """
+        message = base64.b64encode(zlib.compress(json.dumps({"bridges": bridges, "chains": chains}).encode())).decode()
+        parts = [message[at : at + PART] for at in range(0, len(message), PART)]
+        for tries, _ in enumerate(self._daemon.rounds()):
+            status, said = self._run(["python3", "-I", "-S", "-c", RESIDENT, "tell", *parts])
+            if status == 0:
+                return
+            if tries == TRIES:
+                raise NetworkUnguarded(f"container {self.name} does not put the rules of products in force: {said[-500:]}")
+            self.check()
+
     def _has_table(self) -> bool:
         """Whether the kernel has the tables. One table is enough to check, as both tables are put in force in one step."""
         return self._succeeds(["nft", "list", "table", "bridge", self.table])
 
     def _succeeds(self, command: list[str]) -> bool:
         """Whether a command exits with 0 in the container; False also if the container is missing or stopped."""
+        return self._run(command)[0] == 0
+
+    def _run(self, command: list[str]) -> tuple[int | None, str]:
+        """The exit status of a command in the container, and its output; no status if the container is missing or stopped."""
         try:
             run = self._daemon.ask(lambda api: api.exec_create(self.name, command)["Id"])
-            self._daemon.ask(lambda api: api.exec_start(run))
-            return bool(self._daemon.ask(lambda api: api.exec_inspect(run)["ExitCode"]) == 0)
+            said = self._daemon.ask(lambda api: api.exec_start(run))
+            return self._daemon.ask(lambda api: api.exec_inspect(run)["ExitCode"]), said.decode(errors="replace")
         except APIError as refused:
             if not _is_passing(refused):
                 raise
-            return False
+            return None, ""
 
     def _config(self, servers: frozenset[str]) -> dict[str, Any]:
         return {
             "Image": self._options.guard_image,
             "User": "0:0",
-            "Entrypoint": ["sh", "-c", KEEP],
+            "Entrypoint": ["python3", "-I", "-c", RESIDENT, "keep"],
             "Cmd": [],
-            "Env": [f"RULES={self._table(servers)}", f"TABLE={self.table}", f"BRIDGES={self._bridges}", f"SHOW={SHOW}"],
+            "Env": [f"RULES={ruleset.write(self._options, servers)}", f"TABLE={self.table}", f"BRIDGES={self._bridges}"],
             "Labels": {
                 DEPLOYMENT: self._options.deployment,
                 RULES: self._rules,
@@ -308,27 +267,8 @@ class Guard:
 
     def _hash(self) -> str:
         """A hash of everything in which two guards can differ, except the addresses of the control plane's servers."""
-        whole = f"{self._options.guard_image}{SHOW}{KEEP}{self._table(frozenset())}{HOST}"
+        whole = f"{self._options.guard_image}{RESIDENT}{ruleset.write(self._options, ())}{HOST}"
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
-
-    def _table(self, servers: frozenset[str]) -> str:
-        deployment = self._options.deployment
-        return TABLE.format(
-            table=self.table,
-            bridges=self._bridges,
-            mask=MASK,
-            engines=f"{mac_prefix(deployment)}:00:00",
-            denied=self._denied(servers),
-        )
-
-    def _denied(self, servers: frozenset[str]) -> str:
-        ranges = [part.strip() for part in self._options.egress_deny.split(",") if part.strip()]
-        lines = [f"    ip daddr {{ {', '.join(ranges)} }} drop"] if ranges else []
-        if servers:  # limited to engines: a client on their network may be a worker, which needs the servers
-            engines = f"ether saddr & {MASK} == {mac_prefix(self._options.deployment)}:00:00 "
-            whose = engines if self._options.reach == "container" else ""
-            lines.append(f"    {whose}ip daddr {{ {', '.join(sorted(servers))} }} drop")
-        return "\n".join(lines if self._options.internet else [*lines, "    drop"])
 
 
 def _is_passing(refused: APIError) -> bool:

@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 import structlog
 from docker.errors import APIError
 
-from engines.backends.base import NetworkFull, instance_name
+from engines.backends.base import NetworkFull, NetworkUnguarded, instance_name
 from engines.backends.docker.clients import Clients
 from engines.backends.docker.containers import DEPLOYMENT, PRODUCT, Found
 from engines.backends.docker.daemon import Daemon, NotFound, named, said_by
-from engines.backends.docker.guard import bridge_prefix
 from engines.backends.docker.options import Options
+from engines.backends.docker.ruleset import bridge_prefix
 
 log = structlog.get_logger(__name__)
 
@@ -92,8 +92,20 @@ class Networks:
         self._attach(found, name)
 
     def bridge_of(self, name: str) -> str:
-        """The name of the host's bridge interface of a network."""
-        return str(self._daemon.ask(lambda api: api.inspect_network(name))["Options"][BRIDGE_NAME])
+        """The name of the host's bridge interface of a network. Raises NetworkUnguarded for a bridge that the guard ignores."""
+        options = self._daemon.ask(lambda api: api.inspect_network(name))["Options"] or {}
+        bridge = str(options.get(BRIDGE_NAME, ""))
+        if not bridge.startswith(bridge_prefix(self._options.deployment)):
+            raise NetworkUnguarded(f"network {name} was not made for engines: the guard's rules do not cover the network")
+        return bridge
+
+    def bridges(self) -> dict[str, str]:
+        """The product of each guarded bridge of the deployment, by the bridge's name; either way of reaching engines counts."""
+        mine = {"label": [f"{DEPLOYMENT}={self._options.deployment}"]}
+        found = self._daemon.ask(lambda api: api.networks(filters=mine))
+        named = {(network["Options"] or {}).get(BRIDGE_NAME, ""): network["Labels"].get(PRODUCT, "") for network in found}
+        prefix = bridge_prefix(self._options.deployment)
+        return {bridge: product for bridge, product in named.items() if bridge.startswith(prefix)}
 
     def tidy(self, used: set[str]) -> int:
         """Remove the deployment's networks not in `used` with only clients attached; returns the number of removed networks."""

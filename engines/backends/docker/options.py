@@ -30,14 +30,16 @@ class Options:
     log_mb: int = 10  # per log file; a container keeps two files
     network: str = "engine_net"  # prefix of the networks' names
     network_size: int = 850  # containers per network; a Linux bridge takes 1,023
-    internet: bool = True
-    egress_deny: str = "169.254.0.0/16"  # ranges of addresses, comma-separated
+    egress_deny: str = ""  # ranges of addresses, comma-separated, beside those that are not the internet
+    egress_allow: str = ""  # exceptions from the denied ranges, comma-separated, each perhaps with ports
+    max_flows: int = 2000  # connections to the outside per engine
+    flows_per_s: int = 50  # new connections to the outside per engine
     control_plane: tuple[str, ...] = ()  # hosts of the control plane's servers, denied to all engines
     guard_image: str = "roundhouse-guard:latest"
 
     @classmethod
     def read(cls, env: Any) -> Self:
-        """From the settings, a `common.env.Env`; untyped because the Docker backend does not import `common`."""
+        """From the settings, a `common.env.Env`; untyped because the Docker backend does not import the settings."""
         url = env.docker_url or os.environ.get("DOCKER_HOST") or SOCKET
         return cls(
             url=url,
@@ -57,8 +59,10 @@ class Options:
             log_mb=env.engine_log_mb,
             network=env.engine_network,
             network_size=env.engine_network_size,
-            internet=env.engine_internet,
             egress_deny=env.engine_egress_deny,
+            egress_allow=env.engine_egress_allow,
+            max_flows=env.engine_max_flows,
+            flows_per_s=env.engine_flows_per_s,
             control_plane=hosts(env.database_url, env.database_owner_url, env.redis_url, url),
             guard_image=env.guard_image,
         )

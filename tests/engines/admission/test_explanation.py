@@ -60,6 +60,7 @@ POLICIES = strategies.fixed_dictionaries(
         "images": strategies.sampled_from([["*"], ["acme/*", DEFAULT], ["other/*"]]),
         "engine_image": strategies.sampled_from(["acme/agent:1", "pinned:2"]),
         "memory_mb": strategies.integers(16, 600),
+        "egress": strategies.sampled_from(["none", ["api.example.com:443"]]),
     },
 )
 CALLS = strategies.one_of(

@@ -69,6 +69,16 @@ class Dockerd:
         """Run a command in its network."""
         subprocess.run(["nsenter", "-t", str(self._namespaces.pid), "--net", *command], check=True)
 
+    def ask(self, *command: str) -> str:
+        """What a command in its network prints."""
+        found = subprocess.run(["nsenter", "-t", str(self.pid), "--net", *command], check=True, capture_output=True, text=True)
+        return found.stdout.strip()
+
+    @property
+    def pid(self) -> int:
+        """A process in its network."""
+        return self._namespaces.pid
+
     def load(self, client: docker.DockerClient) -> None:
         """Give it the images of another daemon."""
         names = [IMAGE, Options.guard_image]

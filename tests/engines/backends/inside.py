@@ -12,8 +12,8 @@ from tests.engines.backends.runtimes import IMAGE
 from tests.waiting import until
 
 METADATA = "169.254.169.254"
-WORLD = "198.51.100.1"  # an address of documentation: here, a machine beyond the host
-GATEWAY = "198.51.100.2"
+WORLD = "192.31.196.1"  # an address that no service of the internet has: here, a machine beyond the host
+GATEWAY = "192.31.196.2"
 WORLD_PORT = 8765
 
 CONNECT = """

@@ -9,7 +9,8 @@ from django.core.management import CommandError, call_command
 
 from audit import actors
 from audit.models import AuditRow
-from engines import backends, disk, lifecycle
+from engines import admission, backends, disk, lifecycle, reconcile
+from engines.admission import Question
 from engines.backends.base import Ref, Spec, State, instance_name
 from engines.backends.docker import Options, containers
 from engines.models import Engine, Operation
@@ -20,9 +21,10 @@ from tests import waiting
 from tests.conftest import make_running
 from tests.engines import crew
 from tests.engines.backends import dock
-from tests.engines.backends.inside import GATEWAY, status_from
+from tests.engines.backends.inside import GATEWAY, WORLD, WORLD_PORT, reached, status_from
 from tests.engines.backends.runtimes import IMAGE, is_healthy
 from tests.envelopes import assert_error
+from tests.waiting import until
 
 ACME = actors.product("acme")
 MB = 1024 * 1024
@@ -53,6 +55,30 @@ def fleet(tune):
 def container_of(client, engine):
     engine.refresh_from_db()
     return dock.container_of(client, backends.get(), Ref(engine.pk, engine.incarnation))
+
+
+# -- what it may reach ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes network interfaces")
+def test_running_engine_obeys_a_changed_rule_and_an_override(client, world, fleet, product, carry_out):
+    def reaches(rule):
+        assert reconcile.confine()
+        assert not reconcile.confine()  # nothing is left to change
+        assert admission.explain(products.get(product.pk), Question("start", "alice")).egress == rule
+        return reached(container, (WORLD, WORLD_PORT)) == {(WORLD, WORLD_PORT)}
+
+    engine = make_running(product, "alice", carry_out)
+    container = container_of(client, engine)
+    until(lambda: reached(container, (WORLD, WORLD_PORT)))
+    products.update_policy(product.pk, {"egress": "none"}, by=actors.ADMIN)
+    assert not reaches("none")
+    listed = [f"{WORLD}/32:1-{WORLD_PORT}"]
+    override = overrides.grant(product.pk, "egress", listed, reason="an incident", expires_in_s=3600, by=actors.ADMIN)
+    assert reaches(listed)
+    overrides.end(product.pk, override.pk, by=actors.ADMIN)
+    assert not reaches("none")
+    assert is_healthy(engine.port)  # callers reach an engine that reaches nothing
 
 
 # -- what it is made of --------------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ def named(client):
         yield backend
 
 
-def started(backend, product="acme", **details):
-    wanted = replace(spec(**details), product=product)
+def started(backend, product="acme", egress="internet", **details):
+    wanted = replace(spec(**details), product=product, egress=egress)
     backend.create(wanted)
     backend.start(wanted.ref)
     return wanted
@@ -77,15 +77,15 @@ def end_guard(client, backend):
 
 
 @as_root
-@pytest.mark.parametrize("internet", [True, False])
-def test_engine_reaches_no_engine_and_no_client_while_clients_reach_it(client, world, internet):
+@pytest.mark.parametrize("egress", ["internet", "none"])
+def test_engine_reaches_no_engine_and_no_client_while_clients_reach_it(client, world, egress):
     with (
-        dock.deployed(client, reach="container", internet=internet) as backend,
+        dock.deployed(client, reach="container") as backend,
         calling(client, backend, "acme") as app,
         calling(client, backend, "*") as worker,
         dock.listening(0, "0.0.0.0") as control_plane,
     ):
-        mine, sibling, stranger = started(backend), started(backend), started(backend, "other")
+        mine, sibling, stranger = (started(backend, product, egress) for product in ("acme", "acme", "other"))
         names = [name_of(backend, each) for each in (mine, sibling, stranger)]
         until(lambda: reached(worker, *names) == set(names))
         assert reached(app, *names) == set(names[:2])
@@ -94,7 +94,7 @@ def test_engine_reaches_no_engine_and_no_client_while_clients_reach_it(client, w
         neighbours = [address_of(dock.container_of(client, backend, each.ref))[0] for each in (sibling, stranger)]
         theirs = [(address, 8000) for address in [*neighbours, *addresses_of(app), *addresses_of(worker)]]
         outside = [(gateway, control_plane), ("172.17.0.1", control_plane), (METADATA, WORLD_PORT), (WORLD, WORLD_PORT)]
-        allowed = {(own, 8000), *([(WORLD, WORLD_PORT)] if internet else [])}
+        allowed = {(own, 8000), *([(WORLD, WORLD_PORT)] if egress == "internet" else [])}
         assert reached(engine, (own, 8000), *names[1:], *theirs, *outside) == allowed
 
 
@@ -183,7 +183,8 @@ def test_engine_whose_image_says_it_is_a_client_stays_on_its_own_network(client,
     image = dock.build(client, f"FROM {IMAGE}\nLABEL {said}")
     started(named, "other")
     if made == "now":
-        engine = dock.container_of(client, named, started(named, image=image).ref)
+        wanted = started(named, image=image)
+        engine = dock.container_of(client, named, wanted.ref)
         assert not engine.labels.items() & labels.items()
     else:
         started(named)
@@ -221,16 +222,20 @@ def test_instance_is_made_again_with_its_address_when_its_network_was_removed(cl
         until(lambda: reached(app, name_of(named, wanted)))
 
 
-def test_start_ends_an_engine_that_came_up_with_another_address(client, named):
+@pytest.mark.parametrize("guarded", [True, False])
+def test_start_lets_no_engine_run_on_another_network_than_its_own(client, named, guarded):
+    """On a guarded network the engine has another MAC address, by which the guard does not know it."""
     wanted = spec()
     named.create(wanted)
     container = dock.container_of(client, named, wanted.ref)
-    other = client.networks.create(f"{named.options.network}-other", labels={DEPLOYMENT: named.options.deployment})
+    name = f"{named.options.network}-other"
+    chosen = networks.config(named.options, name, "acme") if guarded else {"labels": {DEPLOYMENT: named.options.deployment}}
+    other = client.networks.create(name, **chosen)
     client.networks.get(f"{named.options.network}-acme").disconnect(container)
     other.connect(container)
     with pytest.raises(NetworkUnguarded):
         named.start(wanted.ref)
-    assert named.observe(wanted.ref) is State.EXITED
+    assert named.observe(wanted.ref) is (State.EXITED if guarded else State.CREATED)
 
 
 def test_start_on_a_full_network_is_made_up_for_on_another_one(client):
