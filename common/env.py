@@ -152,6 +152,18 @@ class Env(BaseSettings):
         description="Whether new volumes get a quota of the host's file system. Needs a Docker daemon whose data is on XFS,"
         " mounted with `pquota`; no engine is created on any other. `false`: volumes are only measured.",
     )
+    engine_write_mb_s: int = Field(
+        50,
+        ge=0,
+        description="Limit on what an engine writes to its host's disk, in MB per second, and on its writes: 20 per MB. Only"
+        " where Docker's cgroups are version 2, because version 1 does not see buffered writes. 0: no limit.",
+    )
+    engine_disk_device: str = Field(
+        "",
+        pattern="^(/dev/[A-Za-z0-9_./-]+)?$",
+        description="Block device of `ORCH_ENGINE_WRITE_MB_S`, such as `/dev/sda`, on the engines' host. Empty: the whole device"
+        " with Docker's data, if that is one device.",
+    )
     engine_network_size: int = Field(
         850,
         ge=1,
@@ -188,8 +200,8 @@ class Env(BaseSettings):
     )
     guard_image: str = Field(
         "roundhouse-guard:latest",
-        description="Image with `sh`, `nft`, `python3`, dnspython and GNU `find` for the containers that enforce the network rules"
-        " of engines and measure their volumes.",
+        description="Image with `sh`, `nft`, `python3`, dnspython and GNU `find` for the containers that enforce the network"
+        " rules of engines and measure their volumes.",
     )
 
     boot_timeout_s: float = Field(60, gt=0, description="Time within which a booting engine has to become healthy.")

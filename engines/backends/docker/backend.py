@@ -34,7 +34,7 @@ from engines.backends.base import (
     instance_name,
     parse_image,
 )
-from engines.backends.docker import containers, name_servers, volumes
+from engines.backends.docker import containers, name_servers, volumes, write_limits
 from engines.backends.docker.containers import Found
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.egress import Confinement
@@ -62,6 +62,7 @@ class DockerBackend(Backend):
         self._guard = Guard(self._daemon, options)
         self._measurer = Measurer(self._daemon, options)
         self._confinement = Confinement(self._guard, self._networks)
+        self._write_limits: Mapping[str, Any] | None = None  # None: not known yet
         self._named = threading.local()  # `found`: the container found by the thread's last `create`
         self._lost: set[str] = set()  # names which the daemon keeps reserved for missing containers
 
@@ -293,8 +294,10 @@ class DockerBackend(Backend):
             self._networks.forget(spec.product)
             return False
         asked = name_servers.options(self._daemon, self._guard)
-        declared = image.get("Volumes") or ()
-        config = containers.config(spec, network, self.options, asked, image.get("Labels") or (), declared)
+        if self._write_limits is None:
+            self._write_limits = write_limits.find(self._daemon, self._guard, self.options)
+        labels, declared = image.get("Labels") or (), image.get("Volumes") or ()
+        config = containers.config(spec, network, self.options, asked, labels, declared, self._write_limits or {})
         try:
             self._daemon.create(config, name)
             if declared:

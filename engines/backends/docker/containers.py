@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,13 @@ CLIENT = "roundhouse.client"  # CLIENT and PRODUCTS mark containers calling engi
 PRODUCTS = "roundhouse.products"
 
 EXPOSED = f"{INNER_PORT}/tcp"
+# Open files of a process: far more than an agent needs, far less than the host's own limit. There is no limit `nproc`: the
+# kernel counts it per user over all containers, so one engine could use up what all engines have. PidsLimit is per container.
+OPEN_FILES = 16_384
+# Short of memory, the host ends engines before the daemon, PostgreSQL and our processes, which have 0 or less.
+OOM_SCORE = 500
+CPU_SHARES = 256  # per CPU of an engine's ceiling; a process of ours in a container has 1,024
+
 STATES = {"created": State.CREATED, "running": State.RUNNING, "paused": State.RUNNING, "restarting": State.RUNNING}
 
 
@@ -118,8 +126,9 @@ def config(
     dns_options: Sequence[str] = (),
     image_labels: Iterable[str] = (),
     image_volumes: Iterable[str] = (),
+    write_limits: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The body of the daemon's `POST /containers/create`. `dns_options`: see `name_servers`.
+    """The body of the daemon's `POST /containers/create`. `dns_options`: see `name_servers`. `write_limits`: see that module.
 
     `image_labels`: names of the image's labels. A container inherits the labels of its image. An engine's image comes from a
     stranger, and its labels might declare a client, or a service of somebody's compose project. Thus all of them are made empty.
@@ -141,6 +150,7 @@ def config(
             DISK: str(volumes.disk_mb(spec.limits, options)),
         },
         "ExposedPorts": {EXPOSED: {}},
+        "StopSignal": "SIGTERM",  # an image's own signal might end the engine at once, or not at all
         "Healthcheck": {"Test": ["NONE"]},  # the fleet probes engines; an image's own check would only add load
         "HostConfig": {
             "NetworkMode": network,
@@ -148,10 +158,11 @@ def config(
             "PortBindings": _published(spec.port, options),
             "Mounts": volumes.mounts(spec.ref.engine_id, marks, spec.limits, options),
             "Tmpfs": volumes.tmpfs(image_volumes, options),
-            "Ulimits": [volumes.file_size(spec.limits, options)],
+            "Ulimits": [_ulimit("nofile", OPEN_FILES), _ulimit("core", 0), volumes.file_size(spec.limits, options)],
             "Runtime": spec.runtime or options.runtime,  # always named: the daemon's own default may be any other
             **_hardening(options),
             **_ceilings(spec.limits, options),
+            **write_limits,
         },
         **_addressed(spec, network, options),
     }
@@ -182,18 +193,26 @@ def _hardening(options: Options) -> dict[str, Any]:
         "SecurityOpt": ["no-new-privileges", seccomp.OPTION],
         "ReadonlyRootfs": True,
         "IpcMode": "private",
+        "CgroupnsMode": "private",  # shows an engine no names of the host's groups
+        "OomScoreAdj": OOM_SCORE,
         "Init": True,  # reaps orphaned child processes, which would count towards PidsLimit
         "RestartPolicy": {"Name": "no"},  # Roundhouse restarts engines itself, to record every restart in a row
         "LogConfig": {"Type": "json-file", "Config": {"max-size": f"{options.log_mb}m", "max-file": "2"}},
     }
 
 
+def _ulimit(name: str, most: int) -> dict[str, Any]:
+    return {"Name": name, "Soft": most, "Hard": most}
+
+
 def _ceilings(limits: Limits, options: Options) -> dict[str, Any]:
     """A product's limits only lower the deployment's; `MemorySwap` counts memory plus swap, thus equal values allow no swap."""
     memory = min(limits.memory_mb or options.memory_mb, options.memory_mb) * 1024 * 1024
+    cpus = min(limits.cpus or options.cpus, options.cpus)
     return {
         "Memory": memory,
         "MemorySwap": memory,
-        "NanoCpus": int(min(limits.cpus or options.cpus, options.cpus) * 1e9),
+        "NanoCpus": int(cpus * 1e9),
+        "CpuShares": max(2, int(cpus * CPU_SHARES)),  # 2 is the least that the kernel takes
         "PidsLimit": min(limits.pids or options.pids, options.pids),
     }

@@ -132,6 +132,11 @@ class Guard:
             return True
         return False
 
+    def disk(self) -> str:
+        """The path of the block device with the daemon's data; empty if there is none, or if the guard is being replaced."""
+        status, said = self._run(["python3", "-I", "-S", "-c", RESIDENT, "disk"])
+        return said.strip() if status == 0 else ""
+
     def _read(self, path: str) -> str:
         """The text of a file in the container; empty if the file or the container is missing."""
         try:

@@ -28,6 +28,8 @@ class Options:
     disk_mb: int = 1024  # of a volume, unless the product's policy has another limit
     disk_quota: bool = False  # new volumes get a quota of the host's file system
     log_mb: int = 10  # per log file; a container keeps two files
+    write_mb_s: int = 50  # to the host's disk; 0: no limit
+    disk_device: str = ""  # block device with the daemon's data; empty: the guard finds it
     network: str = "engine_net"  # prefix of the networks' names
     network_size: int = 850  # containers per network; a Linux bridge takes 1,023
     egress_deny: str = ""  # ranges of addresses, comma-separated, beside those that are not the internet
@@ -57,6 +59,8 @@ class Options:
             disk_mb=env.engine_disk_mb,
             disk_quota=env.engine_disk_quota,
             log_mb=env.engine_log_mb,
+            write_mb_s=env.engine_write_mb_s,
+            disk_device=env.engine_disk_device,
             network=env.engine_network,
             network_size=env.engine_network_size,
             egress_deny=env.engine_egress_deny,

@@ -4,7 +4,7 @@ The worker hands over this file's text, and the guard runs the text with its ima
 standard library and dnspython, and is always as new as the worker. `python3 -c TEXT keep` is the guard's main program. It gets
 in its environment `RULES`, the text of the tables as `ruleset` writes it, `TABLE`, the tables' name, and `BRIDGES`, the prefix
 of the names of the engines' bridges. `python3 -c TEXT tell MESSAGE...` sends a message to the main program, and ends with 0
-once the message is in force.
+once the message is in force. `python3 -c TEXT disk` prints the path of the block device with the daemon's data.
 
 A message says what bridges may reach, as JSON: `bridges` maps a bridge to `internet`, `none` or a chain, and `chains` has the
 chains as `ruleset.chain` makes them. A bridge that no message has named is closed. Messages add up, and the program forgets a
@@ -322,9 +322,22 @@ def keep() -> None:
                 next_look = time.monotonic() + LOOK_S
 
 
+def disk() -> str:
+    """The whole block device with the container's /etc/resolv.conf, as a path of the host; empty if it is not on one device."""
+    number = Path("/etc/resolv.conf").stat().st_dev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    if not device.exists():
+        return ""
+    device = device.resolve()
+    whole = device.parent if (device / "partition").exists() else device
+    return f"/dev/{whole.name.replace('!', '/')}"
+
+
 def main(order: str, *parts: str) -> None:
     if order == "tell":
         sys.exit(tell(list(parts)) or None)
+    if order == "disk":
+        sys.exit(print(disk()))
     try:
         keep()
     except subprocess.CalledProcessError as refused:

@@ -6,6 +6,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import docker
 import pytest
@@ -20,7 +21,7 @@ from engines.backends.base import (
     State,
     instance_name,
 )
-from engines.backends.docker import DockerBackend, Options, containers, seccomp, volumes
+from engines.backends.docker import DockerBackend, Options, containers, seccomp, volumes, write_limits
 from tests.engines.backends import dock, ordinary_work, system_calls
 from tests.engines.backends.runtimes import IMAGE, call, execute, free_port, is_healthy, spec, try_
 from tests.waiting import until
@@ -55,9 +56,30 @@ def test_create_hardens_container_by_default(client, docked):
     assert (host["Memory"], host["MemorySwap"]) == (128 * MB, 128 * MB)
     assert (host["NanoCpus"], host["PidsLimit"]) == (1_000_000_000, 64)
     assert host["PidMode"] == host["UTSMode"] == ""
-    assert host["IpcMode"] == "private"
+    assert host["IpcMode"] == host["CgroupnsMode"] == "private"
+    limits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
+    assert limits == {"nofile": (16_384, 16_384), "core": (0, 0)}
+    assert (host["OomScoreAdj"], host["CpuShares"]) == (500, 256)
+    assert config["StopSignal"] == "SIGTERM"
     assert not host["Binds"]
     assert not config.get("MacAddress")  # Docker's own, which goes with the IP address
+
+
+def test_create_limits_an_engines_writes_where_the_kernel_sees_them(client, docked):
+    wanted = started(docked)
+    with docked._daemon.verb("test"):
+        device = docked._guard.disk()
+    assert Path(device).is_block_device()
+    asked = write_limits.config(device, docked.options.write_mb_s)
+    made = dock.container_of(client, docked, wanted.ref).attrs["HostConfig"]
+    seen = asked if client.info()["CgroupVersion"] == "2" else {}
+    assert {key: made[key] for key in asked if made[key]} == seen
+    network = made["NetworkMode"]
+    directly = containers.config(spec(), network, docked.options, write_limits=asked)
+    other = client.api.create_container_from_config(directly)["Id"]
+    assert client.api.inspect_container(other)["HostConfig"].items() >= asked.items()
+    docked.remove(UUID(directly["Labels"][containers.ENGINE]))
+    assert write_limits.config("", 50) == {}
 
 
 def test_create_labels_container_and_volume(client, docked):
@@ -88,10 +110,14 @@ def writes(path):
     except OSError as error:
         return error.strerror
     return True
-print(json.dumps([os.getuid(), os.getgid(), status["CapBnd"], status["NoNewPrivs"], status["Seccomp"],
+limits = {line[:26].strip(): line[26:].split()[:2] for line in open("/proc/1/limits")}
+groups = {line.rstrip().split(":", 2)[2] for line in open("/proc/1/cgroup")}
+shared = [open("/proc/1/oom_score_adj").read().strip(), limits["Max open files"], limits["Max core file size"], sorted(groups)]
+print(json.dumps([shared, os.getuid(), os.getgid(), status["CapBnd"], status["NoNewPrivs"], status["Seccomp"],
                   *map(writes, ("/data/x", "/tmp/x", "/engine/x", "/etc/x", "/proc/sys/kernel/hostname"))]))
 """
     seen = json.loads(dock.run_inside(dock.container_of(client, docked, wanted.ref), look))
+    assert seen.pop(0) == ["500", ["16384", "16384"], ["0", "0"], ["/"]]
     assert seen[:5] == [10001, 10001, "0000000000000000", "1", "2"]
     assert seen[5:7] == [True, True]
     assert True not in seen[7:]

@@ -180,7 +180,7 @@ def test_engines_are_kept_apart_whether_or_not_bridged_packets_pass_the_host(cli
 def test_engine_whose_image_says_it_is_a_client_stays_on_its_own_network(client, named, made):
     labels = {CLIENT: named.options.deployment, PRODUCTS: "*", "com.docker.compose.project": "roundhouse"}
     said = " ".join(f"{name}={value}" for name, value in labels.items())
-    image = dock.build(client, f"FROM {IMAGE}\nLABEL {said}")
+    image = dock.build(client, f"FROM {IMAGE}\nLABEL {said}\nSTOPSIGNAL SIGKILL")
     started(named, "other")
     if made == "now":
         wanted = started(named, image=image)
@@ -193,6 +193,10 @@ def test_engine_whose_image_says_it_is_a_client_stays_on_its_own_network(client,
     named.tidy()
     named.join()
     assert networks_of(engine) == {f"{named.options.network}-acme"}
+    if made == "now":
+        until(lambda: reached(engine, ("127.0.0.1", 8000)))
+        named.stop(wanted.ref, grace_s=10)
+        assert engine.wait()["StatusCode"] == 0, "nor does the image choose the signal that ends the engine"
 
 
 # -- what is made ------------------------------------------------------------------------------------------------------
