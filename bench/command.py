@@ -39,6 +39,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     footprint = kinds.add_parser("footprint", help="memory, disk space and second start of a temporary `make run`")
     footprint.add_argument("--engines", type=int, default=0, help="engines provisioned afterwards, to measure their growth")
     footprint.add_argument("--backend", default="", help="backend of the engines; without it `make run` chooses")
+    probes = kinds.add_parser("probes", help="probes of good and of hostile engines, alone and in a temporary deployment")
+    probes.add_argument("--rounds", type=int, default=7, help="rounds of probes of good engines")
+    probes.add_argument("--engines", type=int, default=500, help="good engines")
+    probes.add_argument("--hostile", type=int, default=3, help="hostile engines in the deployment; 0: only good engines")
+    probes.add_argument("--seconds", type=float, default=180, help="seconds without, then with hostile engines; 0: no deployment")
     for name, what, count in (
         ("transition", "a move with its audit row compared with a plain Model.save()", 300),
         ("audit", "GET /audit with 100 rows compared with ModelSerializer", 100),
@@ -118,6 +123,26 @@ class Bench:
             if count := options["engines"]:
                 report += "\n" + footprint.report_engines(count, *footprint.grow(run, count))
         self._tell(report, holds)
+
+    def probes(self, options: dict[str, Any]) -> None:
+        """`bench probes`."""
+        from bench import own_deployment, probes
+
+        self.stdout.write(probes.report_good(probes.measure_good(options["rounds"], options["engines"]), options["engines"]))
+        holds = True
+        if options["hostile"]:
+            report, holds = probes.report_hostile(probes.measure_hostile())
+            self.stdout.write(report)
+        if options["seconds"]:
+            with own_deployment.deployment(
+                ORCH_ENGINE_BACKEND="memory", ORCH_PORT_MIN="27001", ORCH_PORT_MAX="29999", ORCH_HEALTH_MAX_FAILURES="1000000"
+            ) as deployment:
+                sizes = {"good": options["engines"], "hostile": options["hostile"], "seconds": options["seconds"]}
+                for finding in probes.measure_deployment(deployment, **sizes):
+                    self.stdout.write(finding.render())
+                    holds &= finding.holds
+        if not holds:
+            raise SystemExit(1)
 
     def transition(self, options: dict[str, Any]) -> None:
         """`bench transition`."""

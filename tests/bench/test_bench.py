@@ -3,15 +3,22 @@
 import importlib.util
 import os
 import subprocess
+import sys
 
 import pytest
+from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import connection, transaction
 
 from audit.models import AuditRow
-from bench import admit, audit, footprint, load, own_deployment, provision, registry, transition
+from bench import admit, audit, footprint, hostile_answers, load, own_deployment, probes, provision, registry, transition
+from engines.health.probes import Result
 from engines.models import Engine
 from policy import products
+from tests import servers
+from tests.conftest import running_stack
+from tests.memory import ROOT
+from tests.stack import WORKERS
 
 
 def test_product_of_a_benchmark_leaves_no_engine_and_no_living_key(db):
@@ -77,6 +84,53 @@ def test_load_measures_a_deployment_of_its_own(db):
     home = deployment.home
     assert [finding.value for finding in findings if finding.limit == "0"] == ["0", "0", "0"]
     assert not home.exists()
+
+
+def test_probes_measures_good_and_hostile_engines(settings):
+    settings.ENV = settings.ENV.model_copy(update={"health_check_timeout_s": 0.2})
+    costs = probes.measure_good(rounds=2, count=3)
+    assert all(0 < cost.cpu_s < cost.wall_s * 3 for cost in costs)
+    assert "CPU ms per probe" in probes.report_good(costs, 3)
+    found = probes.measure_hostile()
+    assert found.keys() == hostile_answers.ANSWERS.keys()
+    assert "silence" in probes.report_hostile(found)[0]
+
+
+@pytest.mark.parametrize(("cpu_s", "holds"), [(0.1, True), (0.11, False)])
+def test_probes_fails_when_a_hostile_answer_costs_much(cpu_s, holds):
+    assert probes.report_hostile({"x": (Result(False, "timeout"), probes.Cost(cpu_s, 10.0))})[1] is holds
+
+
+@pytest.mark.deployment
+def test_probes_watches_good_and_hostile_engines_in_a_deployment(db, settings):
+    interval = {"health_check_interval_s": 1.0}
+    settings.ENV = settings.ENV.model_copy(update=interval)
+    environment = {f"ORCH_{name.upper()}": str(value) for name, value in interval.items()}
+    with running_stack("web", *WORKERS, "health", "beat", ORCH_ENGINE_BACKEND="memory", **environment) as stack:
+        findings = list(probes.measure_deployment(Running(stack), good=2, hostile=1, seconds=3))
+    told = [finding.what for finding in findings if finding.limit == "100 %"]
+    assert told == ["  good engines that were always on time, of 2"] * 2
+    assert Engine.objects.filter(product__slug="bench", last_health_ok=True).count() == 2
+    assert Engine.objects.filter(product__slug="bench-hostile", last_health_ok=False).count() == 1
+
+
+class Running:
+    """What a benchmark needs of its own deployment, on a stack and on the servers of the tests."""
+
+    home = servers.HOME
+
+    def __init__(self, stack):
+        self.url, self.pid, self._environment = stack.url, stack.pid, stack.environment
+
+    def admin_key(self):
+        return settings.ENV.admin_key
+
+    def spawn(self, name, *arguments):
+        """Nothing: the server of the engines is up."""
+
+    def run(self, *arguments):
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, check=True).stdout
 
 
 def test_footprint_reads_what_a_process_holds():

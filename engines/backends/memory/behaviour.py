@@ -18,3 +18,12 @@ class Behaviour:
     stop_s: float = (
         0.0  # from the stop until the end, as if a turn had to finish; 503 "draining" meanwhile. The grace may be shorter
     )
+    # Hostile answers, to any request: `begin` as it is, then `repeat` again and again until the client closes the connection.
+    begin: bytes = b""
+    repeat: bytes = b""
+    pause_s: float = 0.0  # before every `repeat`; 0: as fast as the client reads
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the instance sends `begin` and `repeat` in place of an HTTP answer."""
+        return bool(self.begin or self.repeat)

@@ -11,6 +11,8 @@ from engines.backends.base import BackendError, PortTaken
 from engines.backends.memory.behaviour import Behaviour
 
 LONGEST_HEAD = 65_536  # bytes of a request
+BLOCK = 65_536  # bytes that are written together of an endless answer
+BUSY_S = 0.002  # until a client that has not read the last block is offered the next
 LINGER_S = 5.0  # from an answer until our end breaks the connection, if the client has not closed it
 
 
@@ -89,6 +91,10 @@ class _Connection(asyncio.Protocol):
         behaviour = self._door.behaviour()
         if behaviour.hangs:
             return
+        if behaviour.is_raw:
+            self._transport.write(behaviour.begin)
+            self._repeat(behaviour)
+            return
         method, _, rest = request_line.decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
         if (method, path) == ("GET", "/health"):
@@ -96,6 +102,15 @@ class _Connection(asyncio.Protocol):
         else:
             error = {"code": "NOT_FOUND", "message": f"There is no {method} {path}."}
             self._send_later(behaviour.delay_s, 404, json.dumps({"error": error}).encode())
+
+    def _repeat(self, behaviour: Behaviour) -> None:
+        """Send `repeat` until the client closes the connection; blocks of it when there is no pause."""
+        if self._transport.is_closing() or not behaviour.repeat:
+            return
+        if not self._transport.get_write_buffer_size():
+            times = 1 if behaviour.pause_s else max(1, BLOCK // len(behaviour.repeat))
+            self._transport.write(behaviour.repeat * times)
+        asyncio.get_running_loop().call_later(behaviour.pause_s or BUSY_S, self._repeat, behaviour)
 
     def _send_later(self, delay_s: float, status: int, body: bytes) -> None:
         asyncio.get_running_loop().call_later(delay_s, self._send, status, body)

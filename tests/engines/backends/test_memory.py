@@ -3,6 +3,7 @@
 import http.client
 import itertools
 import json
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -218,6 +219,18 @@ def test_answer_is_late_by_its_delay(backend, settings):
     assert waiting.passed(since, 0.3)
     settings.ENV = settings.ENV.model_copy(update={"health_check_timeout_s": 0.1})
     assert probe(wanted) == ["timeout"]
+
+
+def test_raw_answer_has_no_end_until_its_client_goes(backend):
+    wanted = started(backend, spec())
+    for pause_s, count in ((0, 200_000), (0.01, 20)):
+        backend.behave([wanted.ref], Behaviour(begin=b"no ", repeat=b"end ", pause_s=pause_s))
+        with socket.create_connection(("127.0.0.1", wanted.port), timeout=10) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+            received = b""
+            while len(received) < 4 * count:
+                received += connection.recv(65_536)
+        assert (b"no " + b"end " * (count + 65_536)).startswith(received)
 
 
 def test_boot_takes_its_time_and_holds_up_nobody(backend):
