@@ -42,13 +42,13 @@ FIRST = (
 )
 # Needed only by workers.
 REST = (
-    "aiohttp",
     "celery.app.log",
     "celery.apps.beat",
     "celery.apps.worker",
     "celery.concurrency.thread",
     "celery.worker.consumer",
     "docker",
+    "h11",
 )
 
 

@@ -5,6 +5,7 @@ import socket
 import threading
 from contextlib import contextmanager
 
+BLOCK = 16_384  # bytes
 OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
 
 
@@ -64,6 +65,23 @@ def saying(*parts, pause_s=0.0):
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(pause_s)
+
+    return answer
+
+
+def flooding(begin, repeat, sent, pause_s=0.0):
+    """`begin`, then `repeat` without end, `pause_s` apart; the sizes of what was sent go into the list `sent`."""
+
+    async def answer(reader, writer):
+        writer.transport.set_write_buffer_limits(0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)  # what is sent is soon received
+        block = repeat * (1 if pause_s else BLOCK // max(1, len(repeat)))
+        writer.write(begin)
+        while True:
+            await writer.drain()
+            sent.append(len(block))
+            await asyncio.sleep(pause_s if block else 3600)
+            writer.write(block)
 
     return answer
 

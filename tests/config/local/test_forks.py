@@ -80,4 +80,4 @@ def test_preload_starts_no_thread_opens_no_file_and_reads_no_settings() -> None:
     assert found["threads"] == 1
     assert not found["opened"]
     assert "config.settings" not in found["loaded"]
-    assert {"django", "celery", "gunicorn", "aiohttp"} <= set(found["loaded"])
+    assert {"django", "celery", "gunicorn", "h11"} <= set(found["loaded"])

@@ -1,12 +1,15 @@
 """What a probe makes of an answer: healthy is a 2xx with a JSON body whose `status` is "ok", anything else is a failure."""
 
 import asyncio
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
 import requests
 
+from bench.hostile_answers import ANSWERS, CHUNKED
 from engines import health
 from engines.addresses import url
 from engines.health import probes
@@ -14,7 +17,7 @@ from policy import crypto
 from tests import servers
 from tests.engines.crew import probe_once
 from tests.engines.registry import put_engines
-from tests.engines.strangers import OK, body, listening, saying
+from tests.engines.strangers import OK, body, flooding, listening, saying
 
 HEALTHY = {
     "plain": [OK],
@@ -26,6 +29,9 @@ HEALTHY = {
         b"0\r\n\r\n",
     ],
     "until it closes": [b"HTTP/1.0 200 OK\r\n\r\n", b'{"status":', b'"ok"}'],
+    "after interim answers": [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", OK],
+    "with more bytes behind it": [OK + b" " * 50_000],
+    "64 kB": [body(b'{"status": "ok"}' + b" " * (65_536 - 16))],
     "201 with more in it": [body(b'{"status": "ok", "uptime_seconds": 5, "subsystems": {}}', "201 Created")],
     "of another type": [body(b'{"status": "ok"}', "200 OK", "Content-Type: text/html; charset=nonsense")],
 }
@@ -51,10 +57,36 @@ UNHEALTHY = {
     "large": ([body(b'{"status": "ok"}' + b" " * 70_000)], "too_large"),
     "endless": ([b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * 16_384] * 200], "too_large"),
     "no http": ([b"SSH-2.0-OpenSSH_9.2\r\n"], "connect_error"),
-    "long header": ([b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"], "connect_error"),
+    "no http, in two lines": ([b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b""], "not_http"),
+    "another protocol": ([b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", b""], "not_http"),
+    "wrong chunk": ([CHUNKED + b"x\r\n", b""], "not_http"),
+    "two lengths": ([b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b""], "not_http"),
+    "chunk that does not end": ([CHUNKED + b"9\r\nx"], "connect_error"),
+    "long header": ([b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"], "too_large"),
+    "64 kB and a byte": ([body(b'{"status": "ok"}' + b" " * (65_537 - 16))], "too_large"),
     "nothing": ([], "connect_error"),
     "too little": ([b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"status": "ok"}'], "connect_error"),
 }
+HOSTILE = {
+    "100 Continue without end": "too_many_parts",
+    "103 with headers without end": "too_many_parts",
+    "status line without end": "too_large",
+    "header without end": "too_large",
+    "headers without end": "too_large",
+    "folded header without end": "too_large",
+    "chunk size without end": "too_large",
+    "chunk extension without end": "too_large",
+    "chunks of one byte": "too_many_parts",
+    "trailers without end": "too_large",
+    "body without end": "too_large",
+    "body in pieces of one byte": "too_many_parts",
+    "large Content-Length, then a byte a second": "too_large",
+    "a byte a second": "timeout",
+    "compressed, 50 MB in 50 kB": "not_json",
+    "switch of protocols": "not_http",
+    "silence": "timeout",
+}
+MOST_SENT = 1_000_000  # bytes of a hostile answer until the probe has closed the connection; most of them wait in the kernel
 
 
 def probe(*ports):
@@ -72,6 +104,29 @@ def test_probe_finds_unhealthy(name):
     parts, text = UNHEALTHY[name]
     with listening(saying(*parts)) as (port,):
         assert probe(port) == [probes.Result(False, text)]
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_probe_of_a_hostile_engine_ends_after_few_bytes(settings, name):
+    settings.ENV = settings.ENV.model_copy(update={"health_check_timeout_s": 0.4 if HOSTILE[name] == "timeout" else 30})
+    answer, sent = ANSWERS[name], []
+    with listening(flooding(answer.begin, answer.repeat, sent, answer.pause_s)) as (port,):
+        assert probe(port) == [probes.Result(False, HOSTILE[name])]
+        assert sum(sent) < MOST_SENT
+
+
+def test_probe_accepts_an_answer_that_was_sent_before_the_request():
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        hasty = pool.submit(_answer_at_once, listener)
+        assert probe(listener.getsockname()[1]) == [probes.Result(True, "ok")]
+        assert hasty.result(10).startswith(b"GET /health HTTP/1.1\r\n")
+
+
+def _answer_at_once(listener):
+    connection, _ = listener.accept()
+    with connection:
+        connection.sendall(OK)
+        return connection.recv(65_536)
 
 
 def test_probe_of_a_port_where_nothing_listens_is_a_failure():
