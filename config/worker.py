@@ -7,6 +7,7 @@ Celery's command line is not used, because importing it takes half a second per 
 
 import logging
 import os
+import resource
 import socket
 import sys
 import threading
@@ -18,6 +19,7 @@ from django.conf import settings
 
 from config.celery import app
 
+OPEN_FILES = 8_192  # at least, if the system allows it: a probe in progress has a connection, and 500 engines are probed at once
 BEAT_STOP_S = 2.0  # for saving the schedule; beat checks once a second whether to stop
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,8 @@ def main(name: str) -> int:
 
 def _work(name: str) -> int:
     queues, threads = settings.CONSUMERS[name]
+    if "health" in queues:
+        allow_open_files()
     worker = app.Worker(
         hostname=f"{name}@{socket.gethostname()}",
         queues=queues,
@@ -48,6 +52,14 @@ def _work(name: str) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit on open files, which is often 1,024: a probe without a connection would count as failed."""
+    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if highest == resource.RLIM_INFINITY else min(OPEN_FILES, highest)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, highest))
 
 
 @worker_init.connect

@@ -3,7 +3,9 @@
 A judgement depends only on the engine's row. The judgement thus survives any restart, and any number of processes share it.
 """
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 from uuid import UUID
 
@@ -16,22 +18,61 @@ from audit.actions import Action
 from audit.actors import SYSTEM
 from common.settings import settings
 from engines import lifecycle, reconcile
-from engines.health.probes import CHUNK, Result, Target, probe_all
+from engines.health.probes import CHUNK, Found, Result, Target, probe_apart
 from engines.models import IS_OPEN, Engine, Status
 
+PATIENCE_S = 1.0  # for a chunk: nearly all engines answer within milliseconds
+PLACES = 6  # chunks per process that may have late results; each holds up to CHUNK connections
+_places = threading.BoundedSemaphore(PLACES)
 log = structlog.get_logger(__name__)
 
 
 def probe_due() -> int:
-    """Claim, probe and judge every due engine, a chunk at a time; returns how many. Any number of calls may run at once."""
+    """Claim and probe every due engine, a chunk at a time; returns how many. Any number of calls may run at once.
+
+    All results that come within PATIENCE_S are judged on return. The later ones are judged when they come.
+    """
     total = 0
     while targets := claim():
         connection.close()  # not held while engines are probed
-        judge(targets, probe_all(targets))
+        _probe(targets)
         total += len(targets)
         if len(targets) < CHUNK:
             break
     return total
+
+
+def _probe(targets: Sequence[Target]) -> None:
+    """Probe the targets and judge the prompt results. A thread judges the late results, if there is a place for another thread.
+
+    Otherwise a few silent engines would hold up the other engines of their chunk, and all periodic jobs behind the chunk.
+    """
+    has_place = _places.acquire(blocking=False)
+    prompt: Future[Found] = Future()
+    thread = threading.Thread(target=_probe_chunk, args=(targets, prompt, has_place), daemon=True)
+    thread.start()
+    _judge(prompt.result())
+    if not has_place:
+        thread.join()
+
+
+def _probe_chunk(targets: Sequence[Target], prompt: "Future[Found]", has_place: bool) -> None:
+    try:
+        _judge(probe_apart(targets, PATIENCE_S, prompt.set_result))
+    except Exception as error:  # the caller waits for `prompt`; nobody waits for the late results
+        if prompt.done():
+            log.exception("probe_error", engines=len(targets))
+        else:
+            prompt.set_exception(error)
+    finally:
+        connection.close()
+        if has_place:
+            _places.release()
+
+
+def _judge(found: Found) -> None:
+    if found:
+        judge(*zip(*found, strict=True))
 
 
 def claim() -> list[Target]:

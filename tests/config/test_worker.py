@@ -47,6 +47,19 @@ def test_workers_take_their_queues_with_their_threads_and_end_when_they_are_told
     assert "beat_ended" not in stack.log("worker")
 
 
+@pytest.mark.parametrize(("limit", "highest", "raised"), [(256, 9_000, 8_192), (256, 300, 300), (8_500, 9_000, 8_500)])
+def test_worker_with_probes_may_open_many_files(limit, highest, raised):
+    code = f"""
+import resource
+from config.worker import allow_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {highest}))
+allow_open_files()
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=BASE_DIR, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(raised), str(highest)]
+
+
 @pytest.mark.parametrize(("name", "tasks"), [("worker", 15), ("ops", 15), ("keeper", 2), ("beat", 0)])
 def test_process_of_celery_loads_its_tasks_and_no_page(name, tasks):
     code = """

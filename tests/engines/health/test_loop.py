@@ -1,6 +1,7 @@
 """The health loop: which engines are probed, what results come to, and how a failed engine is brought back."""
 
 import itertools
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -15,8 +16,10 @@ from engines.backends.memory import Behaviour
 from engines.health import loop, probes
 from engines.lifecycle import backoff
 from engines.models import Engine, Kind, Operation, Status
+from tests import waiting
 from tests.engines.crew import in_parallel, probe_once
 from tests.engines.registry import put_engine, put_engines, put_operation
+from tests.engines.strangers import OK, listening, saying
 
 GOOD = probes.Result(True, "ok")
 BAD = probes.Result(False, "timeout")
@@ -149,6 +152,33 @@ def test_results_at_once_fail_an_engine_once(engine, tune):
     target = probes.Target(engine.pk, engine.seq, engine.port)
     in_parallel(lambda _: loop.judge([target], [BAD]), range(8))
     assert actions(engine) == ["health_failed"]
+
+
+@pytest.mark.parametrize("has_place", [True, False])
+def test_silent_engine_holds_up_nobody_while_there_is_a_place_for_its_late_result(product, tune, has_place):
+    tune(health_check_timeout_s=2.5)
+    with listening(saying(OK), 2) as good, listening(saying(b"", pause_s=60)) as silent:
+        put_engines(product, [*good, *silent])
+        with taken(0 if has_place else loop.PLACES):
+            since = waiting.now()
+            assert health.probe_due() == 3
+            assert waiting.passed(since, 2.4) is not has_place
+        assert product.engines.filter(last_health_ok=True).count() == 2
+        failed = product.engines.filter(port=silent[0], health_failures=1, last_health_ok=False)
+        waiting.until(failed.exists)
+    assert AuditRow.objects.get(user_id=failed.get().user_id).metadata["result"] == "timeout"
+
+
+@contextmanager
+def taken(count):
+    """So many places for late results are taken by other chunks."""
+    for _ in range(count):
+        loop._places.acquire()
+    try:
+        yield
+    finally:
+        for _ in range(count):
+            loop._places.release()
 
 
 # -- sampled rows --------------------------------------------------------------------------------------------------------------
