@@ -106,7 +106,10 @@ class QuotaMissing(BackendError):
 
 
 class ImageUnfit(BackendError):
-    """The image declares volumes that an engine cannot have. Build the image without them: engines keep their data in /data."""
+    """The image declares volumes that an engine cannot have, or labels or a command of many thousand characters.
+
+    Build the image without them: engines keep their data in /data.
+    """
 
     code = "image_unfit"
 

@@ -14,6 +14,7 @@ from docker.errors import APIError
 
 from common import image_references
 from common.image_references import Reference
+from engines.backends import log_text
 from engines.backends.base import (
     Backend,
     BackendError,
@@ -34,7 +35,7 @@ from engines.backends.base import (
     instance_name,
     parse_image,
 )
-from engines.backends.docker import containers, name_servers, volumes, write_limits
+from engines.backends.docker import containers, log_reader, name_servers, volumes, write_limits
 from engines.backends.docker.containers import Found
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.egress import Confinement
@@ -79,6 +80,7 @@ class DockerBackend(Backend):
                 found = self._find(spec.ref)
                 if found is None:
                     image = self._resolve(spec.image, spec.digest)
+                    containers.check_image(spec.image, image["Config"])
                     if self._make(replace(spec, digest=image["Id"]), image["Config"], on_evicted):
                         return str(image["Id"])
                 elif found.runs or self._is_as(found, spec):
@@ -199,10 +201,10 @@ class DockerBackend(Backend):
             if found is None or tail <= 0:
                 return []
             try:
-                written = self._daemon.ask(lambda api: api.logs(found.id, tail=tail))
+                written = self._daemon.ask(lambda api: log_reader.read(api, found.id, tail))
             except NotFound:
                 return []
-        return written.decode(errors="replace").splitlines()[-tail:]
+        return log_text.last_lines(written, tail)
 
     def _resolve(self, image: str, kept: str) -> Mapping[str, Any]:
         """The daemon's description of the image for an instance: `kept` if present, else `image`.

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from engines.backends.base import INNER_PORT, Limits, Ref, Spec, State, instance_name
+from engines.backends.base import INNER_PORT, ImageUnfit, Limits, Ref, Spec, State, instance_name
 from engines.backends.docker import seccomp, volumes
 from engines.backends.docker.options import Options
 
@@ -21,6 +21,7 @@ DISK = "roundhouse.disk_mb"  # the most that a file may take
 CLIENT = "roundhouse.client"  # CLIENT and PRODUCTS mark containers calling engines: see `clients`
 PRODUCTS = "roundhouse.products"
 
+MOST_REPEATED = 32_768  # characters
 EXPOSED = f"{INNER_PORT}/tcp"
 # Open files of a process: far more than an agent needs, far less than the host's own limit. There is no limit `nproc`: the
 # kernel counts it per user over all containers, so one engine could use up what all engines have. PidsLimit is per container.
@@ -90,6 +91,16 @@ def labels(deployment: str, ref: Ref) -> list[str]:
 def engine_labels(deployment: str, engine_id: UUID) -> list[str]:
     """The label filter for the containers of one engine."""
     return [f"{DEPLOYMENT}={deployment}", f"{ENGINE}={engine_id}"]
+
+
+def check_image(name: str, image: Mapping[str, Any]) -> None:
+    """Refuse an image with much text that the daemon repeats for each of its containers in every list. Raises ImageUnfit.
+
+    `image`: the configuration of the image `name`.
+    """
+    repeated = [*(image.get("Labels") or ()), *(image.get("Entrypoint") or ()), *(image.get("Cmd") or ())]
+    if sum(map(len, repeated)) > MOST_REPEATED:
+        raise ImageUnfit(f"image {name}: the names of labels and the command exceed {MOST_REPEATED} characters; shorten them")
 
 
 def parse(listed: Mapping[str, Any]) -> Found | None:

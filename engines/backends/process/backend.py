@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
-from engines.backends import walk
+from engines.backends import log_text, walk
 from engines.backends.base import (
     Backend,
     BackendError,
@@ -159,8 +159,7 @@ class SubprocessBackend(Backend):
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         with _errors("logs"):
             path = self._folder(ref.engine_id) / f"{ref.incarnation}.log"
-            text = store.tail_bytes(path, min(tail * LOG_LINE, store.LOG_LIMIT)).decode(errors="replace")
-            return text.splitlines()[-tail:] if tail > 0 else []
+            return log_text.last_lines(store.tail_bytes(path, min(tail * LOG_LINE, store.LOG_LIMIT)), tail)
 
     def _folder(self, engine_id: UUID) -> Path:
         return self.root / str(engine_id)

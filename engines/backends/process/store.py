@@ -83,7 +83,7 @@ def tail_bytes(path: Path, size: int) -> bytes:
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))
-            return file.read()
+            return file.read(size)  # not to the end: an engine may write faster than we read
     except FileNotFoundError:
         return b""
 

@@ -11,17 +11,19 @@ from uuid import UUID
 import docker
 import pytest
 
+from engines.backends import log_text
 from engines.backends.base import (
     BackendError,
     BackendUnavailable,
     ImageMissing,
+    ImageUnfit,
     InstanceMissing,
     Limits,
     PortTaken,
     State,
     instance_name,
 )
-from engines.backends.docker import DockerBackend, Options, containers, seccomp, volumes, write_limits
+from engines.backends.docker import DockerBackend, Options, containers, log_reader, seccomp, volumes, write_limits
 from tests.engines.backends import dock, ordinary_work, system_calls
 from tests.engines.backends.runtimes import IMAGE, call, execute, free_port, is_healthy, spec, try_
 from tests.waiting import until
@@ -355,6 +357,35 @@ def test_start_asks_for_a_new_container_when_its_own_was_removed(client, docked)
     docked.create(wanted)
     docked.start(wanted.ref)
     assert docked.observe(wanted.ref) is State.RUNNING
+
+
+@pytest.mark.parametrize("line", ['LABEL {}=""', 'ENTRYPOINT ["{}"]', 'CMD ["{}"]'])
+def test_create_refuses_an_image_that_would_swell_every_list_of_containers(client, docked, line):
+    image = dock.build(client, f"FROM {IMAGE}\n{line.format('x' * (containers.MOST_REPEATED + 1))}")
+    with pytest.raises(ImageUnfit, match=f"^image {image}: the names of labels and the command exceed"):
+        docked.create(spec(image=image))
+    assert docked.list() == []
+    client.images.remove(image)
+
+
+WRITES = r"""
+import sys
+sys.stdout.buffer.write(b"first\n" + b"x" * 6_000_000 + b"\nsecond \x1b[31m\xff\rthird\n" + b"\n" * 2_000 + b"last\n")
+"""
+
+
+def test_logs_are_read_within_a_bound_whatever_an_engine_writes(client):
+    writer = client.containers.create(IMAGE, entrypoint=["python", "-c", WRITES])
+    try:
+        writer.start()
+        writer.wait()
+        read = {tail: log_reader.read(client.api, writer.id, tail) for tail in (1, 2_002, 10_000)}
+    finally:
+        writer.remove(force=True)
+    assert read[1] == b"last\n"
+    assert read[10_000] == b"\n" * (log_reader.FEW - 1) + b"last\n"  # all of it would be 6 MB
+    lines = log_text.last_lines(read[2_002], 5_000)
+    assert lines == ["second \x1b[31m\ufffd", "third", *[""] * 2_000, "last"]
 
 
 @pytest.mark.parametrize("verb", ["create", "start", "stop", "destroy", "remove", "observe", "logs"])
