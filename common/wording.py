@@ -1,4 +1,4 @@
-"""How the admin words times, durations and metadata. All times are UTC."""
+"""How the admin words times, durations and metadata, and commands the texts of others. All times are UTC."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -46,3 +46,8 @@ def value(worth: Any) -> str:
     if isinstance(worth, list):
         return ", ".join(value(item) for item in worth) or "none"
     return characters.marked(str(worth))
+
+
+def line(text: str) -> str:
+    r"""The text as a single line for a terminal: `\x1b` in place of every character that does not print."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

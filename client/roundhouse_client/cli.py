@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 refused; 2 wrong usage; 3 no answer or not available even 
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
-from roundhouse_client import show
+from roundhouse_client import show, terminal
 from roundhouse_client.client import Client
 from roundhouse_client.errors import ApiError, RoundhouseError, StillRunning, Unreachable
 from roundhouse_client.operator import Operator
@@ -253,6 +254,9 @@ def _add_common(made: argparse.ArgumentParser, defaults: dict[str, Any]) -> None
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a character that the locale cannot write must not end `logs -f`
     arguments = parser().parse_args(argv)
     try:
         with ExitStack() as stack:
@@ -271,10 +275,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _report(error: Exception) -> int:
     """Print the error on stderr; returns the exit code for the error."""
-    print(f"roundhouse: {error}", file=sys.stderr)
+    clean = terminal.cleaner(sys.stderr)
+    print(f"roundhouse: {clean(str(error))}", file=sys.stderr)
     if isinstance(error, ApiError):
         told = {"details": error.details and json.dumps(error.details), "request id": error.request_id}
-        print("".join(f"  {name}: {value}\n" for name, value in told.items() if value), end="", file=sys.stderr)
+        print("".join(f"  {name}: {clean(value)}\n" for name, value in told.items() if value), end="", file=sys.stderr)
         return UNAVAILABLE if error.status in (502, 503, 504) else REFUSED
     if isinstance(error, StillRunning):
         return UNAVAILABLE

@@ -1,6 +1,8 @@
 """A stack for the client's tests, and products to call it as."""
 
+import contextlib
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -60,6 +62,19 @@ class Shell:
         output, complaint = process.communicate(timeout=60)
         assert process.returncode == expect, (output, complaint)
         return subprocess.CompletedProcess(arguments, process.returncode, output, complaint)
+
+    def run_on_terminal(self, *arguments: str, expect: int = 0) -> str:
+        """All that the command writes to its terminal, with the terminal's own `\r\n` as `\n`."""
+        ours, its = pty.openpty()
+        command = [str(Path(sys.executable).parent / "roundhouse"), *arguments]
+        process = subprocess.Popen(command, env=self.environment, stdin=its, stdout=its, stderr=its)
+        os.close(its)
+        written = b""
+        with open(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):  # EIO: the command has ended
+            while part := terminal.read(65_536):
+                written += part
+        assert process.wait(60) == expect, written
+        return written.decode().replace("\r\n", "\n")
 
 
 @pytest.fixture

@@ -2,10 +2,14 @@
 
 import json
 import signal
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 import pytest
 
+from engines.backends.base import Ref
+from tests import servers
 from tests.engines.registry import put_engine
 
 
@@ -87,6 +91,37 @@ def test_what_is_followed_goes_on_until_interrupted(server, acme, shell, what):
 def read_until(lines, word):
     """The first of the lines that has the word."""
     return next(line for line in lines if word in line)
+
+
+HOSTILE = "\x1b]0;title\x07 \x1b[2J\x9b31m \u202egnp.exe\u2066 over\rwritten\x08 \u200btab\there \x7f é 日本 \\x1b"
+SHOWN = r"\x1b]0;title\x07 \x1b[2J\x9b31m \u202egnp.exe\u2066 over\rwritten\x08 \u200btab" + "\there \\x7f é 日本 \\x1b"
+
+
+def test_log_line_is_shown_as_text_on_a_terminal_and_is_unchanged_in_a_pipe(shell):
+    engine_id = json.loads(shell.run("provision", "alice", "--json").stdout)["engine_id"]
+    servers.MEMORY.backend.say(Ref(UUID(engine_id), 1), HOSTILE)
+    assert shell.run_on_terminal("logs", "alice").splitlines()[-1].replace("\t", "") == SHOWN.replace("\t", "")
+    assert HOSTILE.replace("\r", "\n") in shell.run("logs", "alice").stdout  # a pipe in text mode reads "\r" as "\n"
+    assert json.loads(shell.run_on_terminal("logs", "alice", "--json").splitlines()[-1]) == HOSTILE
+    shell.environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # a terminal without "é"
+    assert r"\xe9 \u65e5\u672c" in shell.run_on_terminal("logs", "alice")
+
+
+def test_text_of_others_is_shown_as_text_on_a_terminal(shell, acme):
+    put_engine(acme, "alice\U0001f469\u200d\U0001f680", engine_version=HOSTILE)
+    reason = "late\x1b[31m\nstatus  active"
+    written = [
+        shell.run_on_terminal("engines", "list"),
+        shell.run_on_terminal("products", "suspend", str(acme.pk), reason),
+        shell.run_on_terminal("audit"),
+        shell.run_on_terminal("engines", "get", "\x9bnobody", expect=1),
+        shell.run_on_terminal("fly\x1b[2J", expect=2),
+    ]
+    for text in written:
+        assert not [
+            character for character in text if character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cf")
+        ]
+    assert r"late\x1b[31m\nstatus  active" in written[1]
 
 
 def test_audit_is_printed_oldest_first(shell):

@@ -92,6 +92,15 @@ def test_command_names_the_engine_and_exits_with_1(lived, tamper):
     assert line.startswith(f"engine {lived.pk} (product acme, user alice): moves 3 to 3 are missing; operation ")
 
 
+def test_command_shows_forged_text_as_text_in_one_line(lived, tamper):
+    tamper("UPDATE audit_log SET to_status = %s WHERE engine_id = %s AND engine_seq = 6", "\x1b[2J\nLog", lived.pk)
+    out = io.StringIO()
+    with pytest.raises(CommandError):
+        call_command("audit_check", stdout=out)
+    [line] = out.getvalue().splitlines()
+    assert r"the log ends as \x1b[2J\nLog, the registry says destroyed" in line
+
+
 # -- moves -------------------------------------------------------------------------------------------------------------
 
 OF = "WHERE engine_id = %s AND to_status IS NOT NULL AND engine_seq"

@@ -73,6 +73,14 @@ def test_traceback_of_a_task_has_its_requests_id(stack, product):
     assert line["request_id"] == "r-4"
 
 
+def test_text_of_a_caller_steers_no_terminal_that_shows_the_log(stack, product):
+    stack.call("GET", "/engines/%1b[2J%c2%9b31m%e2%80%ae%0d%0a", product.key, **{"X-Request-ID": "r-6"})
+    (line,) = [line for line in stack.log("web").splitlines() if '"r-6"' in line and "/engines/" in line]
+    assert line.isascii()
+    assert line.isprintable()
+    assert r"/engines/\x1b[2J\x9b31m\u202e\r\n" in json.loads(line)["event"]
+
+
 def test_refusal_is_logged_with_its_requests_id(stack, product):
     stack.call("GET", "/engines/nobody", product.key, **{"X-Request-ID": "r-5"})
     (line,) = [line for line in lines(stack, "web") if line["event"] == "Not Found: /engines/nobody"]

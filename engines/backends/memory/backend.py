@@ -19,7 +19,7 @@ class MemoryBackend(Backend):
 
     Beyond the contract, tests may make trouble, seen by all processes:
     `behave()` makes instances hang, die, answer wrongly, or boot and stop slowly.
-    `exit()` ends an instance. `fail_next()` makes the next call of a verb fail.
+    `exit()` ends an instance. `say()` writes a line to its log. `fail_next()` makes the next call of a verb fail.
     `unavailable = True`: every verb raises BackendUnavailable and `observe` says UNKNOWN, until a test sets False.
     `missing_images`: image names for which `create` raises ImageMissing; all other images exist.
     `volumes`: ids of the engines with a volume.
@@ -95,6 +95,10 @@ class MemoryBackend(Backend):
     def exit(self, ref: Ref) -> None:
         """Let a running instance end by itself, as after a crash."""
         self._call("exit", ref)
+
+    def say(self, ref: Ref, line: str) -> None:
+        """Let an instance write a line to its log."""
+        self._call("say", ref, line)
 
     def reset(self) -> None:
         """Remove everything that tests made: instances, volumes and trouble."""

@@ -1,7 +1,7 @@
 """The server's instances and volumes, and the verbs on them. Everything runs on one event loop, and needs no locks.
 
-The verbs are the verbs of `engines.backends.base.Backend`. Tests make trouble with `behave`, `exit`, `fail_next` and five
-attributes; `MemoryBackend` explains all of them.
+The verbs are the verbs of `engines.backends.base.Backend`. Tests make trouble with `behave`, `exit`, `say`, `fail_next` and
+five attributes; `MemoryBackend` explains all of them.
 """
 
 import asyncio
@@ -181,6 +181,10 @@ class Runtime:
     def exit(self, ref: Ref) -> None:
         if kept := self._instances.get(ref):
             kept.end("exited")
+
+    def say(self, ref: Ref, line: str) -> None:
+        if kept := self._instances.get(ref):
+            kept.lines.append(line)
 
     def behave(self, who: frozenset[Ref | UUID] | None, behaviour: Behaviour) -> None:
         if who is None:

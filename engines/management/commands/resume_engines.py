@@ -2,6 +2,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from common import wording
 from engines import reconcile
 from engines.backends.base import BackendUnavailable
 
@@ -13,4 +14,5 @@ class Command(BaseCommand):
         try:
             self.stdout.write(f"{reconcile.resume()} engines resumed")
         except BackendUnavailable as error:
-            self.stdout.write(f"no engine resumed yet; the process `health` resumes engines once the backend answers: {error}")
+            why = wording.line(str(error))
+            self.stdout.write(f"no engine resumed yet; the process `health` resumes engines once the backend answers: {why}")

@@ -2,6 +2,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from common import wording
 from common.settings import settings
 from engines import backends
 from engines.backends.base import BackendUnavailable
@@ -19,4 +20,4 @@ class Command(BaseCommand):
                 raise CommandError(f"{len(left)} engines could not be stopped; their logs say why")
             backend.stand_down()
         except BackendUnavailable as error:
-            raise CommandError(f"the backend does not answer: {error}") from error
+            raise CommandError(f"the backend does not answer: {wording.line(str(error))}") from error
