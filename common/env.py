@@ -260,7 +260,9 @@ class Env(BaseSettings):
     product_max_operations: int = Field(
         10,
         ge=1,
-        description="Limit on a product's boots in flight per queue, and also on its other operations in flight per queue.",
+        description="Limit on a product's boots in flight in the queues `lifecycle` and `background` together, on its wakes in"
+        " flight, and per queue on its other operations in flight. Below `ORCH_MAX_BOOTS` less `ORCH_WAKE_BOOTS`, one product"
+        " always leaves boots to other products.",
     )
     max_boots: int = Field(16, ge=1, description="Limit on engines booting at a time, over all products.")
     wake_boots: int = Field(4, ge=0, description="Boots out of `ORCH_MAX_BOOTS` that are reserved for wakes.")
@@ -405,6 +407,11 @@ class Env(BaseSettings):
     def waiters(self) -> int:
         """Limit on requests per web process waiting for an operation at a time."""
         return self.web_threads // 2 if self.web_waiters is None else self.web_waiters
+
+    @property
+    def product_boots(self) -> int:
+        """Limit on the boots of a product in flight, in all queues: an eighth of `max_boots` is left to other products."""
+        return self.max_boots - self.max_boots // 8
 
 
 def _is_fernet_key(key: str) -> bool:

@@ -2,9 +2,10 @@
 
 An operation is in flight while a worker holds a lease on it. Three limits hold:
 
-- Per queue, a product has at most `ORCH_PRODUCT_MAX_OPERATIONS` boots in flight, and as many operations that boot nothing. The
-  boots of a product thus do not hold up its stops.
+- A product has at most `ORCH_PRODUCT_MAX_OPERATIONS` operations in flight in each of its lanes: wakes, other boots, and per queue
+  operations that boot nothing. The boots of a product thus do not hold up its wakes and its stops.
 - All products together boot at most `ORCH_MAX_BOOTS` engines at a time. `ORCH_WAKE_BOOTS` of the boots are reserved for wakes.
+  A single product leaves an eighth of all boots to other products.
 - With `ORCH_PROCESSES=small`, a single process has the threads of all queues. Every queue then has a share of the operations in
   flight: as many as its own process would carry out.
 
@@ -40,21 +41,28 @@ READY = f"{IS_OPEN} AND o.due_at <= clock_timestamp() AND (o.lease_until IS NULL
 """SQL: operation `o` is open and due, and no worker holds a lease on it."""
 
 
+def _lane(operation: str) -> str:
+    """SQL: the lane of an operation. All boots but wakes share a lane, whatever their queue: they compete for the same places."""
+    of_boot = f"CASE {operation}.queue WHEN 'wake' THEN 'wakes' ELSE 'boots' END"
+    return f"(CASE WHEN {operation}.kind = ANY(%(boots)s) THEN {of_boot} ELSE {operation}.queue END)"
+
+
 def _share(queue: str) -> str:
     """SQL: the share of the queue, or 2147483647 when the queue has no share and thus no limit."""
     return f"coalesce((%(shares)s::jsonb ->> {queue})::int, 2147483647)"
 
 
 ROOM = f"""(
-    -- The product: its operations in flight in the queue of o. Boots count against boots, other operations against others.
-    SELECT count(*) FILTER (WHERE fe.product_id = e.product_id AND f.queue = o.queue
-                            AND (f.kind = ANY(%(boots)s)) = (o.kind = ANY(%(boots)s))) < %(product_max)s
+    -- The product: its operations in flight in the lane of o.
+    SELECT count(*) FILTER (WHERE fe.product_id = e.product_id AND {_lane("f")} = {_lane("o")}) < %(product_max)s
     -- The queue: all its operations in flight, against its share.
        AND count(*) FILTER (WHERE f.queue = o.queue) < {_share("o.queue")}
     -- The boots: an operation that boots nothing needs no place among them.
        AND (o.kind <> ALL(%(boots)s)
     -- All boots in flight, of all products and queues.
             OR (count(*) FILTER (WHERE f.kind = ANY(%(boots)s)) < %(boots_max)s
+    -- The product, again: its boots in all lanes.
+                AND count(*) FILTER (WHERE fe.product_id = e.product_id AND f.kind = ANY(%(boots)s)) < %(product_boots)s
     -- A wake may take every place. Any other boot leaves the places reserved for wakes.
                 AND (o.queue = 'wake'
                      OR count(*) FILTER (WHERE f.kind = ANY(%(boots)s) AND f.queue <> 'wake') < %(boots_max)s - %(for_wakes)s)))
@@ -67,23 +75,30 @@ ROOM = f"""(
 # in flight take the first places of their product. Within equal places, the older operation comes first.
 _WAITING = f"""
     WITH in_flight AS MATERIALIZED (
-        -- n: operations in flight, per product, per queue, and apart for boots and operations that boot nothing.
-        SELECT e.product_id, o.queue, o.kind = ANY(%(boots)s) AS boots, count(*) AS n
+        -- n: operations in flight, per product, queue and lane. A lane has either boots or operations that boot nothing.
+        SELECT e.product_id, o.queue, {_lane("o")} AS lane, o.kind = ANY(%(boots)s) AS boots, count(*) AS n
         FROM engines_operation o JOIN engines_engine e ON e.id = o.engine_id
-        WHERE o.state = 'running' AND o.lease_until > clock_timestamp() GROUP BY 1, 2, 3),
+        WHERE o.state = 'running' AND o.lease_until > clock_timestamp() GROUP BY 1, 2, 3, 4),
+    in_lane AS (SELECT product_id, lane, sum(n) AS n FROM in_flight GROUP BY 1, 2),
     waiting AS MATERIALIZED (
-        -- place_of_product: how many operations of its product come before the operation, plus 1, within its queue and apart for
-        -- boots. Operations in flight come first, then waiting operations by age. The id decides between equal ages.
-        SELECT o.id, o.queue, e.product_id, o.created_at, o.kind = ANY(%(boots)s) AS boots, coalesce(f.n, 0) + row_number() OVER (
-            PARTITION BY e.product_id, o.queue, o.kind = ANY(%(boots)s) ORDER BY o.created_at, o.id) AS place_of_product
+        -- place_of_product: how many operations of its product come before the operation, plus 1, within its lane. Operations in
+        -- flight come first, then waiting operations by age. The id decides between equal ages.
+        SELECT o.id, o.queue, o.created_at, e.product_id, o.kind = ANY(%(boots)s) AS boots, coalesce(f.n, 0) + row_number() OVER (
+            PARTITION BY e.product_id, {_lane("o")} ORDER BY o.created_at, o.id) AS place_of_product
         FROM engines_operation o JOIN engines_engine e ON e.id = o.engine_id
-        -- No row of in_flight: the product has nothing in flight, and n counts as 0.
-        LEFT JOIN in_flight f ON f.product_id = e.product_id AND f.queue = o.queue AND f.boots = (o.kind = ANY(%(boots)s))
+        -- No row of in_lane: the product has nothing in flight, and n counts as 0.
+        LEFT JOIN in_lane f ON f.product_id = e.product_id AND f.lane = {_lane("o")}
         WHERE {READY})"""
 
 # The waiting operations that have room. A boot needs a place among the boots of all queues. Every operation needs a place in its
 # queue, where boots without room are not counted: otherwise they would hold up the stops behind them.
 _WITH_ROOM = f"""
+    within_lane AS MATERIALIZED (
+        -- boot_of_product: of a boot, how many boots of its product come before it, plus 1, in all lanes. Wakes come first.
+        SELECT *, coalesce((SELECT sum(n) FROM in_flight f WHERE f.product_id = waiting.product_id AND f.boots), 0)
+            + row_number() OVER (PARTITION BY product_id, boots ORDER BY queue <> 'wake', created_at, id) AS boot_of_product
+        -- An operation beyond the limits of its product takes no place from other products.
+        FROM waiting WHERE place_of_product <= %(product_max)s),
     placed AS MATERIALIZED (
         -- place: among the boots (or the operations that boot nothing) of all queues. Sort key: wakes first (false sorts before
         -- true), then products by rotation, then the oldest; the id decides between equal ages.
@@ -91,8 +106,7 @@ _WITH_ROOM = f"""
             -- place_without_wakes: of a boot that is no wake, among all such boots.
             row_number() OVER (PARTITION BY boots, queue <> 'wake' ORDER BY place_of_product, created_at, id)
                 AS place_without_wakes
-        -- An operation beyond the limit of its product takes no place from other products.
-        FROM waiting WHERE place_of_product <= %(product_max)s),
+        FROM within_lane WHERE NOT boots OR boot_of_product <= %(product_boots)s),
     with_room AS MATERIALIZED (
         -- is_within_share: the place in the queue, among operations with room only, against the rest of the share of the queue.
         SELECT id, row_number() OVER (PARTITION BY queue ORDER BY place_of_product, created_at, id)
@@ -124,6 +138,7 @@ def params() -> Mapping[str, Any]:
         "boots": list(BOOTS),
         "product_max": env.product_max_operations,
         "boots_max": env.max_boots,
+        "product_boots": env.product_boots,
         "for_wakes": env.wake_boots,
         "shares": json.dumps(env.shares),
     }

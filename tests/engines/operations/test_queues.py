@@ -96,6 +96,24 @@ def test_lifecycle_does_not_hold_up_wakes(product):
     assert claim(put(product, Kind.WAKE, queue="wake")) != []
 
 
+def test_restarts_count_with_the_other_boots_of_their_product(product):
+    """They compete for the same places: with a cap for each queue, one product would have all of them."""
+    assert len(claim(put(product, Kind.PROVISION, 2) + put(product, Kind.RESTART, 2, queue="background"))) == 3
+    other = put(make_product("other"), Kind.PROVISION)
+    assert (queues.dispatch(), claim(other)) == (1, other)
+
+
+def test_one_product_leaves_boots_to_the_wakes_of_another(product, settings):
+    settings.ENV = settings.ENV.model_copy(update={"max_boots": 8, "product_max_operations": 5})
+    boots, wakes = put(product, Kind.PROVISION, 6), put(product, Kind.WAKE, 3, queue="wake")
+    assert claim(boots + wakes) == boots[:5] + wakes[:2]  # of 8, less an eighth
+    other = put(make_product("other"), Kind.PROVISION)
+    assert queues.dispatch() == 1
+    assert Operation.objects.get(sent_at__isnull=False) == other[0]
+    assert claim(put(make_product("third"), Kind.WAKE, queue="wake")) != []
+    assert claim(other) == []  # the wake has the last boot
+
+
 def test_boots_of_all_products_are_limited_and_some_are_for_wakes(product):
     boots = [operation for n in range(3) for operation in put(make_product(f"p{n}"), Kind.PROVISION, 2)]
     assert len(claim(boots)) == 4  # of 6, less 2 for wakes
