@@ -5,7 +5,7 @@ its limit, it is stopped. docs/decisions/0914 gives the reasons.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from threading import Lock
 from uuid import UUID
@@ -21,7 +21,7 @@ from audit.actors import SYSTEM
 from common import times
 from common.settings import settings
 from engines import backends, hosts, lifecycle
-from engines.backends.base import BackendError, BackendUnavailable, Usage
+from engines.backends.base import BackendError, BackendUnavailable, ImageMissing, Usage
 from engines.models import Engine, Status
 from policy.models import Product
 
@@ -44,7 +44,7 @@ def sweep() -> int:
         return 0
     try:
         return _sweep()
-    except BackendUnavailable as error:
+    except (BackendUnavailable, ImageMissing) as error:
         log.warning("disk_not_measured", error=str(error))
         return 0
     finally:
@@ -53,36 +53,41 @@ def sweep() -> int:
 
 def _sweep() -> int:
     deadline, measured = time.monotonic() + BUDGET_S, 0
-    while (left_s := deadline - time.monotonic()) > 0:
+    while time.monotonic() < deadline:
         due = _due()
         if not due and not hosts.is_disk_due(HOST_EVERY_S):
             break
         connection.close()  # not held while volumes are measured
-        for usage in _measure(due, left_s):
+        for usage in _measure(list(due), deadline):
             _note_host(usage)
-            measured += _note(usage)
+            measured += _note(usage, due)
         if len(due) < CHUNK:
             break
     return measured
 
 
-def _due() -> list[UUID]:
-    """Ids of up to CHUNK engines whose volumes are due."""
+def _due() -> dict[UUID, int]:
+    """Up to CHUNK engines whose volumes are due: the `seq` of each by its id, the longest due first."""
     due = Engine.objects.living().filter(Q(disk_due_at=None) | Q(disk_due_at__lte=Now()))
-    return list(due.order_by(F("disk_due_at").asc(nulls_first=True), "pk").values_list("pk", flat=True)[:CHUNK])
+    return dict(due.order_by(F("disk_due_at").asc(nulls_first=True), "pk").values_list("pk", "seq")[:CHUNK])
 
 
-def _measure(engine_ids: Sequence[UUID], budget_s: float) -> Iterable[Usage]:
-    """Measure the volumes; halves them again and again to find a volume that cannot be measured. Raises BackendUnavailable."""
+def _measure(engine_ids: Sequence[UUID], deadline: float) -> Iterator[Usage]:
+    """Measure the volumes until `deadline`; halves them again and again to find a volume that cannot be measured.
+
+    Raises BackendUnavailable, and ImageMissing when no volume can be measured.
+    """
+    if (left_s := deadline - time.monotonic()) <= 0:
+        return
     try:
-        yield backends.get().measure(engine_ids, budget_s=budget_s)
-    except BackendUnavailable:
+        yield backends.get().measure(engine_ids, budget_s=left_s)
+    except (BackendUnavailable, ImageMissing):
         raise
     except BackendError as error:
         if len(engine_ids) > 1:
             half = len(engine_ids) // 2
-            yield from _measure(engine_ids[:half], budget_s / 2)
-            yield from _measure(engine_ids[half:], budget_s / 2)
+            yield from _measure(engine_ids[:half], deadline)
+            yield from _measure(engine_ids[half:], deadline)
             return
         log.warning("volume_not_measured", engine_id=str(*engine_ids), code=error.code, error=str(error))
         later = Now() + timedelta(seconds=settings.ENV.disk_check_interval_s)
@@ -98,9 +103,13 @@ def _note_host(usage: Usage) -> None:
         )
 
 
-def _note(usage: Usage) -> int:
-    """Store what was measured, and stop the engines that take far too much; returns how many were measured."""
-    changed = _store(usage)
+def _note(usage: Usage, seqs: Mapping[UUID, int]) -> int:
+    """Store what was measured, and stop the engines that take far too much; returns how many were measured.
+
+    `seqs`: the moves of each engine before the measurement. An engine that has moved since is measured again at once: it may have
+    written between the measurement and its stop.
+    """
+    changed = _store(usage, seqs)
     for engine in changed:
         far_above = (engine.disk_used_mb or 0) > lifecycle.STOP_FACTOR * engine.disk_mb
         if far_above and lifecycle.stop_oversized(engine.pk, by=SYSTEM) is not None:
@@ -109,7 +118,7 @@ def _note(usage: Usage) -> int:
 
 
 @transaction.atomic
-def _store(usage: Usage) -> list[Engine]:
+def _store(usage: Usage, seqs: Mapping[UUID, int]) -> list[Engine]:
     """Update the engines' rows, and write the audit rows of those that crossed their limit; returns the updated engines.
 
     A row that is locked by another transaction is left for the next call: nobody waits for a measurement.
@@ -122,6 +131,7 @@ def _store(usage: Usage) -> list[Engine]:
         engine.product = products[engine.product_id]
         engine.disk_mb = limits[engine.product_id]
         _judge(engine, usage.used_mb[engine.pk], is_least=engine.pk in usage.at_least, now=now)
+        engine.disk_due_at = None if engine.seq != seqs[engine.pk] else now + timedelta(seconds=_pause_s(engine))
     Engine.objects.bulk_update(engines, ["disk_mb", "disk_used_mb", "disk_measured_at", "disk_due_at", "disk_exceeded_at"])
     return engines
 
@@ -132,8 +142,7 @@ def _judge(engine: Engine, used_mb: int, *, is_least: bool, now: datetime) -> No
     If the volume takes at least `used_mb`, an earlier and larger measurement stays: a crossing back needs a whole measurement.
     """
     engine.disk_used_mb = max(used_mb, engine.disk_used_mb or 0) if is_least else used_mb
-    pause_s = settings.ENV.disk_check_interval_s * (1 if engine.status in MAY_WRITE else IDLE_FACTOR)
-    engine.disk_measured_at, engine.disk_due_at = now, now + timedelta(seconds=pause_s)
+    engine.disk_measured_at = now
     is_above = engine.disk_used_mb > engine.disk_mb
     if is_above == (engine.disk_exceeded_at is not None):
         return
@@ -142,3 +151,7 @@ def _judge(engine: Engine, used_mb: int, *, is_least: bool, now: datetime) -> No
     metadata = {"used_mb": engine.disk_used_mb, "limit_mb": engine.disk_mb}
     trail.record(action, lifecycle.subject(engine), by=SYSTEM, metadata=metadata)
     (log.warning if is_above else log.info)(action.value, engine_id=str(engine.pk), **metadata)
+
+
+def _pause_s(engine: Engine) -> float:
+    return settings.ENV.disk_check_interval_s * (1 if engine.status in MAY_WRITE else IDLE_FACTOR)

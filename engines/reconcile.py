@@ -218,8 +218,9 @@ def _egress_of(slugs: Set[str]) -> dict[str, Egress]:
 
 
 def resume() -> int:
-    """Restart every engine that should run and does not; returns the number of opened restarts. Raises BackendUnavailable.
+    """Restart every engine that should run and does not; returns the number of opened operations. Raises BackendUnavailable.
 
+    An engine whose volume takes too much disk space is stopped instead.
     The `background` processes carry out as many restarts at a time as they have threads. Any number of processes may resume
     engines at once: the registry is read before the runtime, and an engine that has moved since then is left alone.
     """

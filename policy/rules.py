@@ -124,7 +124,7 @@ RULES: Mapping[str, Rule] = {
     "memory_mb": Rule("Memory of an engine in MB; lowers ORCH_ENGINE_MEMORY_MB.", *_MEMORY),
     "cpus": Rule("CPUs of an engine; lowers ORCH_ENGINE_CPUS.", *_CPUS),
     "pids": Rule("Processes and threads of an engine; lowers ORCH_ENGINE_PIDS.", *_PIDS),
-    "disk_mb": Rule("Disk space of an engine's volume in MB, in place of ORCH_ENGINE_DISK_MB.", *_DISK),
+    "disk_mb": Rule("Disk space of the volume of an engine in MB; replaces ORCH_ENGINE_DISK_MB.", *_DISK),
     "runtime": Rule(
         "Container runtime of engines, from their next incarnation on. Without this rule: the first of ORCH_ENGINE_RUNTIMES.",
         is_runtime,

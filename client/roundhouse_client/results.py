@@ -21,7 +21,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine; lists leave `api_key` out, admits leave `disk` out."""
+    """An engine; lists leave `api_key` out, and older servers `disk`."""
 
     engine_id: str
     user_id: str

@@ -14,7 +14,7 @@ ACTIVE_EVERY = timedelta(seconds=30)  # between two updates of an engine's `last
 
 _ENGINE = Columns(
     Engine, "e", "id", "product_id", "user_id", "status", "seq", "engine_version", "port", "memory_mb", "key_ciphertext",
-    "created_at", "last_health_at",
+    "created_at", "last_health_at", "disk_used_mb", "disk_measured_at",
 )  # fmt: skip
 _LOOK = f"""
 SELECT {_ENGINE.sql},

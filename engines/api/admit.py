@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from common.bodies import read
-from engines import admission, operations
+from engines import admission, lifecycle, operations
 from engines.admission import Admission
 from engines.api.answers import render_admission
 from engines.api.bodies import Admit
@@ -46,7 +46,7 @@ def lean_admit(request: HttpRequest, user_id: str) -> HttpResponse:
         if plain is not None:
             product, flags = plain
             admitted = admission.admit(product, user_id, on_counted=partial(_add_limit, headers), **flags)
-            body = json.dumps(render_admission(admitted), ensure_ascii=False, separators=(",", ":"))
+            body = json.dumps(render_admission(admitted, lifecycle.disk_mb(product)), ensure_ascii=False, separators=(",", ":"))
             return HttpResponse(body, content_type="application/json", headers={**PLAIN_HEADERS, **headers})
     except Exception as error:  # noqa: BLE001 (the framework's handler turns any error into an answer)
         return _refuse(request, error=error, headers=headers)
@@ -96,7 +96,8 @@ def admit(request: Request, user_id: str) -> Response:
     wait_s, takes_202 = preference(request, admission.longest_s())
     headers: dict[str, str] = {}
     try:
-        return Response(render_admission(_admit(request, product, user_id, flags, wait_s, headers)))
+        admitted = _admit(request, product, user_id, flags, wait_s, headers)
+        return Response(render_admission(admitted, lifecycle.disk_mb(product)))
     except Unfinished as unfinished:
         return accepted(unfinished, takes_202)
     finally:

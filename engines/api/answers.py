@@ -43,7 +43,9 @@ def render_disk(engine: models.Engine, limit_mb: int) -> Disk:
     return {"used_mb": used_mb, "limit_mb": limit_mb, "exceeded": (used_mb or 0) > limit_mb, "measured_at": measured_at}
 
 
-class _Engine(TypedDict):
+class Engine(TypedDict):
+    """An engine, without its key."""
+
     engine_id: Uuid
     user_id: NonEmpty
     status: EngineStatus
@@ -51,9 +53,11 @@ class _Engine(TypedDict):
     engine_version: Annotated[NonEmpty, Field(description="The engine's image.")]
     created_at: Time
     last_health_at: Annotated[Time | None, Field(description="Time of the last probe that found the engine healthy.")]
+    disk: Disk
 
 
-def _render(engine: models.Engine) -> _Engine:
+def render(engine: models.Engine, limit_mb: int) -> Engine:
+    """The engine without its key, for lists; `limit_mb` is what its volume may take."""
     return {
         "engine_id": str(engine.pk),
         "user_id": engine.user_id,
@@ -62,38 +66,19 @@ def _render(engine: models.Engine) -> _Engine:
         "engine_version": engine.engine_version,
         "created_at": iso(engine.created_at),
         "last_health_at": iso(engine.last_health_at),
+        "disk": render_disk(engine, limit_mb),
     }
-
-
-class Engine(_Engine):
-    """An engine, without its key."""
-
-    disk: Disk
-
-
-def render(engine: models.Engine, limit_mb: int) -> Engine:
-    """The engine without its key, for lists; `limit_mb` is what its volume may take."""
-    return {**_render(engine), "disk": render_disk(engine, limit_mb)}
-
-
-_Key = Annotated[EngineKey, Field(description="Send this key in `X-Engine-Key` with every request to the engine.")]
 
 
 class EngineWithKey(Engine):
     """An engine, with its key."""
 
-    api_key: _Key
+    api_key: Annotated[EngineKey, Field(description="Send this key in `X-Engine-Key` with every request to the engine.")]
 
 
 def render_with_key(engine: models.Engine, limit_mb: int) -> EngineWithKey:
     """The engine with its key in plaintext, only for the owning product. Raises EngineNotFound if the engine is destroyed."""
     return {**render(engine, limit_mb), "api_key": _key_of(engine)}
-
-
-class AdmittedEngine(_Engine):
-    """An engine that may be called, with its key. The answer to an admit says nothing about the disk, to stay small."""
-
-    api_key: _Key
 
 
 def _key_of(engine: models.Engine) -> str:
@@ -185,7 +170,7 @@ class Admitted(TypedDict):
     """The user's request may go to the engine."""
 
     admitted: Literal[True]
-    engine: AdmittedEngine
+    engine: EngineWithKey
 
 
 class NotAdmitted(TypedDict):
@@ -203,11 +188,11 @@ ADMISSION = OneOf(
 )
 
 
-def render_admission(decided: admission.Admission) -> Admitted | NotAdmitted:
-    """The answer to an admit."""
+def render_admission(decided: admission.Admission, limit_mb: int) -> Admitted | NotAdmitted:
+    """The answer to an admit; `limit_mb` is what the volume of an engine of the product may take."""
     if decided.engine is None:
         return {"admitted": False, "engine": None, "reason": decided.reason}
-    return {"admitted": True, "engine": {**_render(decided.engine), "api_key": _key_of(decided.engine)}}
+    return {"admitted": True, "engine": render_with_key(decided.engine, limit_mb)}
 
 
 # -- operations --------------------------------------------------------------------------------------------------------

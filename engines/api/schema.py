@@ -108,7 +108,7 @@ ENDPOINTS = (
     Endpoint(
         "POST", f"{_ONE}/admit", admit.admit, "admit", "Decide whether a request of the user may go to the user's engine now",
         body=bodies.Admit, body_example={"auto_provision": True}, answer=answers.ADMISSION,
-        example={"admitted": True, "engine": {**_ENGINE, "api_key": _KEY}},
+        example={"admitted": True, "engine": {**_ENGINE, **_DISK, "api_key": _KEY}},
         errors=("POLICY_DENIED", *_BOOT, "PRODUCT_NOT_FOUND", "QUOTA_EXCEEDED", "RATE_LIMITED"),
         headers=dict.fromkeys((200, 202, 429), ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")),
         parameters=(PATH_USER_ID, PREFER), is_waiting=True,

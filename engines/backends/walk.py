@@ -39,8 +39,9 @@ class Walk:
             command = ["find", "-P", self._folder, "-xdev", "-printf", "%y %b %n\\n"]
             self._find = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert self._find.stdout is not None
-        pipe, until = self._find.stdout.fileno(), time.monotonic() + seconds
-        while (left_s := until - time.monotonic()) > 0 and select.select([pipe], [], [], left_s)[0]:
+        pipe, ready, until = self._find.stdout.fileno(), select.poll(), time.monotonic() + seconds
+        ready.register(pipe)
+        while (left_s := until - time.monotonic()) > 0 and ready.poll(left_s * 1000):
             part = os.read(pipe, PART)
             if not part:
                 # 1: a file vanished in the middle. After a signal, as from the kernel short of memory, not everything was seen.

@@ -35,6 +35,14 @@ def test_list_is_json_lines(shell, acme):
     assert {json.loads(line)["user_id"] for line in lines} == {"a", "b"}
 
 
+def test_list_names_an_engine_whose_disk_is_exceeded(shell, acme):
+    put_engine(acme, "a", disk_used_mb=1600)
+    put_engine(acme, "b", disk_used_mb=16)
+    a, b = sorted(shell.run("engines", "list").stdout.splitlines(), key=lambda line: line.split()[1])
+    assert a.endswith("  disk 1600 of 1024 MB")
+    assert "disk" not in b
+
+
 def test_refusal_is_told_on_stderr(shell):
     told = shell.run("engines", "get", "nobody", expect=1)
     assert told.stdout == ""

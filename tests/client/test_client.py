@@ -42,6 +42,7 @@ def test_engine_goes_through_its_life(client):
     engine = client.get_engine("alice")
     assert (engine.engine_id, engine.status, engine.api_key) == (made.engine_id, "running", made.api_key)
     assert engine.created_at.tzinfo is not None
+    assert (engine.disk.limit_mb, engine.disk.exceeded) == (1024, False)
     assert client.stop("alice").status == "stopped"
     assert client.admit("alice").reason == "engine_stopped"
     assert client.start("alice").url.startswith("http")
@@ -49,7 +50,7 @@ def test_engine_goes_through_its_life(client):
     assert client.admit("alice").engine.user_id == "alice"
     assert client.get_status().by_status["running"] == 1
     assert client.get_metrics().total_provisions == 1
-    assert client.get_health().status == "ok"
+    assert (client.get_health().status, client.get_health().disk) == ("ok", "ok")
     assert client.destroy("alice").engine_id == made.engine_id
     assert client.list_audit_of_user("alice").results[0].action == "destroy"
 

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -16,6 +17,7 @@ from engines.health import loop
 from engines.models import Engine, Host, Operation, Status
 from policy import overrides, products
 from policy.errors import DiskExceeded
+from tests.engines.crew import in_parallel
 from tests.engines.registry import put_engine
 from tests.envelopes import assert_error
 
@@ -193,6 +195,21 @@ def test_sweep_measures_running_engines_more_often(product, memory_backend):
 def test_volume_is_measured_again_after_each_boot_and_stop(running_engine, carry_out, memory_backend):
     assert disk.sweep() == 1
     carry_out(lifecycle.stop(running_engine, by=ACME))
+    assert disk.sweep() == 1
+
+
+def test_volume_of_an_engine_that_moved_meanwhile_is_measured_again(product, memory_backend):
+    engine = put_engine(product)
+    usage = memory_backend.measure([engine.pk], budget_s=1)
+    assert disk._note(usage, {engine.pk: engine.seq - 1}) == 1
+    assert Engine.objects.get().disk_due_at is None
+
+
+def test_sweep_leaves_a_locked_engine_for_the_next_one(product, memory_backend):
+    put_engine(product)
+    with transaction.atomic():
+        Engine.objects.locked().get()
+        assert in_parallel(lambda _: disk.sweep(), [0]) == [0]
     assert disk.sweep() == 1
 
 

@@ -145,21 +145,12 @@ def config(
     stranger, and its labels might declare a client, or a service of somebody's compose project. Thus all of them are made empty.
     `image_volumes`: paths of the volumes that the image declares. Raises ImageUnfit.
     """
-    marks = {DEPLOYMENT: options.deployment, ENGINE: str(spec.ref.engine_id)}
     env = {**spec.env, "SQLITE_DB_PATH": "/data/brain.sqlite", "CATALOG_DIR": "/catalog"}
     return {
         "Image": spec.digest or spec.image,
         "User": options.user,
         "Env": [f"{name}={value}" for name, value in env.items()],
-        "Labels": {
-            **dict.fromkeys(image_labels, ""),
-            **marks,
-            PRODUCT: spec.product,
-            INCARNATION: str(spec.ref.incarnation),
-            PORT: str(spec.port),
-            REACH: options.reach,
-            DISK: str(volumes.disk_mb(spec.limits, options)),
-        },
+        "Labels": {**dict.fromkeys(image_labels, ""), **_marks(spec, options)},
         "ExposedPorts": {EXPOSED: {}},
         "StopSignal": "SIGTERM",  # an image's own signal might end the engine at once, or not at all
         "Healthcheck": {"Test": ["NONE"]},  # the fleet probes engines; an image's own check would only add load
@@ -167,7 +158,7 @@ def config(
             "NetworkMode": network,
             "DnsOptions": list(dns_options),
             "PortBindings": _published(spec.port, options),
-            "Mounts": volumes.mounts(spec.ref.engine_id, marks, spec.limits, options),
+            "Mounts": volumes.mounts(spec.ref.engine_id, _owner(spec, options), spec.limits, options),
             "Tmpfs": volumes.tmpfs(image_volumes, options),
             "Ulimits": [_ulimit("nofile", OPEN_FILES), _ulimit("core", 0), volumes.file_size(spec.limits, options)],
             "Runtime": spec.runtime or options.runtime,  # always named: the daemon's own default may be any other
@@ -176,6 +167,23 @@ def config(
             **write_limits,
         },
         **_addressed(spec, network, options),
+    }
+
+
+def _owner(spec: Spec, options: Options) -> dict[str, str]:
+    """The labels of everything that the engine owns."""
+    return {DEPLOYMENT: options.deployment, ENGINE: str(spec.ref.engine_id)}
+
+
+def _marks(spec: Spec, options: Options) -> dict[str, str]:
+    """The labels of the container."""
+    return {
+        **_owner(spec, options),
+        PRODUCT: spec.product,
+        INCARNATION: str(spec.ref.incarnation),
+        PORT: str(spec.port),
+        REACH: options.reach,
+        DISK: str(volumes.disk_mb(spec.limits, options)),
     }
 
 

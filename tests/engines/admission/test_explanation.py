@@ -52,6 +52,8 @@ def act(product, question):
 
 # -- the same as the call --------------------------------------------------------------------------------------------------------
 
+USED_MB = 900  # by alice's volume
+
 POLICIES = strategies.fixed_dictionaries(
     {},
     optional={
@@ -61,6 +63,7 @@ POLICIES = strategies.fixed_dictionaries(
         "engine_image": strategies.sampled_from(["acme/agent:1", "pinned:2"]),
         "memory_mb": strategies.integers(16, 600),
         "egress": strategies.sampled_from(["none", ["api.example.com:443"]]),
+        "disk_mb": strategies.sampled_from([USED_MB - 1, USED_MB]),
     },
 )
 CALLS = strategies.one_of(
@@ -91,7 +94,7 @@ def put(policy, overridden, suspension, status, kind, others, admits):
     for number in range(others):
         put_engine(product, f"user-{number}", Status.STOPPED)
     if status is not None:
-        engine = put_engine(product, status=status, engine_version=DEFAULT)
+        engine = put_engine(product, status=status, engine_version=DEFAULT, disk_used_mb=USED_MB)
         if kind := OPEN_KINDS.get(status, kind):
             put_operation(engine, kind, params={"cause": "requested"} if kind in (Kind.START, Kind.STOP) else {})
     for _ in range(admits):
@@ -132,6 +135,10 @@ def sure(question, **of):
 @sure(Question("admit", "alice", auto_provision=True), policy={"max_engines": 2}, overridden={"max_engines": 3}, others=2)
 @sure(Question("provision", "alice"), policy={"max_engines": 2}, overridden={"max_engines": 1}, others=1)
 @sure(Question("provision", "alice"), ceiling=1)
+@sure(Question("start", "alice"), status=Status.STOPPED, policy={"disk_mb": USED_MB - 1}, ceiling=1)
+@sure(Question("start", "alice"), status=Status.RUNNING, policy={"disk_mb": USED_MB - 1})
+@sure(Question("admit", "alice", auto_wake=True), status=Status.SLEEPING, policy={"disk_mb": USED_MB - 1}, ceiling=1)
+@sure(Question("rotate-key", "alice"), status=Status.RUNNING, policy={"disk_mb": USED_MB - 1})
 @examples(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     policy=POLICIES,

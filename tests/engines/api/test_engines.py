@@ -12,7 +12,7 @@ from tests.engines import crew
 from tests.engines.registry import put_engine, put_operation
 from tests.envelopes import assert_error
 
-LISTED = {"engine_id", "user_id", "status", "url", "engine_version", "created_at", "last_health_at"}
+LISTED = {"engine_id", "user_id", "status", "url", "engine_version", "created_at", "last_health_at", "disk"}
 SHOWN = LISTED | {"api_key"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 VERBS = [("POST", "/start"), ("POST", "/stop"), ("POST", "/rotate-key"), ("POST", "/admit"), ("GET", ""), ("DELETE", "")]
