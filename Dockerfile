@@ -31,7 +31,8 @@ ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     ORCH_ENVIRONMENT=production ORCH_BIND=0.0.0.0 ORCH_PORT=8000 ORCH_HOME=/home/roundhouse-state
 # collectstatic reads the settings, which require all secrets: the values here are placeholders, neither used nor kept.
 RUN python -m compileall -q . \
-    && ORCH_DATABASE_URL=postgresql://none/none ORCH_REDIS_URL=redis://none ORCH_ADMIN_KEY=none ORCH_SECRET_KEY=none \
+    && ORCH_DATABASE_URL=postgresql://none/none ORCH_REDIS_URL=redis://none \
+       ORCH_ADMIN_KEY="$(printf '%032d' 0)" ORCH_SECRET_KEY="$(printf '%032d' 0)" \
        ORCH_MASTER_KEY="$(python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())')" \
        python manage.py collectstatic --noinput
 USER 10001:10001

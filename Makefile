@@ -19,8 +19,9 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(name))))
 
 # Production settings with throwaway values: `check --deploy` reads the settings, and nothing connects to the URLs.
-PRODUCTION = ORCH_ENVIRONMENT=production ORCH_REDIS_URL=redis://none \
-	ORCH_DATABASE_URL=postgresql://app@none/none ORCH_DATABASE_OWNER_URL=postgresql://owner@none/none \
+PRODUCTION = ORCH_ENVIRONMENT=production ORCH_REDIS_URL=rediss://:none@none \
+	ORCH_DATABASE_URL='postgresql://app@none/none?sslmode=verify-full' \
+	ORCH_DATABASE_OWNER_URL='postgresql://owner@none/none?sslmode=verify-full' \
 	ORCH_ADMIN_KEY="$$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(50))')" \
 	ORCH_SECRET_KEY="$$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(50))')" \
 	ORCH_MASTER_KEY="$$(.venv/bin/python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())')"

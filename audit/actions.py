@@ -93,10 +93,18 @@ _BOOT: Mapping[str, type | UnionType] = {
     "incarnation": int,
 }
 _ERROR: Mapping[str, type | UnionType] = {"error": str, "attempt": int}
-_REFUSAL: Mapping[str, type | UnionType] = {"rule": str, "limit": int | str, "value": int | str, "count": int, "since": str}
+_REFUSAL: Mapping[str, type | UnionType] = {
+    "rule": str,
+    "limit": int | str,
+    "value": int | str,
+    "count": int,
+    "since": str,
+    "users": dict,
+    "more": int,
+}
 _MORE = (
-    "; a row with `count` sums up `count` further refusals, of any user, in the minute after `since`, and shows the values of the"
-    " last refusal"
+    "; a row with `count` sums up `count` further refusals in the minute after `since`: `users` counts the refusals of up to 20"
+    " users by user id, `more` the refusals of all other users; the other values are the last refusal's"
 )
 _POLICY: Mapping[str, type | UnionType] = {
     "max_engines": int,
@@ -120,8 +128,8 @@ _NEW_KEY: Mapping[str, type | UnionType] = {"scopes": list, "expires_at": str}
 # policy are shown by themselves, because they are the product's own.
 _SEEN_BOOT = ("attempt", "image", "digest", "port", "incarnation")
 _SEEN_ERROR = ("error", "attempt")  # `error` is a code
-_SEEN_REFUSAL = ("rule", "limit", "value", "count", "since")
-_SEEN_FULL = ("verb", "rule", "count", "since")  # not how full the host is over all products
+_SEEN_REFUSAL = ("rule", "limit", "value", "count", "since", "users", "more")
+_SEEN_FULL = ("verb", "rule", "count", "since", "users", "more")  # not how full the host is over all products
 _SEEN_OVERRIDE = ("override_id", "rule", "expires_at")
 _SEEN_KEY = ("key_id", "prefix", "scopes", "expires_at")
 

@@ -72,7 +72,7 @@ class AuditRowAdmin(KeysetAdmin):
         self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
     ) -> tuple["QuerySet[Any]", bool]:
         term = search_term.strip()
-        return (queryset.filter(search.read(term)) if term else queryset), False
+        return (queryset.filter(search.read(term, queryset)) if term else queryset), False
 
     def get_page(self, request: HttpRequest, found: AuditRow) -> dict[str, Any]:
         entry = CATALOGUE.get(found.action) if found.action in CATALOGUE else None  # type: ignore[call-overload]

@@ -24,7 +24,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from typing_extensions import TypedDict
 
-from audit import actors
+from audit import actors, search
 from audit.actions import CATALOGUE, CLAMPED, Action, Retention
 from audit.models import AuditRow
 from common import cursors, keyset
@@ -103,7 +103,7 @@ class AuditFilter(django_filters.FilterSet):
 
     action = django_filters.ChoiceFilter(choices=AuditRow._meta.get_field("action").choices)
     actor = django_filters.CharFilter(strip=False, method="filter_actor")
-    user_id = django_filters.CharFilter(strip=False)
+    user_id = django_filters.CharFilter(strip=False, method="of_user")
     engine_id = django_filters.UUIDFilter()
     since = _MomentFilter(field_name="timestamp", lookup_expr="gte")
     until = _MomentFilter(field_name="timestamp", lookup_expr="lt")
@@ -117,6 +117,9 @@ class AuditFilter(django_filters.FilterSet):
         is_named = Q(actor=F("product_slug")) | Q(actor=actors.SYSTEM)
         return found.exclude(is_named) if actor == actors.ADMIN else found.filter(is_named, actor=actor)
 
+    def of_user(self, found: "QuerySet[AuditRow]", name: str, value: str) -> "QuerySet[AuditRow]":
+        return found.filter(search.of_user(value, found))
+
 
 KNOWN = (*AuditFilter.base_filters, LIMIT, CURSOR)
 
@@ -127,7 +130,7 @@ def rows(request: Request, user_id: str | None = None) -> HttpResponse:
     _check_parameters(request, user_id)
     own = AuditRow.objects.filter(product_id=request.auth.pk)
     if user_id is not None:
-        own = own.filter(user_id=user_id)
+        own = own.filter(search.of_user(user_id, own))
     size = read_whole(request, LIMIT, default=PAGE, least=1, most=MAX_LIMIT)
     page = _read_page(request, _filter(request, own), size)
     links = json.dumps({"next": _link(request, OLDER, page.older), "previous": _link(request, NEWER, page.newer)})

@@ -10,7 +10,7 @@ from common.endpoints import UUID, Endpoint, describe, page_limit
 _FILTERS = (
     describe("action", "Only rows with this action.", {"type": "string", "enum": [action.value for action in Action]}),
     describe("actor", "Only rows shown with this actor.", {"type": "string", "minLength": 1}),
-    describe("user_id", "Only rows of this user.", {"type": "string", "minLength": 1}),
+    describe("user_id", "Only rows of this user, and counts of refusals that name the user.", {"type": "string", "minLength": 1}),
     describe("engine_id", "Only rows of this engine.", UUID),
     describe("since", "Only rows from this time on.", {"type": "string", "format": "date-time"}),
     describe("until", "Only rows before this time.", {"type": "string", "format": "date-time"}),

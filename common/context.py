@@ -4,9 +4,13 @@ Audit rows, log lines, error answers and messages to workers read both values he
 and a context variable has a separate value in every thread.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+"""The form of a request's id."""
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The request's `X-Request-ID`; in a worker, the id of the request behind the work."""

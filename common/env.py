@@ -25,6 +25,7 @@ class Env(BaseSettings):
 
     WEB_WORKERS: ClassVar[dict[str, int]] = {"small": 1, "full": 2}  # defaults of `web_workers`, by edition
     REQUIRED_IN_PRODUCTION: ClassVar[tuple[str, ...]] = ("database_url", "redis_url", "master_key", "admin_key", "secret_key")
+    SHORTEST_KEY: ClassVar[int] = 32  # characters of a key in production; master keys are always 44, in Fernet's format
 
     environment: Literal["local", "production"] = Field(
         "local", description="`local` generates secrets and embedded servers under `ORCH_HOME`; `production` does not."
@@ -34,7 +35,7 @@ class Env(BaseSettings):
     )
     port: int = Field(8000, ge=1, le=65535, description="Port of the web server.")
     bind: str = Field("127.0.0.1", description="IP address on which the web server listens.")
-    secret_key: str = Field("", description="Django's secret key. Required in production.")
+    secret_key: str = Field("", description="Django's secret key. Required in production, with at least 32 characters.")
     allowed_hosts: str = Field(
         "localhost,127.0.0.1,[::1]",
         description="Comma-separated host names accepted in requests to the web server; locally also the address in `ORCH_BIND`.",
@@ -57,7 +58,14 @@ class Env(BaseSettings):
         "", description="URL of PostgreSQL, with the owner's role. Used only by `migrate` and by the `keeper` process."
     )
     redis_url: str = Field(
-        "", description="URL of Valkey or Redis (`redis://` or `unix://`). Empty: an embedded server (local only)."
+        "",
+        description="URL of Valkey or Redis: `rediss://` with TLS, `redis://` or `unix://`. `?ssl_ca_certs=FILE` names the"
+        " certificate authority of the server. Empty: an embedded server (local only).",
+    )
+    same_host: str = Field(
+        "",
+        description="Comma-separated host names of servers on this machine, such as the containers of compose. `check --deploy`"
+        " does not ask for TLS to them.",
     )
     pg_bin: str = Field("", description="Folder of PostgreSQL binaries for the embedded server, instead of the wheel's.")
 
@@ -66,7 +74,10 @@ class Env(BaseSettings):
         description="Fernet key that encrypts engine keys and environments. Required in production. With several, comma-separated"
         " keys, the first key encrypts, and all keys decrypt.",
     )
-    admin_key: str = Field("", description="Admin key that requests send as `X-Admin-Key`. Required in production.")
+    admin_key: str = Field(
+        "",
+        description="Admin key that requests send as `X-Admin-Key`. Required in production, with at least 32 characters.",
+    )
 
     engine_image: str = Field(
         "roundhouse-demo-engine:latest",
@@ -317,9 +328,7 @@ class Env(BaseSettings):
             if not _is_fernet_key(key):
                 raise ValueError(f"ORCH_MASTER_KEY: key {number} of {len(self.master_keys)} is not a Fernet key")
         if self.environment == "production":
-            missing = [f"ORCH_{name.upper()}" for name in self.REQUIRED_IN_PRODUCTION if not getattr(self, name)]
-            if missing:
-                raise ValueError(f"set {', '.join(missing)}: production generates no secret and starts no server")
+            self._check_production()
         return self
 
     def _check_proxies(self) -> None:
@@ -336,6 +345,14 @@ class Env(BaseSettings):
             image_references.parse(self.engine_image)
         except ValueError as error:
             raise ValueError(f"ORCH_ENGINE_IMAGE {error}") from error
+
+    def _check_production(self) -> None:
+        missing = [f"ORCH_{name.upper()}" for name in self.REQUIRED_IN_PRODUCTION if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"set {', '.join(missing)}: production generates no secret and starts no server")
+        short = [f"ORCH_{name.upper()}" for name in ("admin_key", "secret_key") if len(getattr(self, name)) < self.SHORTEST_KEY]
+        if short:
+            raise ValueError(f"{' and '.join(short)}: a key must have at least {self.SHORTEST_KEY} random characters")
 
     def _check_reach(self) -> None:
         try:

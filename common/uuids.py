@@ -1,4 +1,4 @@
-"""UUIDs in text typed by people."""
+"""UUIDs in text that is not ours: typed by people, or read from a message."""
 
 from uuid import UUID
 
@@ -7,5 +7,5 @@ def parse(text: str) -> UUID | None:
     """The UUID written in `text`, or None if `text` is not a UUID."""
     try:
         return UUID(text)
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):  # a message may hold anything else instead of text
         return None

@@ -45,6 +45,8 @@ def value(worth: Any) -> str:
         return "yes" if worth else "no"
     if isinstance(worth, list):
         return ", ".join(value(item) for item in worth) or "none"
+    if isinstance(worth, dict):
+        return ", ".join(f"{value(name)} × {value(item)}" for name, item in sorted(worth.items())) or "none"
     return characters.marked(str(worth))
 
 

@@ -9,8 +9,10 @@ from celery.signals import before_task_publish, setup_logging, task_postrun, tas
 from django.conf import settings
 
 from common import context
+from config import broker
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+broker.install()
 
 app = Celery("roundhouse")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -30,8 +32,15 @@ def send_request_id(headers: dict[str, Any], **_: Any) -> None:
 
 @task_prerun.connect
 def bind_request_id(task: Any, **_: Any) -> None:
+    """Name the request in the log lines of the task, and in nothing else: whoever reaches Valkey could have written the header.
+
+    The audit rows of an operation take the request's id from the operation's row (`engines.worker.run`).
+    """
     structlog.contextvars.clear_contextvars()
-    context.request_id.set(task.request.get("request_id"))
+    context.request_id.set(None)
+    said = task.request.get("request_id")
+    if isinstance(said, str) and context.REQUEST_ID.fullmatch(said):
+        structlog.contextvars.bind_contextvars(request_id=said)
 
 
 @task_postrun.connect

@@ -225,13 +225,19 @@ SPECTACULAR_SETTINGS = {
 
 REDIS_URL = ENV.redis_url
 CELERY_BROKER_URL = ENV.redis_url.replace("unix://", "redis+socket://", 1)
+if ENV.redis_url.startswith("rediss://"):  # the same defaults as in `common.valkey`; the URL's own `ssl_...` come before them
+    CELERY_BROKER_USE_SSL = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 _BROKER_TIMEOUT_S = 5.0 if PROCESS in CONSUMERS else 1.0  # a consumer's read blocks for up to 1 s
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": _BROKER_TIMEOUT_S,
     "socket_connect_timeout": 1.0,
-    "visibility_timeout": 3600,
+    "ack_emulation": False,  # messages in a worker's hands are not kept in Valkey: the operation's row is the queue
 }
+# Whoever reaches Valkey can send messages: see `config.broker` for what a message can and cannot do.
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "lifecycle"

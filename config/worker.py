@@ -79,8 +79,10 @@ def join(**_: Any) -> None:
 
 
 @worker_ready.connect
-def begin(**_: Any) -> None:
+def begin(sender: Any, **_: Any) -> None:
     """Start the watch of operation workers (`engines.worker.renewal`), beat in `worker`, and the overdue tasks of `keeper`."""
+    queues = sorted(queue.name for queue in sender.task_consumer.queues)
+    log.info("worker_ready", queues=queues, threads=sender.pool.num_processes)
     if settings.PROCESS in settings.OPERATION_WORKERS:
         from engines.worker import renewal
 

@@ -1,16 +1,24 @@
-"""The Celery tasks: a task takes ids, makes a single call, and may run twice. Only periodic tasks and `read_logs` expire."""
+"""The Celery tasks: a task takes ids, makes a single call, and may run twice. Only periodic tasks and `read_logs` expire.
 
-from uuid import UUID
+Whoever reaches Valkey can send a task any arguments. Of an argument that is not what the task takes, only a log line remains.
+"""
 
+import structlog
 from celery import shared_task
 
+from common import uuids
 from engines import disk, environments, health, lifecycle, operations, reconcile, worker
 from policy import idempotency
+
+log = structlog.get_logger(__name__)
 
 
 @shared_task(ignore_result=True)
 def run_operation(operation_id: str) -> None:
-    worker.run(UUID(operation_id))
+    if (wanted := uuids.parse(operation_id)) is None:
+        log.warning("message_dropped", task="run_operation")
+    else:
+        worker.run(wanted)
 
 
 @shared_task(ignore_result=True)
@@ -35,7 +43,11 @@ def forget_idempotency_keys() -> None:
 
 @shared_task(ignore_result=True)
 def read_logs(engine_id: str, tail: int, token: str) -> None:
-    worker.hand_over(UUID(engine_id), tail, token)
+    engine, answer_to = uuids.parse(engine_id), uuids.parse(token)
+    if engine is None or answer_to is None or not isinstance(tail, int):
+        log.warning("message_dropped", task="read_logs")
+    else:
+        worker.hand_over(engine, tail, answer_to)
 
 
 @shared_task(ignore_result=True)

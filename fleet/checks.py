@@ -1,6 +1,8 @@
 """Checks of a deployment (`manage.py check --deploy`), in addition to Django's own checks."""
 
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from django.core import checks
 from django.core.checks import CheckMessage, Tags, register
@@ -38,10 +40,66 @@ def check_master_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 @register(Tags.security, deploy=True)
-def check_admin_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Warn of a short admin key: a guessed key could register products."""
-    if len(settings.ENV.admin_key) >= 32:
+def check_valkey(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of a Valkey that anybody on the network can use, read or pretend to be."""
+    url = urlsplit(settings.ENV.redis_url)
+    if url.scheme == "unix":  # the folder of the socket decides who reaches Valkey
         return []
+    found: list[CheckMessage] = []
+    if not url.password:
+        message = "Valkey has no password: whoever reaches its port can read and change what is queued and counted."
+        found.append(
+            checks.Warning(message, hint="Set `requirepass` in Valkey, and the password in ORCH_REDIS_URL.", id="fleet.W003")
+        )
+    if not _is_here(url.hostname) and not _checks_certificate(url):
+        message = "Valkey is on another host, without TLS or without a check of its certificate."
+        found.append(checks.Warning(message, hint=f"Use rediss://... in ORCH_REDIS_URL; {_ELSE}", id="fleet.W004"))
+    return found
+
+
+def _checks_certificate(url: SplitResult) -> bool:
+    options = dict(parse_qsl(url.query))
+    checks_host = options.get("ssl_check_hostname", "true").lower() in ("true", "yes", "1")
+    return (
+        url.scheme == "rediss"
+        and options.get("ssl_cert_reqs", "required").removeprefix("CERT_").lower() == "required"
+        and checks_host
+    )
+
+
+@register(Tags.security, deploy=True)
+def check_postgresql(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of a PostgreSQL on another host whose identity is not checked: passwords and keys' hashes cross the network."""
+    urls = {"default": "ORCH_DATABASE_URL"} | ({"owner": "ORCH_DATABASE_OWNER_URL"} if settings.ENV.database_owner_url else {})
     return [
-        checks.Warning("ORCH_ADMIN_KEY is shorter than 32 characters.", hint="Use 32 random characters or more.", id="fleet.W002")
+        checks.Warning(
+            f"PostgreSQL is on another host, and {variable} has no sslmode=verify-full.",
+            hint=f"Add ?sslmode=verify-full&sslrootcert=FILE to the URL; {_ELSE}",
+            id="fleet.W005",
+        )
+        for alias, variable in urls.items()
+        if not _is_here(settings.DATABASES[alias]["HOST"])
+        and settings.DATABASES[alias]["OPTIONS"].get("sslmode") != "verify-full"
     ]
+
+
+@register(Tags.security, deploy=True)
+def check_hosts(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of a wildcard for all hosts: links in answers would name whatever host a caller has put into the request."""
+    if "*" not in settings.ENV.allowed_hosts.split(","):
+        return []
+    hint = "Name each host that callers use, health checks included."
+    return [checks.Warning("ORCH_ALLOWED_HOSTS=* accepts requests for any host.", hint=hint, id="fleet.W006")]
+
+
+_ELSE = "if the server is on this machine, name its host in ORCH_SAME_HOST."
+
+
+def _is_here(host: str | None) -> bool:
+    """Whether a connection to `host` stays on this machine: a socket's folder, loopback, or a host in ORCH_SAME_HOST."""
+    if not host or host.startswith("/") or host == "localhost" or host in settings.ENV.same_host.split(","):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

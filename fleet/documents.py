@@ -81,7 +81,7 @@ def list_actions() -> str:
     return f"{_table(('action', 'meaning', 'triggered by', 'metadata', 'kept for'), rows)}\n\n{note}"
 
 
-_JSON = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array"}
+_JSON = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
 
 def _metadata(entry: Entry) -> str:

@@ -1,6 +1,5 @@
 """Middleware: the id, the undecoded path and the method of every request; sessions, users and messages for `/admin/` only."""
 
-import re
 import uuid
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote, urlsplit
@@ -21,7 +20,6 @@ Next = Callable[[HttpRequest], HttpResponse]
 
 _PAGES = ("/admin/", "/static/")
 _CACHED = ("/schema/", "/docs/", *_PAGES)
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 def request_id(get_response: Next) -> Next:
@@ -32,7 +30,7 @@ def request_id(get_response: Next) -> Next:
 
     def middleware(request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-ID", "")
-        identifier = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        identifier = given if context.REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         structlog.contextvars.clear_contextvars()
         with context.of_request(identifier):
             response = get_response(request)

@@ -1,4 +1,8 @@
-"""Creates, hashes, compares and encrypts keys. Only hashes and Fernet tokens are stored, never a plaintext key."""
+"""Creates, hashes, compares and encrypts keys; signs what others could change. No plaintext key is ever stored.
+
+All encryption and all signatures are by the master keys, which every process has and Valkey does not know. The first master key
+encrypts and signs; all master keys decrypt and verify, so that their rotation makes nothing invalid.
+"""
 
 import hashlib
 import hmac
@@ -6,6 +10,8 @@ import secrets
 from functools import cache
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.settings import settings
 
@@ -57,3 +63,23 @@ def is_current(token: str) -> bool:
 def reencrypt(token: str) -> str:
     """Return the token's plaintext encrypted under the first master key. Raises InvalidToken as `decrypt` does."""
     return _fernet(settings.ENV.master_keys).rotate(token.encode()).decode()
+
+
+def sign(purpose: str, text: str) -> str:
+    """Return an HMAC of `text` (32 hex digits, 128 bits) under a key of its own for `purpose`, by the first master key."""
+    return _hmac(settings.ENV.master_keys[0], purpose, text)
+
+
+def is_signed(purpose: str, text: str, signature: str) -> bool:
+    """Return whether `signature` is the one that `sign` returns or returned, under any of the master keys."""
+    return any(matches(signature, _hmac(key, purpose, text)) for key in settings.ENV.master_keys)
+
+
+def _hmac(master_key: str, purpose: str, text: str) -> str:
+    return hmac.digest(_derive(master_key, purpose), text.encode(), "sha256")[:16].hex()
+
+
+@cache
+def _derive(master_key: str, purpose: str) -> bytes:
+    """A key of 32 bytes for a single purpose (HKDF, RFC 5869)."""
+    return HKDF(SHA256(), 32, salt=None, info=f"roundhouse {purpose}".encode()).derive(master_key.encode())

@@ -18,6 +18,7 @@ from policy.rules import Policy
 from policy.sliding_window import CLOSED, MINUTE_S, Counts, Window
 
 LOG_EVERY_S = 60.0
+LONGEST = 12  # digits of a count
 log = structlog.get_logger(__name__)
 
 # Two scripts of the library `limits` as one script: a single round trip both counts the admit and reads the remaining admits.
@@ -47,7 +48,7 @@ def hit(product_id: str, policy: Policy) -> Window | None:
     if limit == 0:
         raise RateLimited.by(CLOSED)
     try:
-        fits, counts = valkey.ask(lambda client: _count(client, product_id, limit, 1))
+        fits, counts = _ask(product_id, limit, 1)
     except valkey.Away as away:
         _pass_uncounted(str(away))
         return None
@@ -65,7 +66,7 @@ def peek(product_id: str, policy: Policy) -> Window | None:
     if limit is None or limit == 0:
         return None if limit is None else CLOSED
     try:
-        return valkey.ask(lambda client: _count(client, product_id, limit, 0))[1].window(limit)
+        return _ask(product_id, limit, 0)[1].window(limit)
     except valkey.Away:
         return None
 
@@ -75,13 +76,30 @@ def _script() -> Any:
     return valkey.client().register_script(_SCRIPT)
 
 
-def _count(client: redis.Redis, product_id: str, limit: int, amount: int) -> tuple[bool, Counts]:
+def _ask(product_id: str, limit: int, amount: int) -> tuple[bool, Counts]:
+    """Whether `amount` admits fit, and the counts afterwards. Raises valkey.Away.
+
+    The counts are Valkey's word, within bounds: a count that no admit can have made is removed, and counting begins anew.
+    """
     # Keys as in the library, but without the limit in their name: a changed limit must not start a new count. The braces put
     # both keys on one node of a Valkey cluster.
     key = f"LIMITS:{{admits/{product_id}}}"
-    fits, previous, previous_ms, current, current_ms = _script()([f"{key}/-1", key], [limit, MINUTE_S, amount], client)
-    ends_s = (max(0, previous_ms or 0) / 1000, max(0, current_ms or 0) / 1000)
-    return bool(fits), Counts(int(previous or 0), ends_s[0], int(current or 0), ends_s[1])
+    keys = {f"{key}/-1": "string", key: "string"}
+    return valkey.ask(lambda client: _count(client, [*keys], limit, amount), keys, numbers=keys)
+
+
+def _count(client: redis.Redis, keys: list[str], limit: int, amount: int) -> tuple[bool, Counts]:
+    fits, previous, previous_ms, current, current_ms = _script()(keys, [limit, MINUTE_S, amount], client)
+    return bool(fits), Counts(*_read(previous, previous_ms), *_read(current, current_ms))
+
+
+def _read(count: bytes | None, left_ms: int) -> tuple[int, float]:
+    """A count, and the seconds until it ends. Raises valkey.Spoilt for a count that does not end, or is no count."""
+    if count is None:
+        return 0, 0.0
+    if not count.isdigit() or len(count) > LONGEST or not 0 <= left_ms <= 2 * MINUTE_S * 1000:
+        raise valkey.Spoilt("a count of admits has no number, or no end")
+    return int(count), left_ms / 1000
 
 
 # -- while Valkey is away ----------------------------------------------------------------------------------------------

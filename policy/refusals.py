@@ -1,83 +1,39 @@
 """Audit rows of refusals, limited to two rows per minute and group: a flood of refused calls must not flood the audit log.
 
 A group is an action, a product, an actor and a rule. The first refusal of a group is written as a row at once, and starts a
-minute. Further refusals of the group within the minute are counted in Valkey, for all processes together and by Valkey's clock.
-After the minute, one more row sums them up, with their `count`. While Valkey is away, every process counts on its own.
+minute. Further refusals of the group within the minute are counted in Valkey (`policy.tallies`), for all processes together and
+by Valkey's clock. After the minute, one more row sums them up, with their `count` and their `users`. While Valkey is away, every
+process counts on its own.
 """
 
 import atexit
 import contextlib
 import json
 import threading
+import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import redis
 import structlog
-from django.db import Error, connection, transaction
+from django.db import DataError, Error, IntegrityError, connection, transaction
 
 from audit import trail
 from audit.actions import Action
 from audit.actors import Actor
 from audit.models import AuditRow
 from common import times, valkey
+from policy import tallies
+from policy.tallies import MINUTE_S, Tally
 
-MINUTE_S = 60
 RETRY_S = 10.0  # between two tries of this process to write a tally, while the database is away
-MOST = 1000  # tallies written by one call of `write_due`, at most
-_SKEW = timedelta(days=1)  # largest difference between Valkey's clock and the database's clock
-_NOW, _DUE, _TALLY = "{refusals}/now/", "{refusals}/due", "{refusals}/tally/"
+FIRSTS = 10  # first rows of a group that a process writes within a minute, at most, even if Valkey begins more minutes
+_GROUPS = 10_000  # groups whose first rows a process counts
+_SKEW = timedelta(days=1)  # largest change of the database's clock
 log = structlog.get_logger(__name__)
-
-# Starts a minute and returns 1, or counts the refusal in the tally of the current minute and returns 0.
-# KEYS: the minute's key, which expires after a minute with the start in ms as its value; the sorted set of due tallies.
-# ARGV: the group; the refusal's metadata as JSON. A tally is a hash named `<start>/<group>`.
-_NOTE = f"""
-local since = redis.call('get', KEYS[1])
-if not since then
-    -- no current minute: this refusal is the first of a new minute
-    local time = redis.call('time')
-    redis.call('set', KEYS[1], time[1] .. string.format('%03d', math.floor(time[2] / 1000)), 'PX', {MINUTE_S * 1000})
-    return 1
-end
--- the tally keeps the count, and the metadata of the last refusal
-local name = since .. '/' .. ARGV[1]
-redis.call('hincrby', '{_TALLY}' .. name, 'count', 1)
-redis.call('hset', '{_TALLY}' .. name, 'last', ARGV[2])
--- due at the end of the minute
-redis.call('zadd', KEYS[2], since + {MINUTE_S * 1000}, name)
-return 0
-"""
-# Returns name, count and last metadata of up to MOST tallies whose minute ended at least a second ago. KEYS: the due tallies.
-_READ_DUE = f"""
-local time = redis.call('time')
-local found = {{}}
-for _, name in ipairs(redis.call('zrangebyscore', KEYS[1], '-inf', time[1] * 1000 - 1000, 'LIMIT', 0, {MOST})) do
-    local since, group = string.match(name, '^(%d+)/(.*)$')
-    -- Close the minute before reading its tally: after a change of the clock the minute could still be open, and later
-    -- refusals would be counted in a tally already written.
-    if redis.call('get', '{_NOW}' .. group) == since then redis.call('del', '{_NOW}' .. group) end
-    local tally = redis.call('hmget', '{_TALLY}' .. name, 'count', 'last')
-    -- a name without a tally is left over from an interrupted removal
-    if tally[1] then found[#found + 1] = {{name, tally[1], tally[2]}} else redis.call('zrem', KEYS[1], name) end
-end
-return found
-"""
-
-
-@dataclass
-class _Tally:
-    """The refusals of one group within a minute, without the first refusal; `last` is the metadata of the last refusal."""
-
-    group: str
-    since: datetime
-    count: int
-    last: Mapping[str, Any]
-    name: str = ""
 
 
 def record(action: Action, subject: trail.Subject, *, by: Actor, metadata: Mapping[str, Any]) -> None:
@@ -88,9 +44,11 @@ def record(action: Action, subject: trail.Subject, *, by: Actor, metadata: Mappi
     product_id = str(subject.product_id) if subject.product_id else None
     group = json.dumps([action, product_id, subject.product_slug, by, metadata["rule"]])
     try:
-        is_first = valkey.ask(lambda client: _note(client, group, metadata))
+        is_first = tallies.note(group, metadata, subject.user_id)
     except valkey.Away:
-        is_first = _note_here(group, metadata)
+        is_first = _note_here(group, metadata, subject.user_id)
+    else:
+        is_first = is_first and (_may_begin(group) or _note_here(group, metadata, subject.user_id, may_begin=False))
     if not is_first:
         return
     try:
@@ -103,26 +61,22 @@ def record(action: Action, subject: trail.Subject, *, by: Actor, metadata: Mappi
 def write_due() -> int:
     """Write the row of every tally whose minute is over; return the number of rows. Concurrent calls write every row once."""
     try:
-        due = valkey.ask(_read_due)
+        due = tallies.read_due()
     except valkey.Away:
         return 0
-    written = sum(_write_once(tally) for tally in due)
+    written = sum(_try_to_write(tally) for tally in due)
     with contextlib.suppress(valkey.Away):  # a later call finds the rows already written, and removes the tallies
-        valkey.ask(lambda client: _forget(client, due))
+        tallies.forget(due)
     return written
 
 
-# -- in Valkey ---------------------------------------------------------------------------------------------------------
-
-
-@cache
-def _script(text: str) -> Any:
-    return valkey.client().register_script(text)
-
-
-def _note(client: redis.Redis, group: str, metadata: Mapping[str, Any]) -> bool:
-    """Return True if the refusal starts a minute; otherwise count the refusal in Valkey and return False."""
-    return bool(_script(_NOTE)([_NOW + group, _DUE], [group, json.dumps(metadata)], client))
+def _try_to_write(tally: Tally) -> bool:
+    """`_write_once`; False, with a log line, for a tally that no row can hold: the other tallies have to be written."""
+    try:
+        return _write_once(tally)
+    except (ValueError, TypeError, DataError, IntegrityError) as error:  # such as an action of another version of our code
+        log.warning("refusals_dropped", entries=1, reasons=[f"{type(error).__name__}: {error}"])
+        return False
 
 
 def _begin_again(group: str) -> None:
@@ -130,53 +84,57 @@ def _begin_again(group: str) -> None:
     with _lock:
         _here.pop(group, None)
     with contextlib.suppress(valkey.Away):
-        valkey.ask(lambda client: client.delete(_NOW + group))
+        tallies.end(group)
 
 
-def _read_due(client: redis.Redis) -> list[_Tally]:
-    return [_read(*(part.decode() for part in found)) for found in _script(_READ_DUE)([_DUE], [], client)]
+# -- in this process ---------------------------------------------------------------------------------------------------
 
-
-def _read(name: str, count: str, last: str) -> _Tally:
-    since, _, group = name.partition("/")
-    return _Tally(group, datetime.fromtimestamp(int(since) / 1000, UTC), int(count), json.loads(last), name)
-
-
-def _forget(client: redis.Redis, tallies: list[_Tally]) -> None:
-    if tallies:
-        client.delete(*(_TALLY + tally.name for tally in tallies))
-        client.zrem(_DUE, *(tally.name for tally in tallies))
-
-
-# -- in this process, while Valkey is away -----------------------------------------------------------------------------
-
-_here: dict[str, _Tally] = {}
+_here: dict[str, Tally] = {}
+_firsts: dict[str, tuple[float, int]] = {}  # by group: the start of a minute (monotonic clock), and its first rows
 _lock = threading.Lock()
 
 
-def _note_here(group: str, metadata: Mapping[str, Any]) -> bool:
-    """Do the same as `_note` within this process. A timer, or the end of the process, ends the minute."""
+def _may_begin(group: str) -> bool:
+    """Whether one more first row of the group is within FIRSTS: who wipes Valkey again and again must not flood the log."""
     with _lock:
-        if (tally := _here.get(group)) is not None:
-            tally.count, tally.last = tally.count + 1, metadata
-            return False
-        _here[group] = tally = _Tally(group, times.database_now(), 0, {})
-    _after(MINUTE_S, tally)
-    return True
+        if len(_firsts) >= _GROUPS:
+            _firsts.clear()
+        began, rows = _firsts.get(group, (time.monotonic(), 0))
+        if time.monotonic() - began > MINUTE_S:
+            began, rows = time.monotonic(), 0
+        _firsts[group] = (began, rows + 1)
+        return rows < FIRSTS
 
 
-def _after(seconds: float, tally: _Tally) -> None:
+def _note_here(group: str, metadata: Mapping[str, Any], user_id: str | None, *, may_begin: bool = True) -> bool:
+    """Do the same as `tallies.note` within this process; without `may_begin`, count also the refusal that begins the minute.
+
+    A timer, or the end of the process, ends the minute.
+    """
+    with _lock:
+        tally = _here.get(group)
+        is_new = tally is None
+        if tally is None:
+            _here[group] = tally = Tally(group, times.database_now(), 0, {})
+        if not is_new or not may_begin:
+            tally.add(metadata, user_id)
+    if is_new:
+        _after(MINUTE_S, tally)
+    return is_new and may_begin
+
+
+def _after(seconds: float, tally: Tally) -> None:
     timer = threading.Timer(seconds, _end_here, [tally])
     timer.daemon = True
     timer.start()
 
 
-def _end_here(tally: _Tally) -> None:
+def _end_here(tally: Tally) -> None:
     """End the minute and write its row; try again after RETRY_S while the database is away."""
     with _lock:
         if _here.get(tally.group) is tally:
             del _here[tally.group]
-        ended, tally.count = replace(tally), 0
+        ended, tally.count, tally.users = replace(tally), 0, Counter()
     try:
         if ended.count:
             _write(ended)
@@ -197,7 +155,7 @@ def _end_all_here() -> None:
 
 
 @transaction.atomic
-def _write_once(tally: _Tally) -> bool:
+def _write_once(tally: Tally) -> bool:
     """Write the tally's row unless the row exists: an earlier writer may have died before removing the tally from Valkey."""
     with connection.cursor() as cursor:
         # Concurrent writers of a tally wait for each other: the second writer sees the row of the first.
@@ -210,8 +168,8 @@ def _write_once(tally: _Tally) -> bool:
     return True
 
 
-def _write(tally: _Tally) -> None:
+def _write(tally: Tally) -> None:
     action, product_id, slug, actor, _ = json.loads(tally.group)
     subject = trail.Subject(product_id=UUID(product_id) if product_id else None, product_slug=slug)
-    metadata = {**tally.last, "count": tally.count, "since": times.iso(tally.since)}
-    trail.record(Action(action), subject, by=Actor(actor), metadata=metadata)
+    counted = {"count": tally.count, "since": times.iso(tally.since), "users": dict(tally.users), "more": tally.more}
+    trail.record(Action(action), subject, by=Actor(actor), metadata={**tally.last, **counted})

@@ -85,6 +85,7 @@ def _kept_connection() -> psycopg.Connection[Any]:
 def empty() -> None:
     """Remove every row of ours, past the guards, and every message of Valkey."""
     from common import valkey
+    from policy import refusals, tallies
 
     try:
         _kept_connection().execute(_EMPTY)
@@ -93,6 +94,8 @@ def empty() -> None:
         _kept_connection().execute(_EMPTY)
     valkey.client().flushall()
     valkey._open_until = 0.0  # it may have been away in the test before
+    tallies._known.clear()
+    refusals._firsts.clear()
 
 
 @pytest.fixture

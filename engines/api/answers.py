@@ -12,14 +12,13 @@ from common.times import iso
 from engines import admission, causes, models, operations
 from engines.addresses import url
 from engines.errors import EngineNotFound
+from engines.log_mailbox import MAX_LINES
 from engines.models import Kind, OperationState, Queue, Status
 from policy import crypto
 from policy.models import Product
 
 LIVING = [status.value for status in Status if status != Status.DESTROYED]
 ADMIT_REASONS = ["engine_not_found", *admission.REASONS.values(), "engine_busy"]
-
-MAX_LINES = 1000  # the most lines of a log in an answer
 
 EngineStatus = Annotated[str, choice(LIVING)]
 EngineKey = Annotated[NonEmpty, Field(pattern="^sk-sept-")]

@@ -14,11 +14,11 @@ from rest_framework.response import Response
 
 from common.parameters import read_whole
 from engines import lifecycle, log_mailbox
-from engines.api.answers import MAX_LINES, render_logs
+from engines.api.answers import render_logs
 from engines.api.callers import product_of
 from engines.backends.base import BackendError
 from engines.errors import LogsUnavailable
-from engines.log_mailbox import Answer
+from engines.log_mailbox import MAX_LINES, Answer
 from engines.models import Engine
 
 TASK = "engines.tasks.read_logs"
@@ -57,13 +57,13 @@ def fetch(engine: Engine, tail: int) -> list[str]:
 
 def _request_lines(engine_id: UUID, tail: int) -> Answer:
     connection.close()  # no connection is needed while waiting
-    token = str(uuid4())
+    token = uuid4()
     deadline = time.monotonic() + WAIT_S
     try:
         # The message expires, unlike the message of an operation: nobody needs the lines after the caller has given up.
-        current_app.send_task(TASK, (str(engine_id), tail, token), expires=WAIT_S, retry=False, ignore_result=True)
+        current_app.send_task(TASK, (str(engine_id), tail, str(token)), expires=WAIT_S, retry=False, ignore_result=True)
         while time.monotonic() < deadline:
-            if (answer := log_mailbox.take(token)) is not None:
+            if (answer := log_mailbox.take(token, engine_id)) is not None:
                 return answer
             time.sleep(POLL_S)
     except (OperationalError, redis.RedisError, OSError) as error:

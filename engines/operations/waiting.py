@@ -86,12 +86,17 @@ def _wait(operation: Operation, deadline: float) -> Operation:
 
 
 class _Bell:
-    """Sleeps until the end of the operation is announced, or the time is over; without Valkey, until the time is over."""
+    """Sleeps until the end of the operation is announced, or the time is over; without Valkey, until the time is over.
+
+    Whoever reaches Valkey can announce anything: an announcement is a hint to look at PostgreSQL. After a false announcement the
+    bell sleeps for the whole time, because false ones in great number would make as many reads.
+    """
 
     def __init__(self, operation_id: UUID) -> None:
         self._channel = _channel(operation_id)
         self._pubsub = valkey.client().pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._works = True
+        self._rang = False
 
     def __enter__(self) -> "_Bell":
         self._try(lambda: self._pubsub.subscribe(self._channel))
@@ -103,7 +108,8 @@ class _Bell:
 
     def sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        heard = self._works and self._try(lambda: self._pubsub.get_message(timeout=seconds))
+        heard = self._works and not self._rang and self._try(lambda: self._pubsub.get_message(timeout=seconds))
+        self._rang = self._rang or bool(heard)  # an operation ends once: if it is still open, the announcement was false
         if not heard:
             time.sleep(max(0.0, until - time.monotonic()))
 

@@ -7,7 +7,7 @@ import structlog
 
 from engines import backends, log_mailbox
 from engines.backends.base import BackendError, Ref
-from engines.log_mailbox import Answer
+from engines.log_mailbox import MAX_LINES, Answer
 from engines.models import Engine
 
 log = structlog.get_logger(__name__)
@@ -15,10 +15,14 @@ log = structlog.get_logger(__name__)
 MAX_LINE, MAX_TEXT = 4_096, 1_000_000  # characters of a line, and of all lines
 
 
-def hand_over(engine_id: UUID, tail: int, token: str) -> None:
-    """Read the last `tail` lines and leave them for the web process under `token`; a destroyed engine has no lines."""
+def hand_over(engine_id: UUID, tail: int, token: UUID) -> None:
+    """Read the last `tail` lines, at most MAX_LINES, and leave them for the web process under `token`.
+
+    A destroyed engine has no lines.
+    """
     engine = Engine.objects.living().filter(pk=engine_id).first()
-    log_mailbox.put(token, {"lines": []} if engine is None else _read(engine, tail))
+    answer: Answer = {"lines": []} if engine is None else _read(engine, max(1, min(tail, MAX_LINES)))
+    log_mailbox.put(token, engine_id, answer)
 
 
 def _read(engine: Engine, tail: int) -> Answer:

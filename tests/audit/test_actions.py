@@ -15,7 +15,7 @@ def test_catalogue_says_what_each_action_means():
         assert entry.triggered_by, action
         assert CLAMPED not in entry.metadata
         for kind in entry.metadata.values():
-            assert set(get_args(kind) or (kind,)) <= {str, int, float, bool, list}
+            assert set(get_args(kind) or (kind,)) <= {str, int, float, bool, list, dict}
 
 
 def test_catalogue_keeps_only_probes_briefly():

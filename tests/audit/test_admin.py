@@ -198,6 +198,21 @@ def test_search_finds_exactly_what_a_term_names(client):
         assert shown(client.get(LIST, {"q": term})) == [row], term
 
 
+def test_search_for_a_user_finds_the_counts_of_refusals_that_name_the_user(client, superuser):
+    metadata = {"rule": "r", "limit": 1, "value": 1, "count": 9, "since": "x", "users": {"alice": 5, "bob": 3}, "more": 1}
+    row = trail.record(Action.ADMIT_DENIED, trail.Subject(product_slug="acme"), by=actors.product("acme"), metadata=metadata)
+    for term in ("alice", "user:alice", "bob"):
+        response = client.get(LIST, {"q": term})
+        assert shown(response) == [row]
+        assert "alice × 5, bob × 3" in response.content.decode()
+    assert shown(client.get(LIST, {"q": "user:carol"})) == []
+    pour(superuser)
+    with CaptureQueriesContext(connection) as queries:
+        client.get(LIST, {"q": "user:alice"})
+    (told,) = [plan(entry["sql"]) for entry in queries if "'users'" in entry["sql"]]
+    assert f"Bitmap Index Scan on audit_log_standard_{months()[0]:%Y_%m}_users" in told
+
+
 @pytest.mark.parametrize("term", ["alic", "ALICE", "engine:alice", "operation:", NOBODY, "%", "user:", "' OR 1=1 --"])
 def test_search_finds_nothing_that_is_not_exact(client, term):
     write(1, user_id="alice", engine_id=uuid4())
@@ -207,9 +222,10 @@ def test_search_finds_nothing_that_is_not_exact(client, term):
 def test_search_prefers_the_engine_that_an_id_names(db):
     both = uuid4()
     write(1, product_id=both)
-    assert search.read(str(both)).deconstruct() == search.read(f"product:{both}").deconstruct()
+    rows = AuditRow.objects.all()
+    assert search.read(str(both), rows).deconstruct() == search.read(f"product:{both}", rows).deconstruct()
     write(1, engine_id=both)
-    assert search.read(str(both)).deconstruct() == search.read(f"engine:{both}").deconstruct()
+    assert search.read(str(both), rows).deconstruct() == search.read(f"engine:{both}", rows).deconstruct()
 
 
 def test_filter_actor_tells_the_kinds_apart(client):

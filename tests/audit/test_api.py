@@ -187,6 +187,23 @@ def test_audit_refuses_a_caller_without_a_key(api, product):
 # -- filters -----------------------------------------------------------------------------------------------------------
 
 
+def test_audit_of_a_user_has_the_counts_of_refusals_that_name_the_user(api, product, other_product):
+    """Was alice refused on Tuesday?"""
+    counted = {"rule": "rate_limit_rpm", "limit": 1, "value": 1, "since": "2026-11-24T10:00:00.000Z"}
+    both = {**counted, "count": 9, "users": {"alice": 5, "bob": 3}, "more": 1}
+    for of in (product, other_product):
+        [first] = write(of, action=Action.ADMIT_DENIED)
+        [count] = write(of, action=Action.ADMIT_DENIED, user_id=None, metadata=both)
+        write(of, action=Action.ADMIT_DENIED, user_id=None, metadata={**both, "users": {"carol": 8}})
+        if of == product:
+            wanted = [count, first]
+    assert ids(get(api, user_id="alice")) == ids(get(api, "/engines/alice/audit")) == wanted
+    assert ids(get(api, user_id="bob")) == [wanted[0]]
+    assert ids(get(api, user_id="users")) == ids(get(api, user_id="count")) == []
+    assert ids(get(api, user_id="alice", until="2026-01-01T00:00:00Z")) == []
+    assert ids(get(api, user_id="alice", limit="1")) == wanted[:1]
+
+
 def test_audit_filters(api, product):
     engine_id = uuid4()
     at = datetime.now(UTC) - timedelta(hours=1)
@@ -358,7 +375,7 @@ def explain(superuser, api, **query):
     """PostgreSQL's plan of the rows' query, as the API sends it."""
     with CaptureQueriesContext(connection) as captured:
         get(api, **query)
-    [sql] = [found["sql"] for found in captured if 'FROM "audit_log"' in found["sql"]]
+    *_, sql = [found["sql"] for found in captured if 'FROM "audit_log"' in found["sql"]]  # the page comes last
     return "\n".join(line for (line,) in superuser.execute(f"EXPLAIN (COSTS OFF) {sql}").fetchall())
 
 

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from config.celery import app
 from config.local.home import BASE_DIR
 from tests import waiting
 from tests.stack import Stack
@@ -24,19 +23,16 @@ def stack(db):
         yield processes
 
 
-def taken():
-    """By worker: its queues, and its threads."""
-    ask = app.control.inspect(timeout=1)
-    queues, stats = ask.active_queues() or {}, ask.stats() or {}
-    return {
-        name.partition("@")[0]: (sorted(queue["name"] for queue in queues[name]), stats[name]["pool"]["max-concurrency"])
-        for name in queues.keys() & stats.keys()
-    }
+def taken(stack, name):
+    """The queues and the number of threads with which the worker says that it is ready; None before that."""
+    lines = [json.loads(line) for line in stack.log(name).splitlines() if '"worker_ready"' in line]
+    return (lines[0]["queues"], lines[0]["threads"]) if lines else None
 
 
 def test_workers_take_their_queues_with_their_threads_and_end_when_they_are_told(stack):
     stack.start(*TAKES)
-    waiting.until(lambda: taken() == TAKES, 30, "both take what is theirs")
+    for name, takes in TAKES.items():
+        assert waiting.until(lambda name=name: taken(stack, name), 30, "it is ready") == takes
     waiting.until(lambda: "Scheduler: Sending due task" in stack.log("worker"), 10, "beat is in the worker")
     assert "Scheduler" not in stack.log("ops")
     for name in TAKES:

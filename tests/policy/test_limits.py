@@ -187,6 +187,50 @@ def test_limit_is_shared_by_processes(db):
     assert use_up(10) == 0
 
 
+# -- counts that somebody else has written -------------------------------------------------------------------------------
+
+KEYS = ["LIMITS:{admits/p}", "LIMITS:{admits/p}/-1"]
+SPOILT = {
+    "no number": ("garbage", 30_000),
+    "a fraction": ("1.5", 30_000),
+    "an exponent": ("1e9", 30_000),
+    "negative": ("-1000", 30_000),
+    "digits without end": ("9" * 5000, 30_000),
+    "no end": ("5", None),
+    "an end in a year": ("5", 365 * 86_400_000),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+@pytest.mark.parametrize("key", KEYS)
+def test_count_that_cannot_be_is_removed_and_counting_begins_anew(db, key, kind):
+    value, ends_ms = SPOILT[kind]
+    valkey.client().set(key, value, px=ends_ms)
+    assert rate_limit.peek("p", {"rate_limit_rpm": 3}) == rate_limit.Window(3, 3, 0)
+    valkey.client().set(key, value, px=ends_ms)
+    assert use_up(3) == 3
+
+
+def test_entry_of_another_type_is_removed_and_other_products_are_counted_on(db):
+    """Nor does it count as an absence of Valkey, which would lift the limits of all products."""
+    assert hit(2, "another") is True
+    for key in KEYS:
+        valkey.client().rpush(key, "garbage")
+    assert use_up(3) == 3
+    assert use_up(2, "another") == 1
+
+
+def test_valkey_that_refuses_writes_counts_as_away(db):
+    client = valkey.client()
+    client.config_set("maxmemory", 1)
+    try:
+        assert rate_limit.hit("p", {"rate_limit_rpm": 3}) is None
+    finally:
+        client.config_set("maxmemory", 0)
+    with pytest.raises(valkey.Away):
+        valkey.ask(lambda client: client.ping())
+
+
 # -- over the API ----------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from common import valkey
 from engines import lifecycle
 from engines.errors import CapacityExhausted
 from fleet import consistency
-from policy import refusals
+from policy import refusals, tallies
 from policy.errors import ImageDenied, QuotaExceeded, RateLimited
 from tests import floods, waiting
 from tests.conftest import make_product
@@ -30,7 +30,7 @@ REFUSE_THREE = """
 import django; django.setup()
 from audit import trail
 from audit.actions import Action
-from policy import refusals
+from policy import refusals, tallies
 for number in range(3):
     refusals.record(Action.ADMIT_DENIED, trail.NOTHING, by="acme", metadata={"rule": "r", "limit": 0, "value": number})
 """
@@ -56,6 +56,8 @@ def test_first_refusal_is_a_row_at_once_and_the_rest_are_one_more(db):
     first, rest = AuditRow.objects.order_by("id")
     assert (first.user_id, first.metadata) == ("alice", {"rule": "rate_limit_rpm", "limit": 1, "value": 1})
     since = rest.metadata.pop("since")
+    assert rest.metadata.pop("users") == {"bob": 9}
+    assert rest.metadata.pop("more") == 0
     assert (rest.action, rest.actor, rest.product_id, rest.product_slug) == ("admit_denied", "acme", ACME, "acme")
     assert (rest.user_id, rest.engine_id, rest.duration_ms) == (None, None, None)
     assert rest.metadata == {"rule": "rate_limit_rpm", "limit": 2, "value": 1, "count": 9}
@@ -117,7 +119,7 @@ def test_count_is_written_once_by_many_at_once(db):
 def test_count_is_written_once_though_its_writer_died_before_valkey_knew(db):
     refuse(5)
     floods.end_minutes()
-    for tally in valkey.ask(refusals._read_due):
+    for tally in tallies.read_due():
         assert refusals._write_once(tally)
     assert refusals.write_due() == 0
     assert counts() == [None, 4]
@@ -128,10 +130,10 @@ def test_refusal_after_its_minute_was_read_is_not_lost(db):
     """A clock that is set back does not count on in what is being written."""
     refuse(3)
     floods.end_minutes()
-    due = valkey.ask(refusals._read_due)
+    due = tallies.read_due()
     refuse(3)
     assert [refusals._write_once(tally) for tally in due] == [True]
-    valkey.ask(lambda client: refusals._forget(client, due))
+    tallies.forget(due)
     assert floods.written() == 1
     assert counts() == [None, None, 2, 2]
 
@@ -176,12 +178,14 @@ def test_flood_of_each_rule_from_many_threads_is_two_rows_that_add_up(product, s
     assert consistency.check(print).disagreeing == 0
 
 
-def test_refused_flood_costs_one_write(product, django_assert_num_queries):
+def test_refused_flood_costs_one_write_and_one_look_at_the_clock(product, django_assert_num_queries):
     product.policy = {"rate_limit_rpm": 0}
-    with django_assert_num_queries(1):
+    with django_assert_num_queries(2) as sent:
         for _ in range(100):
             with pytest.raises(RateLimited):
                 admits.count(product, "alice")
+    assert sent[0]["sql"] == "SELECT statement_timestamp()"
+    assert "INSERT INTO audit_log" in sent[1]["sql"]
 
 
 # -- while Valkey is away --------------------------------------------------------------------------------------------------

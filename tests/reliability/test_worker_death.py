@@ -1,13 +1,17 @@
 """A worker that dies, or freezes past its lease and then goes on, in the middle of a verb: done once, and nothing left over."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
+import redis
+from django.conf import settings
 
 from audit.models import AuditRow
-from config.celery import app
+from common import valkey
 from engines.lifecycle import find
 from engines.models import Engine, Kind, Operation
 from engines.worker import renewal
@@ -101,26 +105,43 @@ def test_frozen_worker_undoes_nothing_when_it_goes_on(stack, second_worker, prod
 
 
 def test_worker_that_takes_nothing_any_more_ends_and_is_started_again(stack, product):
-    """Alive and deaf, as after a reconnect that went wrong: it no longer listens to its queue."""
-    waiting.until(lambda: heard_by("ops") == ["lifecycle"], 30, "it listens")
+    """Alive and deaf, as after a reconnect that went wrong: no message of its queue comes to it."""
     deaf = stack.pid("ops")
-    with app.connection_for_write() as connection:
-        app.control.cancel_consumer("lifecycle", connection=connection)
-    waiting.until(lambda: heard_by("ops") == [], 10, "it does not, and is alive")
-    answer = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, Prefer="respond-async")
-    assert answer.status_code == 202
-    waiting.until(lambda: stack.pid("ops") != deaf, STALLED_S + 20, "it has ended, and there is another one")
+    with thieves("lifecycle"):
+        answer = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, Prefer="respond-async")
+        assert answer.status_code == 202
+        waiting.until(lambda: stack.pid("ops") != deaf, STALLED_S + 20, "it has ended, and there is another one")
     assert "worker_stalled" in stack.log("ops")
     engine = Engine.objects.get()
     waiting.until(lambda: fleet.operation_ended(engine.pk, Kind.PROVISION), 30)
     fleet.check_settled(engine.pk, Kind.PROVISION)
 
 
-def heard_by(worker):
-    """Queues that the worker of that name takes messages from; None when it does not answer."""
-    with app.connection_for_write() as connection:  # of its own: a kept one may be of a Valkey that a test before has ended
-        found = app.control.inspect(timeout=1, connection=connection).active_queues() or {}
-    return next(([queue["name"] for queue in queues] for name, queues in found.items() if name.startswith(f"{worker}@")), None)
+def caught():
+    return [each for each in valkey.client().client_list() if each["name"] == "thief"]
+
+
+@contextmanager
+def thieves(queue):
+    """Clients that take all messages of the queue: Valkey serves who has waited longest, and a worker asks anew each second."""
+    client = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=None, retry=None, client_name="thief")
+
+    def steal():
+        with suppress(redis.ConnectionError):
+            while True:
+                client.brpop(queue, timeout=0)
+
+    threads = [threading.Thread(target=steal, daemon=True) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    waiting.until(lambda: [int(thief["idle"]) >= 2 for thief in caught()] == [True] * 5, 10, "nobody has waited longer")
+    try:
+        yield
+    finally:
+        for thief in caught():
+            valkey.client().client_kill_filter(_id=thief["id"])
+        for thread in threads:
+            thread.join(5)
 
 
 def test_worker_frozen_in_a_stop_finds_the_engine_destroyed(stack, second_worker, product):

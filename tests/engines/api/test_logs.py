@@ -42,15 +42,49 @@ def test_logs_refuse_a_tail_that_cannot_be(api, tail):
 
 
 def test_worker_leaves_the_lines_for_a_moment(running_engine):
-    token = str(uuid4())
+    token = uuid4()
     worker.hand_over(running_engine.pk, 10, token)
     assert 0 < valkey.client().ttl(f"logs:{token}") <= log_mailbox.KEPT_S
 
 
 def test_worker_leaves_nothing_of_an_engine_that_is_gone(db):
-    token = str(uuid4())
-    worker.hand_over(uuid4(), 10, token)
-    assert valkey.client().get(f"logs:{token}") == b'{"lines": []}'
+    token, engine_id = uuid4(), uuid4()
+    worker.hand_over(engine_id, 10, token)
+    assert log_mailbox.take(token, engine_id) == {"lines": []}
+
+
+def test_worker_reads_no_more_lines_than_an_answer_may_hold(running_engine):
+    """The number comes from a message, which anybody who reaches Valkey may have written."""
+    for tail, lines in ((10**9, 1), (-5, 1), (1, 1)):
+        token = uuid4()
+        worker.hand_over(running_engine.pk, tail, token)
+        assert len(log_mailbox.take(token, running_engine.pk)["lines"]) == lines
+
+
+def test_lines_are_not_readable_in_valkey(db):
+    token, engine_id = uuid4(), uuid4()
+    log_mailbox.put(token, engine_id, {"lines": ["a line", "é\x1b😀"]})
+    assert b"line" not in valkey.client().get(f"logs:{token}")
+    assert log_mailbox.take(token, engine_id) == {"lines": ["a line", "é\x1b😀"]}
+    assert log_mailbox.take(token, engine_id) is None
+
+
+def test_lines_of_another_engine_or_request_are_not_handed_over(db):
+    token, engine_id = uuid4(), uuid4()
+    for of_token, of_engine in ((uuid4(), engine_id), (token, uuid4())):
+        log_mailbox.put(of_token, of_engine, {"lines": ["secret"]})
+        valkey.client().set(f"logs:{token}", valkey.client().get(f"logs:{of_token}"))
+        assert log_mailbox.take(token, engine_id) is None
+
+
+@pytest.mark.parametrize("value", ["", "garbage", b"\xff\xfe", '{"lines": ["forged"]}', "x" * 11_000_000])
+def test_lines_that_are_not_ours_are_dropped(db, value):
+    token, engine_id = uuid4(), uuid4()
+    valkey.client().set(f"logs:{token}", value)
+    assert log_mailbox.take(token, engine_id) is None
+    valkey.client().rpush(f"logs:{token}", "garbage")
+    assert log_mailbox.take(token, engine_id) is None
+    assert valkey.client().keys("*") == []
 
 
 def test_lines_are_cut_to_what_an_answer_may_hold():

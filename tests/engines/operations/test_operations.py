@@ -10,12 +10,13 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from audit import actors
+from common import valkey
 from config.celery import app
 from engines import lifecycle, operations
 from engines.errors import OperationNotFound, Unfinished, Unsuccessful
 from engines.lifecycle import outcomes
 from engines.models import Operation, OperationState
-from engines.operations import LeaseLost, queues
+from engines.operations import LeaseLost, queues, waiting
 from tests.conftest import make_product
 from tests.engines.crew import in_parallel
 from tests.engines.registry import put_engine, put_operation
@@ -200,6 +201,25 @@ def test_waiter_holds_no_database_connection(operation):
         looks.append(in_use())
         threading.Event().wait(0.01)
     assert sorted(looks)[len(looks) // 2] <= others + 1, looks
+
+
+def test_waiter_looks_once_for_any_number_of_false_announcements(operation, django_assert_max_num_queries):
+    stopped = threading.Event()
+
+    def announce():
+        while not stopped.is_set():
+            valkey.client().publish(f"operation:{operation.pk}", "ended")
+
+    liar = threading.Thread(target=announce)
+    liar.start()
+    try:
+        # Two at the beginning, one at the end, one for the announcement, and one every POLL_S.
+        with django_assert_max_num_queries(4 + int(1.0 / waiting.POLL_S)) as sent:
+            assert operations.wait(operation.pk, 1.0).is_open
+        assert sent.final_queries > 3
+    finally:
+        stopped.set()
+        liar.join()
 
 
 def test_waiter_gives_up_at_its_deadline(operation):

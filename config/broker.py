@@ -1,0 +1,102 @@
+"""Celery's way through Valkey: kombu's transport, which no message of a stranger stops.
+
+Whoever reaches Valkey can put anything into our queues. With kombu alone, a worker ends at text that is not JSON, at a message
+without its parts, and at a queue of another type. Here such an entry is logged and dropped.
+
+A message is a hint: the name of a task, and ids that the task looks up in PostgreSQL. Nothing else in a message is believed:
+
+- Only JSON is read (`CELERY_ACCEPT_CONTENT`).
+- Nobody controls a worker through Valkey (`CELERY_WORKER_ENABLE_REMOTE_CONTROL`).
+- Where a message goes is not looked up: exchange and queue have the same name.
+- Messages that a worker holds are not kept in Valkey: the operation's row is the queue, and a lost message is only a delay.
+"""
+
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+import redis
+import structlog
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
+
+from common import valkey
+
+log = structlog.get_logger(__name__)
+
+
+_Channel: Any = kombu_redis.Channel  # the types of kombu leave out most of the class
+
+
+class Channel(_Channel):  # type: ignore[misc]
+    """kombu's channel, except for what it reads from Valkey."""
+
+    def get_table(self, exchange: str) -> list[tuple[str, str, str]]:
+        """Routing key, pattern and queue of the exchange, which kombu would read from Valkey."""
+        return [(exchange, "", exchange)]
+
+    def _queue_bind(self, *_: Any) -> None:
+        """Write nothing to Valkey: `get_table` knows all."""
+
+    def _put(self, queue: str, message: Any, **options: Any) -> None:
+        """Put the message into the queue, also where something of another type has the queue's key."""
+        try:
+            super()._put(queue, message, **options)
+        except redis.ResponseError as error:
+            if not valkey.is_complaint(error):
+                raise
+            self._remove_foreign([queue], error)
+            super()._put(queue, message, **options)
+
+    def basic_consume(self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **options: Any) -> Any:
+        """Consume messages; a message at which `callback` fails is dropped, and gives its place back."""
+
+        def receive(message: Any) -> Any:
+            try:
+                return callback(message)
+            except self.connection_errors:
+                raise
+            except Exception as error:  # noqa: BLE001 (whatever a stranger's message makes Celery stumble over)
+                _dropped(queue, error)
+                message.reject()
+
+        return super().basic_consume(queue, no_ack, receive, *args, **options)
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """Hand the next message to its consumer; what is no message is dropped."""
+        queues, not_ours = list(self.active_queues), (Empty, *self.connection_errors)
+        try:
+            return super()._brpop_read(**options)
+        except not_ours:
+            raise
+        except redis.ResponseError as error:
+            if not valkey.is_complaint(error):
+                raise
+            self._remove_foreign(queues, error)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            _dropped("", error)
+        raise Empty
+
+    def _remove_foreign(self, queues: list[str], complaint: redis.ResponseError) -> None:
+        """Remove the queues' keys of another type than a list."""
+        keys = [self._q_for_pri(queue, priority) for queue in queues for priority in self.priority_steps]
+        with self.conn_or_acquire() as client:
+            foreign = [key for key in keys if client.type(key) not in (b"none", b"list")]
+            if foreign:
+                client.delete(*foreign)
+        log.warning("valkey_entry_removed", keys=foreign, error=str(complaint))
+
+
+def _dropped(queue: str, error: Exception) -> None:
+    log.warning("message_dropped", queue=queue, error=f"{type(error).__name__}: {error}"[:200])
+
+
+class Transport(kombu_redis.Transport):
+    """kombu's transport with our channel."""
+
+    Channel = Channel
+
+
+def install() -> None:
+    """Make `redis://`, `rediss://` and `redis+socket://` mean our transport, in this process."""
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))
