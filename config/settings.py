@@ -261,7 +261,7 @@ CELERY_BEAT_SCHEDULE = {
     "probe-due-engines": _every("engines.tasks.probe_due", min(5.0, ENV.health_check_interval_s / 2)),
     "restart-due-engines": _every("engines.tasks.restart_due", min(5.0, ENV.restart_backoff_base_s)),
     "check-host": _every("engines.tasks.check_host", 5.0),
-    "forget-idempotency-keys": _every("engines.tasks.forget_idempotency_keys", 3600.0),
+    "forget-idempotency-keys": _every("engines.tasks.forget_idempotency_keys", 600.0),
     "write-refusals": _every("policy.tasks.write_refusals", 5.0),
     "end-overrides": _every("policy.tasks.end_overrides", 15.0),
     "reconcile": _every("engines.tasks.sweep", 30.0),

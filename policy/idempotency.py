@@ -3,7 +3,8 @@
 The key's row is inserted in the transaction of the effect: either both are committed, or neither. A second call with the key
 waits for the transaction of the first call, and is then answered from the row. The row holds the id of the operation, or the
 answer itself (encrypted, because some answers contain a plaintext key). A refused call stores no key, and neither does an admit
-without an operation. A key is valid for one caller, method and path, and for one day.
+without an operation. A key is valid for one caller, method and path, and for one day. A caller has at most about MOST_KEPT keys:
+the oldest of more keys are forgotten before the day is over.
 
 Semantics as in draft-ietf-httpapi-idempotency-key-header.
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Count
 
 from policy import crypto
 from policy.errors import IdempotencyMismatch, InvalidIdempotencyKey
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from rest_framework.request import Request
 
 HEADER = "Idempotency-Key"
+# Keys of a caller, in a table that all callers share. More are only left by a caller with over 5 new keys a second, all day.
+MOST_KEPT = 500_000
 T = TypeVar("T")
 
 
@@ -87,9 +91,14 @@ def recall(request: "Request", caller: str) -> Kept | None:
     return None if scope is None else _read(scope, _fingerprint(request))
 
 
-def purge() -> int:
-    """Delete keys older than KEPT_HOURS; return the number of deleted keys."""
-    return IdempotencyKey.objects.too_old().delete()[0]
+def purge(most: int = MOST_KEPT) -> int:
+    """Delete keys older than KEPT_HOURS, and all but the `most` newest keys of each caller; return the number of deleted keys."""
+    deleted = IdempotencyKey.objects.too_old().delete()[0]
+    counts = IdempotencyKey.objects.values("caller").annotate(keys=Count("pk")).order_by()
+    for caller in counts.filter(keys__gt=most).values_list("caller", flat=True):
+        newest_first = IdempotencyKey.objects.filter(caller=caller).order_by("-pk").values_list("pk", flat=True)
+        deleted += IdempotencyKey.objects.filter(caller=caller, pk__lt=newest_first[most - 1]).delete()[0]
+    return deleted
 
 
 @dataclass(frozen=True)

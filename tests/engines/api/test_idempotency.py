@@ -119,6 +119,17 @@ def test_a_key_is_forgotten_after_a_day(product, api, superuser):
     assert idempotency.purge() == 1
 
 
+def test_only_the_newest_keys_of_a_caller_are_kept(product, api):
+    """Each call joins the operation, and keeps a key: a product could fill the table that all products share."""
+    other = Api(make_product("other").key)
+    for number in range(4):
+        provision(api, Prefer="respond-async", **{"Idempotency-Key": f"key-{number}"})
+    provision(other, Prefer="respond-async")
+    assert idempotency.purge(most=2) == 2
+    kept = IdempotencyKey.objects.filter(caller=str(product.pk)).values_list("key", flat=True)
+    assert (sorted(kept), IdempotencyKey.objects.count()) == (["key-2", "key-3"], 3)
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "ключ"])
 def test_a_key_that_cannot_be_is_refused(api, product, key):
     answer = api.call("POST", "/engines/alice/stop", **{"Idempotency-Key": key})
