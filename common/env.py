@@ -282,7 +282,8 @@ class Env(BaseSettings):
     web_threads: int = Field(
         16,
         ge=2,
-        description="Threads per web process for admits and `/health`, and again as many threads for all other requests.",
+        description="Threads per web process for admits and `/health`, and again as many threads for all other requests. One"
+        " product gets at most three quarters of the other threads; more only if `ORCH_WEB_WAITERS` is larger than that.",
     )
     web_connections_per_address: int = Field(
         2000,
@@ -292,8 +293,8 @@ class Env(BaseSettings):
     web_waiters: int | None = Field(
         None,
         ge=0,
-        description="Requests per web process that may wait for an operation at a time. Unset: half of `ORCH_WEB_THREADS`."
-        " Destroys have half as many places in addition.",
+        description="Requests per web process that may wait for an operation at a time, shared out evenly among the products"
+        " that want to wait. Unset: half of `ORCH_WEB_THREADS`. Destroys have half as many places in addition.",
     )
     wait_s: float = Field(
         30,
@@ -424,6 +425,14 @@ class Env(BaseSettings):
     def waiters(self) -> int:
         """Limit on requests per web process waiting for an operation at a time."""
         return self.web_threads // 2 if self.web_waiters is None else self.web_waiters
+
+    @property
+    def reserved_threads(self) -> int:
+        """Threads for requests other than admits, per web process, that a single product leaves to other products.
+
+        A quarter of the threads, or fewer if a single product could otherwise not have all `waiters` places to wait.
+        """
+        return max(1, min(self.web_threads // 4, self.web_threads - self.waiters))
 
     @property
     def product_boots(self) -> int:

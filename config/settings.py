@@ -75,6 +75,7 @@ MIDDLEWARE = [
     "fleet.middleware.request_id",
     "fleet.middleware.no_store",
     "fleet.middleware.no_trace",
+    "fleet.middleware.thread_of_product",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",

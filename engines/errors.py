@@ -80,9 +80,16 @@ class LogsUnavailable(EngineError):
 class Unfinished(EngineError):
     """The operation is still open at the caller's deadline, and goes on."""
 
-    def __init__(self, operation: Operation) -> None:
-        super().__init__(f"The {operation.kind} is not finished yet and goes on; poll GET /operations/{operation.pk}.")
+    def __init__(self, operation: Operation, state: str = "is not finished yet and goes on") -> None:
+        super().__init__(f"The {operation.kind} {state}; poll GET /operations/{operation.pk}.")
         self.operation = operation
+
+
+class NoPlaceToWait(Unfinished):
+    """The operation is still open and goes on, but its caller cannot wait: too many requests of the process do."""
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__(operation, "goes on, but too many requests are waiting already")
 
 
 class Unsuccessful(EngineError):

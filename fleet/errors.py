@@ -3,6 +3,7 @@
 Every error body has the form `{"error": {"code", "message", "details"?, "request_id"}}`.
 """
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (policy.ProductSuspended, 403, "PRODUCT_SUSPENDED"),
     (policy.DiskExceeded, 403, "DISK_EXCEEDED"),
     (policy.RateLimited, 429, "RATE_LIMITED"),
+    (policy.ShareTaken, 503, "UNAVAILABLE"),
     (engines.EngineNotFound, 404, "ENGINE_NOT_FOUND"),
     (engines.OperationNotFound, 404, "NOT_FOUND"),
     (engines.EngineAlreadyExists, 409, "ENGINE_ALREADY_EXISTS"),
@@ -98,10 +100,15 @@ OUR_OWN_WORDS = {  # by code: messages for exceptions whose own text is not writ
 }
 
 
+# Refusals for want of a thread or a place: a repeat of the request soon finds room.
+CROWDED = (policy.ShareTaken, engines.Crowded, engines.LogsUnavailable, engines.NoPlaceToWait)
+RETRY_S = (1, 3)  # `Retry-After` of CROWDED, random between the two: the refused callers come back one after the other
+
+
 def handle(error: Exception, context: Mapping[str, Any]) -> Response:
     """DRF's exception handler: answer every error of an endpoint, known or unknown, with the error envelope."""
     status, code = classify(error)
-    if status >= 500 and not isinstance(error, (engines.EngineError, BackendError)):
+    if status >= 500 and not isinstance(error, (engines.EngineError, BackendError, policy.ShareTaken)):
         log.error("request_failed", code=code, exc_info=error if code == "INTERNAL_ERROR" else None, error=type(error).__name__)
     response = Response(body(error), status=status, headers=_headers(error))
     response.exception = True
@@ -123,6 +130,8 @@ _OF_CAUSE = {  # by the error_code of a failed operation; every error_code outsi
 
 def classify(error: Exception) -> tuple[int, str]:
     """HTTP status and error code of an exception; 500 INTERNAL_ERROR for an exception in neither table."""
+    if isinstance(error, engines.NoPlaceToWait):
+        return 503, "UNAVAILABLE"
     if isinstance(error, engines.Unfinished) and error.operation.kind == Kind.PROVISION:
         return 504, "BOOT_TIMEOUT"
     if isinstance(error, engines.Unsuccessful):
@@ -183,6 +192,8 @@ def _details(error: Exception) -> Any:
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, policy.RateLimited):
         return {"Retry-After": str(error.retry_after_s), **(error.window.headers() if error.window else {})}
+    if isinstance(error, CROWDED):
+        return {"Retry-After": str(random.randint(*RETRY_S))}  # noqa: S311 (not for secrets)
     if isinstance(error, drf.MethodNotAllowed):
         return {}
     header = getattr(error, "auth_header", None)

@@ -1,4 +1,4 @@
-"""Middleware: the id, the undecoded path and the method of every request; sessions, users and messages for `/admin/` only."""
+"""Middleware: id, undecoded path, method and thread of every request; sessions, users and messages for `/admin/` only."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -15,6 +15,7 @@ from django.utils.log import log_response
 
 from common import context
 from fleet import denials, errors
+from policy import thread_share
 
 Next = Callable[[HttpRequest], HttpResponse]
 
@@ -38,6 +39,17 @@ def request_id(get_response: Next) -> Next:
             if response.status_code >= 400 and not denials.note(request, response):
                 log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
         response["X-Request-ID"] = identifier
+        return response
+
+    return middleware
+
+
+def thread_of_product(get_response: Next) -> Next:
+    """Take the thread out of its product's share of threads once the answer is closed: written to the end, or given up."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        response._resource_closers.append(thread_share.leave)  # type: ignore[attr-defined]  # as Django closes the request
         return response
 
     return middleware

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 
 from common import context
 from common.settings import settings
-from policy import admin_keys, crypto, products
+from policy import admin_keys, crypto, products, thread_share
 from policy.models import AdminKey, PlatformKey, Product, Scope
 
 if TYPE_CHECKING:
@@ -40,8 +40,11 @@ class InsufficientScope(PermissionDenied):
         super().__init__(f"This platform key does not have the scope {either}. Use a key of the product that has it.")
 
 
-class PlatformKeyAuthentication(BaseAuthentication):
-    """Authenticate by `X-Platform-Key`: `request.user` becomes the PlatformKey, `request.auth` its Product."""
+class AdmitAuthentication(BaseAuthentication):
+    """Authenticate by `X-Platform-Key`: `request.user` becomes the PlatformKey, `request.auth` its Product.
+
+    For `admit` only: admits have threads of their own, and the gate in `engines.admission` keeps those threads from one product.
+    """
 
     def authenticate(self, request: Request) -> tuple[PlatformKey, Product]:
         key = products.authenticate(request.headers.get("X-Platform-Key", ""))
@@ -51,6 +54,15 @@ class PlatformKeyAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return "X-Platform-Key"
+
+
+class PlatformKeyAuthentication(AdmitAuthentication):
+    """The same for all other endpoints. Raises ShareTaken while the product's requests hold the product's share of threads."""
+
+    def authenticate(self, request: Request) -> tuple[PlatformKey, Product]:
+        key, product = super().authenticate(request)
+        thread_share.enter(product)
+        return key, product
 
 
 def recognise(plaintext: str, scope: Scope) -> Product | None:

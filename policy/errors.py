@@ -55,6 +55,10 @@ class EngineEnvUnreadable(PolicyError):
     """A version of a product's engine environment is removed, or no master key decrypts the version."""
 
 
+class ShareTaken(PolicyError):
+    """The product's requests already hold the product's share of the threads of this web process."""
+
+
 class InvalidIdempotencyKey(PolicyError):
     """An `Idempotency-Key` is empty, too long, or not printable ASCII."""
 

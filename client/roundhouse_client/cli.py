@@ -278,7 +278,11 @@ def _report(error: Exception) -> int:
     clean = terminal.cleaner(sys.stderr)
     print(f"roundhouse: {clean(str(error))}", file=sys.stderr)
     if isinstance(error, ApiError):
-        told = {"details": error.details and json.dumps(error.details), "request id": error.request_id}
+        told = {
+            "details": error.details and json.dumps(error.details),
+            "retry after": error.retry_after_s is not None and f"{error.retry_after_s:g} s",
+            "request id": error.request_id,
+        }
         print("".join(f"  {name}: {clean(value)}\n" for name, value in told.items() if value), end="", file=sys.stderr)
         return UNAVAILABLE if error.status in (502, 503, 504) else REFUSED
     if isinstance(error, StillRunning):

@@ -13,7 +13,11 @@ class Unreachable(RoundhouseError):
 
 
 class ApiError(RoundhouseError):
-    """The API refused the request. Decide by `code`; `message` is for people."""
+    """The API refused the request. Decide by `code`; `message` is for people.
+
+    `operation_id`: the operation that goes on or has failed, for `Client.get_operation`; empty if the request has none.
+    `retry_after_s`: seconds to wait before a retry; None if the API does not ask for a retry.
+    """
 
     def __init__(
         self,
@@ -30,6 +34,10 @@ class ApiError(RoundhouseError):
         self.details: Mapping[str, Any] = details or {}
         self.request_id = request_id
         self.retry_after_s = retry_after_s
+
+    @property
+    def operation_id(self) -> str:
+        return str(self.details.get("operation_id", ""))
 
 
 class StillRunning(RoundhouseError):

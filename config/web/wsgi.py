@@ -12,6 +12,7 @@ django = get_wsgi_application()
 
 from common.sizes import MAX_BODY  # noqa: E402 (after the set-up of Django, as the next import)
 from config.web import proxies  # noqa: E402 (its settings are Django's)
+from policy import thread_share  # noqa: E402
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -23,4 +24,8 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     if "HTTP_TRANSFER_ENCODING" in environ:
         body = environ["wsgi.input"].read(MAX_BODY + 1)
         environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-    return django(environ, start_response)
+    try:
+        return django(environ, start_response)
+    except BaseException:
+        thread_share.leave()  # there is no answer whose end would do the same
+        raise

@@ -6,7 +6,8 @@ An admit is the hot path: two reads, a counter, rarely a write.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from uuid import UUID
 
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -15,15 +16,19 @@ from audit import actors, trail
 from audit.actions import Action
 from audit.actors import Actor
 from common.settings import settings
+from common.shares import ReservedPlaces
 from engines import identifiers, lifecycle, operations
-from engines.admission.gate import Gate
+from engines.admission.gate import PATIENCE_S, SHORT_PATIENCE_S, Gate
 from engines.admission.sight import ACTIVE_EVERY, Course, Seen, choose, reason_against, see
 from engines.errors import (
+    Crowded,
     EngineAlreadyExists,
     EngineAlreadyRunning,
     EngineNotFound,
     EngineNotRunning,
+    NoPlaceToWait,
     OperationInProgress,
+    Unfinished,
     Unsuccessful,
 )
 from engines.models import Engine, Operation, OperationState
@@ -35,6 +40,9 @@ from policy.sliding_window import Window
 TRIES = 4  # reads of an engine that moves while the admit decides
 # A quarter of the hot threads may be inside the gate. Half may wait for operations, and thus a quarter always stays free.
 _gate = Gate(settings.ENV.web_threads // 4 or 1)
+# The hot threads of admits that may have to wait, by product. Beyond the share of their product, admits wait only briefly at the
+# gate, and not at all for operations. An admit of a running engine never waits, and is not counted.
+_threads = ReservedPlaces(settings.ENV.web_threads, settings.ENV.reserved_threads)
 _STALE = Q(last_active_at=None) | Q(last_active_at__lt=Now() - ACTIVE_EVERY)
 
 
@@ -55,7 +63,10 @@ If an earlier try of the request has opened an operation, returns the earlier op
 
 @dataclass(frozen=True)
 class Wish:
-    """The request behind an admit: product and user, the permitted effects, and the deadline (monotonic clock)."""
+    """The request behind an admit: product and user, the permitted effects, and the deadline (monotonic clock).
+
+    `is_within_share`: whether the thread is within the product's share of the hot threads.
+    """
 
     product: Product
     user_id: str
@@ -63,6 +74,12 @@ class Wish:
     auto_wake: bool
     deadline: float
     intend: Intend
+    is_within_share: bool = True
+
+    @property
+    def patience_s(self) -> float:
+        """The patience at the gate, in seconds."""
+        return PATIENCE_S if self.is_within_share else SHORT_PATIENCE_S
 
     @property
     def by(self) -> Actor:
@@ -85,8 +102,9 @@ def admit(
     """Count the admit and decide; with the flags, provision a missing engine or wake a sleeping engine, and wait for it.
 
     `timeout_s` is the longest wait in seconds, by default `longest_s()`. `on_counted` receives the state of the product's rate
-    limit, if the product has a limit. Raises InvalidUserId, the refusals of `lifecycle.provision`, Unfinished, Unsuccessful,
-    Crowded when another admit has waited long for the same locks, and with an `admit_denied` row ProductSuspended, RateLimited.
+    limit, if the product has a limit. Raises InvalidUserId, the refusals of `lifecycle.provision`, Unfinished, NoPlaceToWait,
+    Unsuccessful; Crowded when other admits have waited long for the same locks, or too many requests wait; and with an
+    `admit_denied` row ProductSuspended, RateLimited.
     """
     user_id = identifiers.check_user_id(user_id)
     if (window := _count(product, user_id)) is not None:
@@ -105,11 +123,12 @@ def readmit(product: Product, user_id: str, operation: Operation, timeout_s: flo
     """Answer a repeated admit whose first try led to `operation`, by the present state of the operation's engine.
 
     Nothing is counted, and no operation is opened. Raises ProductSuspended with an `admit_denied` row; EngineNotFound when the
-    engine is destroyed, even if the user has a new engine; Unfinished, Unsuccessful.
+    engine is destroyed, even if the user has a new engine; Unfinished, NoPlaceToWait, Unsuccessful.
     """
     with _recorded(product, user_id):
         decisions.check([decisions.suspended(product.suspension_reason)])
-    _finish(operation, timeout_s)
+    with _threads.hold(product.pk) as may_wait:
+        _finish(operation, timeout_s, may_wait=may_wait)
     seen = see(product, user_id)
     if seen is None or seen.engine.pk != operation.engine_id:
         raise EngineNotFound("The engine has been destroyed since the first request.")
@@ -151,53 +170,73 @@ def longest_s() -> float:
 def _pursue(wish: Wish, seen: Seen | None) -> bool:
     """Do what the flags allow to make the engine callable. True when the engine must be read again."""
     course = choose(seen, auto_provision=wish.auto_provision, auto_wake=wish.auto_wake)
-    try:
-        if seen is None:
-            return course == Course.PROVISION and _provision(wish)
-        if course == Course.CANCEL_SLEEP:
-            return _interrupt_sleep(wish, seen)
-        if course == Course.JOIN:
-            return _join(wish, seen)
-        if course == Course.WAKE:
-            return _begin(wish, lambda: lifecycle.wake(seen.engine, by=wish.by))
-    except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
-        return True  # the engine moved after it was read and before it was locked
-    return False
+    if course == Course.REFUSE:
+        return False
+    with _threads.hold(wish.product.pk) as is_within_share:
+        try:
+            return _follow(course, replace(wish, is_within_share=is_within_share), seen)
+        except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
+            return True  # the engine moved after it was read and before it was locked
 
 
-def _provision(wish: Wish) -> bool:
-    return _begin(wish, lambda: lifecycle.provision(wish.product, wish.user_id, by=wish.by, auto=True))
+def _follow(course: Course, wish: Wish, seen: Seen | None) -> bool:
+    if seen is None:
+        return _begin(wish, lambda: lifecycle.provision(wish.product, wish.user_id, by=wish.by, auto=True))
+    if course == Course.CANCEL_SLEEP:
+        return _interrupt_sleep(wish, seen)
+    if course == Course.JOIN:
+        return _join(wish, seen)
+    return _begin(wish, lambda: lifecycle.wake(seen.engine, by=wish.by))
 
 
 def _interrupt_sleep(wish: Wish, seen: Seen) -> bool:
     """Cancel a sleep that no worker has claimed. With `auto_wake`, wait for the end of a claimed sleep."""
-    with _gate.enter(wish.product.pk):
+    with _gate.enter(wish.product.pk, wish.patience_s):
         if lifecycle.cancel_sleep(seen.engine, by=wish.by):
             return True
     if wish.auto_wake and seen.open_id is not None:
-        operations.wait(seen.open_id, wish.left_s())
+        _outwait(wish, seen.open_id)
     return wish.auto_wake
+
+
+def _outwait(wish: Wish, sleep_id: UUID) -> None:
+    """Wait for the end of a sleep. Raises Crowded when too many requests wait: the sleep is not what the caller asked for."""
+    crowded = Crowded("Too many requests are waiting already; nothing was begun. Try again in a few seconds.")
+    if not wish.is_within_share:
+        raise crowded
+    try:
+        operations.wait(sleep_id, wish.left_s())
+    except NoPlaceToWait as full:
+        raise crowded from full
 
 
 def _join(wish: Wish, seen: Seen) -> bool:
     """Wait for the operation that brings the engine up, if it is still open. Always True: the engine must be read again."""
     if (open_id := seen.open_id) is not None:
-        _finish(wish.intend(lambda: Operation.objects.get(pk=open_id)), wish.left_s())
+        operation = wish.intend(lambda: Operation.objects.get(pk=open_id))
+        _finish(operation, wish.left_s(), may_wait=wish.is_within_share)
     return True
 
 
 def _begin(wish: Wish, intent: Callable[[], Operation]) -> bool:
     """State the intent, which locks the product, and wait for the operation's success."""
-    with _gate.enter(wish.product.pk):
+    with _gate.enter(wish.product.pk, wish.patience_s):
         operation = wish.intend(intent)
-    _finish(operation, wish.left_s())
+    _finish(operation, wish.left_s(), may_wait=wish.is_within_share)
     return True
 
 
-def _finish(operation: Operation, timeout_s: float) -> None:
-    """Wait for the operation's success. Being superseded is no failure: the next read shows the engine's new state."""
+def _finish(operation: Operation, timeout_s: float, *, may_wait: bool) -> None:
+    """Wait for the operation's success. Being superseded is no failure: the next read shows the engine's new state.
+
+    Raises Unfinished, Unsuccessful, and NoPlaceToWait: always without `may_wait`, unless the operation has ended already.
+    """
     try:
-        operations.finish(operation, timeout_s)
+        operations.finish(operation, timeout_s if may_wait else 0.0)
+    except Unfinished as unfinished:
+        if may_wait or timeout_s <= 0:
+            raise
+        raise NoPlaceToWait(unfinished.operation) from unfinished
     except Unsuccessful as ended:
         if ended.operation.state != OperationState.SUPERSEDED:
             raise

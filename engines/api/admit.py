@@ -24,7 +24,7 @@ from engines.api.intents import once
 from engines.api.waiting import accepted, preference
 from engines.errors import Unfinished
 from policy import idempotency
-from policy.auth import MayAdmit, recognise
+from policy.auth import AdmitAuthentication, MayAdmit, recognise
 from policy.models import Product, Scope
 from policy.sliding_window import Window
 
@@ -89,6 +89,7 @@ def _refuse(request: Request, error: Exception, headers: Mapping[str, str]) -> R
 
 
 @api_view(["POST"])
+@authentication_classes([AdmitAuthentication])
 @permission_classes([MayAdmit])
 def admit(request: Request, user_id: str) -> Response:
     """POST /engines/{user_id}/admit inside the framework, called by `lean_admit`."""

@@ -1,10 +1,10 @@
 """An engine's last log lines over REST: only workers reach a backend, and thus a worker copies the lines into Valkey."""
 
-import threading
 import time
 from uuid import UUID, uuid4
 
 import redis
+import structlog
 from celery import current_app
 from django.db import connection
 from kombu.exceptions import OperationalError
@@ -13,6 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from common.parameters import read_whole
+from common.settings import settings
+from common.shares import ReservedPlaces
 from engines import lifecycle, log_mailbox
 from engines.api.answers import render_logs
 from engines.api.callers import product_of
@@ -26,9 +28,10 @@ WAIT_S = 5.0
 POLL_S = 0.05
 TAIL, MAX_TAIL = 100, MAX_LINES
 
-# At most two threads of a web process wait for logs, besides the threads waiting for operations: most threads stay free for
-# admits.
-_waiters = threading.BoundedSemaphore(2)
+log = structlog.get_logger(__name__)
+# Besides the threads that wait for operations, a quarter of the threads at most wait for logs. A single product never has all of
+# these places: with the default settings, 3 of 4.
+_places = ReservedPlaces(max(2, settings.ENV.web_threads // 4), reserve=1)
 
 
 @api_view(["GET"])
@@ -44,12 +47,11 @@ def fetch(engine: Engine, tail: int) -> list[str]:
 
     Raises LogsUnavailable if no worker answers within WAIT_S seconds or too many callers wait, and BackendError.
     """
-    if not _waiters.acquire(blocking=False):
-        raise LogsUnavailable("Too many callers are waiting for logs; try again in a few seconds.")
-    try:
+    with _places.hold(engine.product_id) as has_place:
+        if not has_place:
+            log.warning("product_at_its_share", product_id=str(engine.product_id), of="logs")
+            raise LogsUnavailable("Too many callers are waiting for logs; try again in a few seconds.")
         answer = _request_lines(engine.pk, tail)
-    finally:
-        _waiters.release()
     if "error" in answer:
         raise BackendError(answer["error"])
     return list(answer["lines"])

@@ -18,8 +18,9 @@ def answer(
 ) -> Response:
     """Wait for the operation and answer with its engine, or with a 202 after the deadline.
 
-    The deadline is `timeout_s`, or a shorter time in `Prefer`. Raises Unfinished if the caller does not take a 202,
-    EngineNotFound for a replay if the engine is destroyed, and the error of a failed operation.
+    The deadline is `timeout_s`, or a shorter time in `Prefer`. When too many requests wait, the answer comes before the deadline.
+    Raises Unfinished (NoPlaceToWait before the deadline) if the caller does not take a 202, EngineNotFound for a replay if the
+    engine is destroyed, and the error of a failed operation.
     """
     wait_s, takes_202 = preference(request, timeout_s)
     try:

@@ -1,7 +1,8 @@
 """Waiting for the end of an operation, without holding a database connection."""
 
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -11,13 +12,14 @@ from django.db import connection
 
 from common import compute_permit, valkey
 from common.settings import settings
-from engines.errors import Unfinished, Unsuccessful
+from common.shares import LentPlaces, Place
+from engines.errors import NoPlaceToWait, Unfinished, Unsuccessful
 from engines.models import Kind, Operation, OperationState
 
 log = structlog.get_logger(__name__)
 POLL_S = 0.25
-_waiters = threading.BoundedSemaphore(settings.ENV.waiters)
-_destroyers = threading.BoundedSemaphore(settings.ENV.waiters // 2)
+_places = LentPlaces(settings.ENV.waiters)
+_places_of_destroys = LentPlaces(settings.ENV.waiters // 2)
 FREED_S = 1.0  # time in which a request gives its place back after its operation was superseded
 
 
@@ -30,41 +32,52 @@ def announce(operation_id: UUID) -> None:
 
 
 def wait(operation_id: UUID, timeout_s: float) -> Operation:
-    """The operation after its end, or after `timeout_s` seconds, or at once when too many requests of the process wait.
+    """The operation after its end, or after `timeout_s` seconds.
 
-    Gives the database connection back between reads; must not be called inside a transaction.
+    Raises NoPlaceToWait when too many requests of the process wait: at once, or later, when the product has more places than
+    another product that wants to wait. Gives the database connection back between reads; must not be called inside a
+    transaction.
     """
-    operation = Operation.objects.get(pk=operation_id)
+    operation = Operation.objects.select_related("engine").get(pk=operation_id)
     if not operation.is_open or timeout_s <= 0:
         return operation
     deadline = time.monotonic() + timeout_s
-    places = _take_place(operation)
-    if places is None:
-        return operation
+    compute_permit.release()
+    connection.close()
+    with _place(operation) as place:
+        return _wait(operation, place, deadline)
+
+
+@contextmanager
+def _place(operation: Operation) -> Iterator[Place]:
+    """A place to wait, which the product of the operation has during the block. Raises NoPlaceToWait."""
+    product_id = operation.engine.product_id
+    place = _take(operation.kind == Kind.DESTROY, product_id)
+    if place is None:
+        log.warning("product_at_its_share", product_id=str(product_id), of="waiting")
+        raise NoPlaceToWait(operation)
     try:
-        compute_permit.release()
-        return _wait(operation, deadline)
+        yield place
     finally:
-        places.release()
+        place.give_back()
 
 
-def _take_place(operation: Operation) -> threading.BoundedSemaphore | None:
-    """The semaphore that gave the request a waiting place; None when too many requests wait.
+def _take(is_destroy: bool, product_id: UUID) -> Place | None:
+    """A place to wait for the product, or None.
 
     Nothing may hold a destroy up: destroys have places of their own. When all of them are taken, a destroy waits up to FREED_S
     seconds for the place of the request whose operation it superseded, which is about to give its place back.
     """
-    if operation.kind != Kind.DESTROY:
-        return _waiters if _waiters.acquire(blocking=False) else None
-    if _destroyers.acquire(blocking=False):
-        return _destroyers
-    compute_permit.release()
-    connection.close()
-    return _waiters if _waiters.acquire(timeout=FREED_S if settings.ENV.waiters else 0) else None
+    if not is_destroy:
+        return _places.take(product_id)
+    return _places_of_destroys.take(product_id) or _places.take(product_id, FREED_S)
 
 
 def finish(operation: Operation, timeout_s: float) -> Operation:
-    """The succeeded operation. Raises Unfinished after `timeout_s` seconds, Unsuccessful if it failed or was superseded."""
+    """The succeeded operation.
+
+    Raises Unfinished after `timeout_s` seconds, NoPlaceToWait as `wait` does, Unsuccessful if it failed or was superseded.
+    """
     ended = wait(operation.pk, timeout_s)
     if ended.is_open:
         raise Unfinished(ended)
@@ -73,12 +86,14 @@ def finish(operation: Operation, timeout_s: float) -> Operation:
     return ended
 
 
-def _wait(operation: Operation, deadline: float) -> Operation:
+def _wait(operation: Operation, place: Place, deadline: float) -> Operation:
     with _Bell(operation.pk) as bell:
         while (left := deadline - time.monotonic()) > 0:
             operation.refresh_from_db()
             if not operation.is_open:
                 return operation
+            if place.is_called_back:
+                raise NoPlaceToWait(operation)
             connection.close()
             bell.sleep(min(POLL_S, left))
     operation.refresh_from_db()

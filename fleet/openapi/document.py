@@ -24,7 +24,7 @@ from engines.api.answers import Accepted
 from fleet import schema as fleet
 from fleet.openapi import errors
 from policy import schema as policy
-from policy.auth import AdminKeyAuthentication, AnyKeyAuthentication, PlatformKeyAuthentication
+from policy.auth import AdminKeyAuthentication, AdmitAuthentication, AnyKeyAuthentication, PlatformKeyAuthentication
 
 ENDPOINTS: tuple[Endpoint, ...] = (*engines.ENDPOINTS, *audit.ENDPOINTS, *fleet.ENDPOINTS, *policy.ENDPOINTS)
 UNDESCRIBED = frozenset({"/admin/", "/schema/", "/docs/"})
@@ -32,6 +32,7 @@ UNDESCRIBED = frozenset({"/admin/", "/schema/", "/docs/"})
 
 AUTH = {
     PlatformKeyAuthentication: ("platform_key",),
+    AdmitAuthentication: ("platform_key",),
     AdminKeyAuthentication: ("admin_key",),
     AnyKeyAuthentication: ("platform_key", "admin_key"),
 }
@@ -51,7 +52,11 @@ HEADERS: dict[str, Json] = {
         "description": "Address of the operation; GET shows its progress.",
         "schema": {"type": "string", "format": "uri-reference"},
     },
-    "Retry-After": {"description": "Seconds to wait before a retry; only with `RATE_LIMITED`.", "schema": _SECONDS},
+    "Retry-After": {
+        "description": "Seconds to wait before a retry: with `RATE_LIMITED`, and with `UNAVAILABLE` if only too many requests are"
+        " under way.",
+        "schema": _SECONDS,
+    },
     "WWW-Authenticate": {"description": "Name of the header in which a key was expected.", "schema": {"type": "string"}},
     "RateLimit-Limit": {"description": "Admits allowed per minute; only sent if there is a limit.", "schema": _SECONDS},
     "RateLimit-Remaining": {"description": "Number of admits still allowed now.", "schema": _SECONDS},
@@ -61,7 +66,7 @@ HEADERS: dict[str, Json] = {
     },
 }
 ALWAYS = frozenset({"X-Request-ID", "Location", "WWW-Authenticate"})  # required in every answer with the header
-BY_STATUS = {202: ("Location",), 401: ("WWW-Authenticate",), 429: ("Retry-After",)}
+BY_STATUS = {202: ("Location",), 401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 _HEADER: Any = OpenApiParameter.HEADER
 REQUEST_ID = describe(

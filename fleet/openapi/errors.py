@@ -43,7 +43,7 @@ SAMPLES: tuple[Exception, ...] = (
     BackendError("no image acme/agent:2"),
     engines.CapacityExhausted("host_max_engines", 8, 9),
     engines.PortExhaustion("No port from 9001 to 19000 is free; destroy an engine or widen the range."),
-    engines.LogsUnavailable("No worker was free to read the logs; try again in a few seconds."),
+    engines.NoPlaceToWait(_OPERATION),
     engines.Unfinished(_OPERATION),
 )
 """An error per code."""

@@ -2,13 +2,16 @@
 
 import json
 import signal
+import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import UUID
 
 import pytest
 
 from engines.backends.base import Ref
+from roundhouse_client import ApiError, Client, cli
 from tests import servers
 from tests.engines.registry import put_engine
 
@@ -48,6 +51,37 @@ def test_refusal_is_told_on_stderr(shell):
     assert told.stdout == ""
     assert "ENGINE_NOT_FOUND" in told.stderr
     assert "request id: " in told.stderr
+
+
+class Crowded(BaseHTTPRequestHandler):
+    """Has no place for a request to wait."""
+
+    def do_POST(self):
+        error = {"code": "UNAVAILABLE", "message": "It goes on.", "details": {"operation_id": "the-operation"}}
+        body = json.dumps({"error": error}).encode()
+        self.send_response(503)
+        for name, value in (("Retry-After", "2"), ("Content-Length", str(len(body)))):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_crowded_server_is_told_with_the_operation_and_the_time_of_a_retry(capsys, monkeypatch):
+    monkeypatch.setenv("ROUNDHOUSE_PLATFORM_KEY", "k")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Crowded) as crowded:
+        threading.Thread(target=crowded.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{crowded.server_port}"
+        assert cli.main(["--url", url, "--retries", "0", "start", "alice"]) == cli.UNAVAILABLE
+        with Client(url, "k", retries=0) as client, pytest.raises(ApiError) as refused:
+            client.start("alice")
+        crowded.shutdown()
+    told = capsys.readouterr().err
+    assert "the-operation" in told
+    assert "retry after: 2 s" in told
+    assert (refused.value.operation_id, refused.value.retry_after_s) == ("the-operation", 2)
 
 
 def test_wait_that_is_over_names_the_operation(shell):
