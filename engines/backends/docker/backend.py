@@ -135,6 +135,8 @@ class DockerBackend(Backend):
                 if self._remove_volume(volumes.name(engine_id)):
                     return
                 self._measurer.end()  # may have the volume
+                if self._remove_volume(volumes.name(engine_id)):
+                    return
 
     def observe(self, ref: Ref) -> State:
         try:

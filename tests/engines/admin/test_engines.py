@@ -121,6 +121,19 @@ def test_page_hides_what_the_user_may_not_look_at(product):
     assert "Operations</h2>" not in text
 
 
+def test_pages_show_what_a_volume_takes(product):
+    engine = put_engine(
+        product, disk_used_mb=1600, disk_mb=1024, disk_exceeded_at=timezone.now(), disk_measured_at=timezone.now()
+    )
+    client = log_in("rita", *ALL)
+    text = client.get(page(engine)).text
+    assert "1600 of 1024 MB" in text
+    assert "exceeded" in text
+    assert "1600 of 1024 ⚠ exceeded" in client.get(LIST).text
+    Engine.objects.update(disk_used_mb=None)
+    assert "not measured yet; 1024 MB allowed" in client.get(page(engine)).text
+
+
 def test_page_of_an_engine_that_is_none_is_not_found(product):
     client = log_in("rita", *ALL)
     for key in (product.pk, "x", "1"):
