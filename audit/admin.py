@@ -62,7 +62,7 @@ class SinceFilter(StaticFilter):
 class AuditRowAdmin(KeysetAdmin):
     sort_key = ("timestamp", "id")
     page_template = "admin/audit/auditrow/page.html"
-    list_display = ("when", "what", "whose", "product", "move", "actor", "took", "details")
+    list_display = ("when", "what", "whose", "product", "move", "who", "took", "details")
     list_filter = (SinceFilter, ActorFilter, RetentionFilter, ActionFilter)
     list_fullwidth = True
     search_fields = ("user_id",)  # only makes Django show the search field; get_search_results decides the search
@@ -82,6 +82,7 @@ class AuditRowAdmin(KeysetAdmin):
             "facts": wording.facts(found.metadata),
             "started": wording.moment(found.timestamp),
             "took": wording.duration(found.duration_ms),
+            "written": wording.moment(found.written_at),
         }
 
     @admin.display(description="Started (UTC)")
@@ -110,6 +111,10 @@ class AuditRowAdmin(KeysetAdmin):
         if row.from_status == row.to_status:
             return row.to_status or "-"
         return f"{row.from_status or '∅'} → {row.to_status}"
+
+    @admin.display(description="Actor")
+    def who(self, row: AuditRow) -> str:
+        return f"{row.actor} for {row.on_behalf_of}" if row.on_behalf_of else row.actor
 
     @admin.display(description="Took")
     def took(self, row: AuditRow) -> str:

@@ -1,16 +1,17 @@
-"""A product's own audit rows over REST; only the id of the product (`request.auth`) is used here, not its class.
+"""The audit log over REST: a product's own rows, or every row for the operator. Only the id of the product is used here.
 
-A product sees its own rows, and in them nothing about others. The admin shows operators the rows as they are.
+A product sees its own rows, and in them nothing about others. The operator sees the rows as they are, here and in the admin.
 
 - Every actor but the product itself and `system` is shown as `admin`: products do not learn who works for the operator.
 - Of the metadata, the keys that the catalogue shows to products. A key is hidden until its entry says otherwise.
-- The id of a request, only for the product's own requests: other callers choose theirs.
+- The call behind a row (its ids, its key, who called), only for the product's own calls.
 - Cursors are opaque, and the columns of `Row` are all that is shown.
 """
 
 import json
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 from urllib.parse import urlencode
 
 import django_filters
@@ -27,14 +28,22 @@ from typing_extensions import TypedDict
 from audit import actors, search
 from audit.actions import CATALOGUE, CLAMPED, Action, Retention
 from audit.models import AuditRow
-from common import cursors, keyset
+from common import cursors, keyset, statements
 from common.answers import NonEmpty, Time, Url, Uuid, choice
 from common.keyset import Page
 from common.parameters import read_whole
+from common.statements import TookTooLong
 
 CURSOR, LIMIT = "cursor", "limit"
 OLDER, NEWER = "older", "newer"  # what a cursor hides: one of these, a dot, and a position
 PAGE, MAX_LIMIT = 100, 1000
+
+
+_OWN_ONLY = "A product sees it in the rows of its own calls only."
+_TXID = Field(
+    pattern="^[0-9]{1,20}$",
+    description="Only with an admin key: id of the transaction that wrote the row, 64 bits as a string.",
+)
 
 
 class Row(TypedDict):
@@ -54,7 +63,14 @@ class Row(TypedDict):
     to_status: Annotated[NonEmpty | None, Field(description="The engine's state after its change; null if none.")]
     engine_seq: Annotated[int | None, Field(description="Number of the engine's last move; each move adds 1.")]
     operation_id: Uuid | None
-    request_id: Annotated[NonEmpty | None, Field(description="Id of the product's request; null for work of others.")]
+    request_id: Annotated[NonEmpty | None, Field(description=f"The `X-Request-ID` of the call behind the row. {_OWN_ONLY}")]
+    call_id: Annotated[Uuid | None, Field(description=f"The `X-Call-ID` of the call: no two calls have the same. {_OWN_ONLY}")]
+    key_id: Annotated[Uuid | None, Field(description=f"Id of the key with which the call was made. {_OWN_ONLY}")]
+    client_ip: Annotated[NonEmpty | None, Field(description=f"The address that the call came from. {_OWN_ONLY}")]
+    user_agent: Annotated[NonEmpty | None, Field(description=f"The call's `User-Agent`. {_OWN_ONLY}")]
+    on_behalf_of: Annotated[NonEmpty | None, Field(description=f"The call's `X-On-Behalf-Of`. {_OWN_ONLY}")]
+    written_at: Annotated[Time | None, Field(description="When the row was written, by the database's clock.")]
+    txid: NotRequired[Annotated[NonEmpty, _TXID]]
     retention: Annotated[str, choice(Retention), Field(description="Name of the period for which the row is kept.")]
 
 
@@ -66,19 +82,38 @@ class Rows(TypedDict):
     previous: Annotated[Url | None, Field(description="Address of the page of newer rows; null if there is none.")]
 
 
-FIELDS = tuple(Row.__annotations__)
+OF_OPERATOR = ("txid",)
+"""Columns that only the operator sees."""
+FIELDS = tuple(name for name in Row.__annotations__ if name not in OF_OPERATOR)
+"""Columns that a product sees."""
+OF_CALL = ("request_id", "call_id", "key_id", "client_ip", "user_agent", "on_behalf_of")
+"""Columns of the call behind a row. A product sees them in the rows of its own calls only, and not of staff or the system."""
+
+
+def _time(name: str) -> str:
+    """SQL: a time with milliseconds."""
+    return f"""to_char(audit_log.{name} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"""
+
+
 _SHOWN_KEYS = json.dumps({action: [*sorted(entry.shown), CLAMPED] for action, entry in CATALOGUE.items()})
-_AS_SHOWN = {  # SQL of the columns that products see in another form
-    "timestamp": """to_char(audit_log.timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')""",
+_TO_ALL = {name: _time(name) for name in ("timestamp", "written_at")}
+_TO_PRODUCTS = {  # SQL of the columns that products see in another form
+    **_TO_ALL,
     "actor": f"CASE WHEN actor IN (product_slug, '{actors.SYSTEM}') THEN actor ELSE '{actors.ADMIN}' END",
-    "request_id": "CASE WHEN actor = product_slug THEN request_id END",
+    **{name: f"CASE WHEN actor = product_slug THEN audit_log.{name} END" for name in OF_CALL},
     # Without every key that the action's entry does not show, which are all keys of an action outside the catalogue.
     "metadata": "CASE WHEN jsonb_typeof(metadata) = 'object' THEN metadata - (SELECT coalesce(array_agg(key), '{}')"
     f" FROM jsonb_object_keys(metadata) key WHERE NOT coalesce(('{_SHOWN_KEYS}'::jsonb -> action) ? key, false)) ELSE '{{}}' END",
 }
-_SHOWN = ", ".join(f"{_AS_SHOWN.get(name, f'audit_log.{name}')} AS {name}" for name in FIELDS)
-# PostgreSQL turns a row into JSON: to make models and JSON of a hundred rows in Python takes longer than the rest of the request.
-_ROW = RawSQL(f"(SELECT row_to_json(shown) FROM (SELECT {_SHOWN}) shown)::text", (), output_field=TextField())  # noqa: S611 (our SQL)
+
+
+def _row(names: Iterable[str], forms: Mapping[str, str]) -> RawSQL:
+    """A row as JSON, made by PostgreSQL: models and JSON of a hundred rows in Python take longer than the rest of the request."""
+    shown = ", ".join(f"{forms.get(name, f'audit_log.{name}')} AS {name}" for name in names)
+    return RawSQL(f"(SELECT row_to_json(shown) FROM (SELECT {shown}) shown)::text", (), output_field=TextField())  # noqa: S611 (our SQL)
+
+
+_FOR_PRODUCT, _FOR_OPERATOR = _row(FIELDS, _TO_PRODUCTS), _row(Row.__annotations__, _TO_ALL)
 
 
 class _MomentField(IsoDateTimeField):
@@ -121,52 +156,85 @@ class AuditFilter(django_filters.FilterSet):
         return found.filter(search.of_user(value, found))
 
 
-KNOWN = (*AuditFilter.base_filters, LIMIT, CURSOR)
+class OperatorFilter(AuditFilter):
+    """The operator's further parameters. Only `product_id` and `request_id` have an index: the others need a period, too."""
+
+    actor = django_filters.CharFilter(strip=False)  # as it is stored
+    product_id = django_filters.UUIDFilter()
+    request_id = django_filters.CharFilter(strip=False)
+    call_id = django_filters.UUIDFilter()
+    key_id = django_filters.UUIDFilter()
+
+
+KNOWN = (*OperatorFilter.base_filters, LIMIT, CURSOR)
 
 
 @api_view(["GET"])
-def rows(request: Request, user_id: str | None = None) -> HttpResponse:
-    """GET /audit and GET /engines/{user_id}/audit: the product's own rows, filtered, newest first."""
-    _check_parameters(request, user_id)
+def rows(request: Request, user_id: str) -> HttpResponse:
+    """GET /engines/{user_id}/audit: the rows of a product's user, filtered, newest first."""
+    return own_rows(request, user_id)
+
+
+def own_rows(request: Request, user_id: str | None = None) -> HttpResponse:
+    """The calling product's rows, filtered, newest first. Raises ValidationError."""
     own = AuditRow.objects.filter(product_id=request.auth.pk)
     if user_id is not None:
+        _check_user_id(user_id)
         own = own.filter(search.of_user(user_id, own))
+    return _answer(request, own, AuditFilter, _FOR_PRODUCT)
+
+
+def all_rows(request: Request) -> HttpResponse:
+    """Every row, for the operator, filtered, newest first. Raises ValidationError, also for a search that takes too long."""
+    try:
+        with statements.limited():
+            return _answer(request, AuditRow.objects.all(), OperatorFilter, _FOR_OPERATOR)
+    except TookTooLong as error:
+        raise ValidationError({"since": ["The search takes too long. Choose a period with since and until."]}) from error
+
+
+def _answer(request: Request, found: "QuerySet[AuditRow]", filters: type[AuditFilter], shown: RawSQL) -> HttpResponse:
+    """A page of the rows that match the request's parameters. Raises ValidationError."""
+    _check_parameters(request, (*filters.base_filters, LIMIT, CURSOR))
     size = read_whole(request, LIMIT, default=PAGE, least=1, most=MAX_LIMIT)
-    page = _read_page(request, _filter(request, own), size)
+    page = _read_page(request, _filter(request, found, filters), size, shown)
     links = json.dumps({"next": _link(request, OLDER, page.older), "previous": _link(request, NEWER, page.newer)})
     return HttpResponse(f'{{"results":[{",".join(page.rows)}],{links[1:]}', content_type="application/json")
 
 
-def _read_page(request: Request, found: "QuerySet[AuditRow]", size: int) -> Page:
+def _read_page(request: Request, found: "QuerySet[AuditRow]", size: int, shown: RawSQL) -> Page:
     """The page at the parameter `cursor`, or the newest. Raises ValidationError."""
     cursor = request.query_params.get(CURSOR, "")
     try:
         side, _, position = cursors.reveal(cursor).partition(".") if cursor else ("", "", "")
-        return keyset.read(found, ("timestamp", "id"), size, shown=_ROW, **({side: position} if cursor else {}))
+        return keyset.read(found, ("timestamp", "id"), size, shown=shown, **({side: position} if cursor else {}))
     except ValueError as error:
         raise ValidationError({CURSOR: ["Must be a cursor from `next` or `previous` of an earlier answer."]}) from error
 
 
-def _filter(request: Request, own: "QuerySet[AuditRow]") -> "QuerySet[AuditRow]":
+def _filter(request: Request, found: "QuerySet[AuditRow]", filters: type[AuditFilter]) -> "QuerySet[AuditRow]":
     """The rows matching the filters in the parameters. Raises ValidationError."""
-    if AuditFilter.base_filters.keys().isdisjoint(request.query_params):
-        return own
-    filtered = AuditFilter(request.query_params, queryset=own)
+    if filters.base_filters.keys().isdisjoint(request.query_params):
+        return found
+    filtered = filters(request.query_params, queryset=found)
     if not filtered.is_valid():
         raise ValidationError(filtered.errors)
-    found: QuerySet[AuditRow] = filtered.qs
-    return found
+    matching: QuerySet[AuditRow] = filtered.qs
+    return matching
 
 
-def _check_parameters(request: Request, user_id: str | None) -> None:
+def _check_parameters(request: Request, known: Collection[str]) -> None:
     """Raise ValidationError for an unknown or empty parameter: without the intended filter the answer would be wrong."""
     given = request.query_params
-    wrong = {name[:64]: [f"Unknown parameter. Known: {', '.join(KNOWN)}."] for name in sorted(set(given) - set(KNOWN))}
-    wrong |= {name: ["Must not be empty."] for name in KNOWN if given.get(name) == ""}
-    if user_id is not None and ("\0" in user_id or user_id in (".", "..")):
-        wrong["user_id"] = ["Null characters are not allowed, nor is . or .. alone."]
+    wrong = {name[:64]: [f"Unknown parameter. Known: {', '.join(known)}."] for name in sorted(set(given) - set(known))}
+    wrong |= {name: ["Must not be empty."] for name in known if given.get(name) == ""}
     if wrong:
         raise ValidationError(wrong)
+
+
+def _check_user_id(user_id: str) -> None:
+    if "\0" in user_id or user_id in (".", ".."):
+        raise ValidationError({"user_id": ["Null characters are not allowed, nor is . or .. alone."]})
 
 
 def _link(request: Request, side: str, position: str) -> str | None:

@@ -10,7 +10,8 @@ from audit.actions import Action, Retention
 class AuditRow(models.Model):
     """One audited action. Inserted by `audit.trail`, never changed, removed by `audit.retention` with its whole month.
 
-    `timestamp` is the *start* of the action. Sort the rows of an engine by (`engine_seq`, `id`), never by time.
+    `timestamp` is the *start* of the action. `written_at` is the time of the insert, by the database; null in rows older than the
+    column. Sort the rows of an engine by (`engine_seq`, `id`), never by time.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -28,6 +29,12 @@ class AuditRow(models.Model):
     engine_seq = models.BigIntegerField(null=True)
     operation_id = models.UUIDField(null=True)
     request_id = models.TextField(null=True)
+    call_id = models.UUIDField(null=True)
+    key_id = models.UUIDField(null=True)
+    client_ip = models.GenericIPAddressField(null=True)
+    user_agent = models.TextField(null=True)
+    on_behalf_of = models.TextField(null=True)
+    written_at = models.DateTimeField(null=True)
     retention = models.TextField(default=Retention.STANDARD, choices=[(kind.value, kind.value) for kind in Retention])
 
     class Meta:

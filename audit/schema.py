@@ -1,4 +1,4 @@
-"""The OpenAPI description of the endpoints in `audit.api`."""
+"""The OpenAPI description of the endpoints in `audit.api`; `fleet.schema` has `GET /audit`, which takes either key."""
 
 from drf_spectacular.utils import OpenApiParameter
 
@@ -7,7 +7,7 @@ from audit.actions import Action
 from common import cursors
 from common.endpoints import UUID, Endpoint, describe, page_limit
 
-_FILTERS = (
+FILTERS = (
     describe("action", "Only rows with this action.", {"type": "string", "enum": [action.value for action in Action]}),
     describe("actor", "Only rows shown with this actor.", {"type": "string", "minLength": 1}),
     describe("user_id", "Only rows of this user, and counts of refusals that name the user.", {"type": "string", "minLength": 1}),
@@ -28,7 +28,7 @@ _ANY_USER = describe(
     required=True,
     where=OpenApiParameter.PATH,
 )
-_PAGE = {
+PAGE = {
     "results": [
         {
             "id": 15,
@@ -46,6 +46,12 @@ _PAGE = {
             "engine_seq": 3,
             "operation_id": "3ba31866-85cf-4c3f-a1ca-ef533ac6f0d1",
             "request_id": "37228bc0-3847-48b9-b685-ac2fdb3b1009",
+            "call_id": "c2b1d0c8-6c0e-4f3b-9a55-0d0f5f0b9a1e",
+            "key_id": "0f7c9a52-1b5e-4c7c-8f0e-6b2f4d1f7a11",
+            "client_ip": "203.0.113.7",
+            "user_agent": "acme-backend/3.1",
+            "on_behalf_of": "ada@acme.example",
+            "written_at": "2026-11-24T03:39:03.820Z",
             "retention": "standard",
         }
     ],
@@ -55,11 +61,7 @@ _PAGE = {
 
 ENDPOINTS = (
     Endpoint(
-        "GET", "/audit", api.rows, "list_audit", "List the product's own rows of the audit log, newest first",
-        answer=api.Rows, example=_PAGE, parameters=_FILTERS, tag="record",
-    ),
-    Endpoint(
         "GET", "/engines/{user_id}/audit", api.rows, "list_audit_of_user", "List a user's audit rows, also of destroyed engines",
-        answer=api.Rows, example=_PAGE, parameters=(_ANY_USER, *_FILTERS), tag="record",
+        answer=api.Rows, example=PAGE, parameters=(_ANY_USER, *FILTERS), tag="record",
     ),
 )  # fmt: skip

@@ -6,12 +6,16 @@ from django.db.models import BigIntegerField, F, Q, QuerySet, Value
 
 from audit.actions import Retention
 from audit.models import AuditRow
-from common import uuids
+from common import ip_addresses, uuids
 
-HELP = "User, engine, product, operation, request or actor; a prefix chooses the kind, as in user:alice"
+HELP = (
+    "User, engine, product, operation, request or actor; a prefix chooses the kind, as in user:alice. With a period also call:,"
+    " key:, address: and behalf:"
+)
 
-_UUIDS = {"engine": "engine_id", "product": "product_id", "operation": "operation_id"}
-_TEXTS = {"product": "product_slug", "request": "request_id", "actor": "actor"}
+# Without an index: call, key, address and behalf. The log line of a call has its request id, too, and requests have an index.
+_UUIDS = {"engine": "engine_id", "product": "product_id", "operation": "operation_id", "call": "call_id", "key": "key_id"}
+_TEXTS = {"product": "product_slug", "request": "request_id", "actor": "actor", "behalf": "on_behalf_of"}
 MOST = 1000  # counts of refusals that name a user
 _NOTHING = Q(pk__in=())
 
@@ -31,6 +35,9 @@ def read(term: str, among: "QuerySet[AuditRow]") -> Q:
         return Q(**{_UUIDS[kind]: uuid})
     if kind in _TEXTS:
         return Q(**{_TEXTS[kind]: value})
+    if kind == "address":
+        address = ip_addresses.parse(value)
+        return _NOTHING if address is None else Q(client_ip=address)
     if kind in _UUIDS:
         return _NOTHING
     return _guess(term, among)

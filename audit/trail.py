@@ -18,16 +18,23 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from audit.actions import CATALOGUE, CLAMPED, Action, check_metadata
-from audit.actors import Actor
+from audit.actors import SYSTEM, Actor
 from common import context, statements
+from common.context import Call
 
 SUBJECT = ("product_id", "product_slug", "user_id", "engine_id", "from_status", "to_status", "engine_seq")
 """Columns naming the subject of a row: arguments of `record`, or columns returned by the UPDATE given to `record_move`."""
 
 _SUBJECT_TYPES = dict(zip(SUBJECT, ("uuid", "text", "text", "uuid", "text", "text", "bigint"), strict=True))
 
+# The columns of the call at hand. An operation has columns of the same names.
+_CALL_TYPES = {
+    "call_id": "uuid", "request_id": "text", "key_id": "uuid", "client_ip": "inet", "user_agent": "text", "on_behalf_of": "text",
+}  # fmt: skip
+
 _INSERT = f"""
-INSERT INTO audit_log (timestamp, {", ".join(SUBJECT)}, action, actor, metadata, duration_ms, operation_id, request_id, retention)
+INSERT INTO audit_log (timestamp, {", ".join(SUBJECT)}, action, actor, metadata, duration_ms, operation_id,
+    {", ".join(_CALL_TYPES)}, retention)
 SELECT -- timestamp: the start, moved into the window, because only times inside the window have a partition
        greatest(w.starts, least(s.started, w.ends - interval '1 microsecond')),
        {", ".join(f"s.{column}" for column in SUBJECT)},
@@ -38,7 +45,9 @@ SELECT -- timestamp: the start, moved into the window, because only times inside
        -- duration_ms: only where the caller passed a start; limited to the range of the integer column
        CASE WHEN %(timed)s
             THEN greatest(0, least(extract(epoch FROM clock_timestamp() - s.started) * 1000, {2**31 - 1}))::int END,
-       %(operation_id)s::uuid, %(request_id)s::text, %(retention)s
+       %(operation_id)s::uuid,
+       {", ".join(f"%({column})s::{kind}" for column, kind in _CALL_TYPES.items())},
+       %(retention)s
 -- Without a start from the caller, the row has the start of the transaction.
 FROM (SELECT *, coalesce(%(started)s::timestamptz, now()) AS started FROM subject) s
 -- LEFT JOIN: a plain JOIN on a missing window would insert nothing, without an error, and keep the change of state.
@@ -125,8 +134,19 @@ def _common(
         "actor": by,
         "metadata": Jsonb(dict(metadata or {})),
         "operation_id": operation_id,
-        "request_id": context.request_id.get(),
+        **call_columns(by),
         "retention": CATALOGUE[action].retention.value,
         "started": started,
         "timed": started is not None,
     }
+
+
+def call_columns(by: Actor) -> dict[str, Any]:
+    """The call at hand as columns of an audit row or an operation: the ids of the call, and who called.
+
+    Work that the fleet does by itself names no caller, even within somebody's call.
+    """
+    call = context.current()
+    if by == SYSTEM:
+        call = Call(call.call_id, call.request_id)
+    return {column: getattr(call, column) for column in _CALL_TYPES}

@@ -2,6 +2,7 @@
 
 import os
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from celery import Celery
@@ -25,25 +26,29 @@ def keep_our_logging(**_: Any) -> None:
 
 
 @before_task_publish.connect
-def send_request_id(headers: dict[str, Any], **_: Any) -> None:
-    """Send the current request's id with every task: the worker logs the id in all lines of the task, Celery's included."""
-    headers["request_id"] = context.request_id.get()
+def send_ids(headers: dict[str, Any], **_: Any) -> None:
+    """Send the ids of the call at hand with every task: the worker logs them in all lines of the task, Celery's included."""
+    call = context.known()
+    headers["request_id"] = call and call.request_id
+    headers["call_id"] = call and str(call.call_id)
 
 
 @task_prerun.connect
-def bind_request_id(task: Any, **_: Any) -> None:
-    """Name the request in the log lines of the task, and in nothing else: whoever reaches Valkey could have written the header.
+def begin_call(task: Any, **_: Any) -> None:
+    """Begin a new call, and name the ids of the message in the log lines of the task, and in nothing else.
 
-    The audit rows of an operation take the request's id from the operation's row (`engines.worker.run`).
+    The audit rows of the task never get an id from its message: whoever reaches Valkey can send messages. An operation's rows
+    name the call that the operation's own row names.
     """
+    context.enter(context.Call(uuid4()))
     structlog.contextvars.clear_contextvars()
-    context.request_id.set(None)
-    said = task.request.get("request_id")
-    if isinstance(said, str) and context.REQUEST_ID.fullmatch(said):
-        structlog.contextvars.bind_contextvars(request_id=said)
+    for name, form in (("request_id", context.REQUEST_ID), ("call_id", context.CALL_ID)):
+        said = task.request.get(name)
+        if isinstance(said, str) and form.fullmatch(said):
+            structlog.contextvars.bind_contextvars(**{name: said})
 
 
 @task_postrun.connect
-def unbind_request_id(**_: Any) -> None:
+def end_call(**_: Any) -> None:
     structlog.contextvars.clear_contextvars()
-    context.request_id.set(None)
+    context.enter(None)

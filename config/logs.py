@@ -48,7 +48,10 @@ def configure(level: str) -> None:
 
 
 def _add_context(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Add the id of the current request, and the name of the request's admin key."""
-    named = {"request_id": context.request_id.get(), "admin_key": context.credential.get()}
-    line.update({name: value for name, value in named.items() if value is not None})
+    """Add the ids of the call at hand, and the name of its admin key; ids that a message of a task brought along stay."""
+    if (call := context.known()) is not None:
+        named = {"request_id": call.request_id, "call_id": str(call.call_id), "admin_key": call.key_name}
+        for name, value in named.items():
+            if value is not None:
+                line.setdefault(name, value)
     return line

@@ -23,7 +23,7 @@ urlpatterns = [
     path("engines/<user:user_id>/logs", logs.logs),
     path("engines/<user:user_id>/audit", audit.rows),
     path("operations/<uuid:operation_id>", operations.operation),
-    path("audit", audit.rows),
+    path("audit", fleet.audit),
     path("status", fleet.status),
     path("metrics", fleet.metrics),
     path("policy/explain", fleet.explain),

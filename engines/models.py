@@ -8,6 +8,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from common import characters
+from common.context import Call
 from policy.models import Product
 
 
@@ -233,7 +234,13 @@ class Operation(models.Model):
     queue = models.TextField(choices=Queue.choices, db_default=Queue.LIFECYCLE)
     params = models.JSONField(default=dict, help_text="What makes two operations of one kind differ.")
     actor = models.TextField()
-    request_id = models.TextField(null=True)  # noqa: DJ001 (as in the audit log, null means: opened by no request)
+    # The call that opened the operation, and who called, as in the audit log. Null: unknown, or does not apply.
+    call_id = models.UUIDField(null=True)
+    request_id = models.TextField(null=True)  # noqa: DJ001
+    key_id = models.UUIDField(null=True, help_text="Platform key or admin key.")
+    client_ip = models.GenericIPAddressField(null=True)
+    user_agent = models.TextField(null=True)  # noqa: DJ001
+    on_behalf_of = models.TextField(null=True)  # noqa: DJ001
     incarnation = models.IntegerField(help_text="Incarnation that the operation leaves valid when it succeeds.")
 
     attempt = models.IntegerField(default=0, help_text="Fencing token: claims so far.")
@@ -285,6 +292,18 @@ class Operation(models.Model):
         cause = self.params.get("cause")
         # A later version may have further triggers: after a return to this version, their operations still have to end.
         return Trigger(cause) if cause in Trigger.values else Trigger.REQUESTED
+
+    @property
+    def call(self) -> Call:
+        """The call that opened the operation: the rows of its attempts name the call. A new call for an operation without one."""
+        return Call(
+            call_id=self.call_id or uuid.uuid4(),
+            request_id=self.request_id,
+            key_id=self.key_id,
+            client_ip=self.client_ip,
+            user_agent=self.user_agent,
+            on_behalf_of=self.on_behalf_of,
+        )
 
     @property
     def env_version(self) -> int:

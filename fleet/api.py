@@ -1,7 +1,8 @@
-"""The fleet over REST: a product's status, metrics and explanations, and the health of the process."""
+"""The fleet over REST: status, metrics, the audit log and explanations, and the health of the process."""
 
 from typing import Annotated, Any
 
+from django.http import HttpResponse
 from pydantic import Field, WithJsonSchema
 from rest_framework import serializers
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
@@ -10,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from typing_extensions import TypedDict
 
+from audit import api as log
 from common.answers import Count, NonEmpty, choice
 from common.bodies import Body, Flag, Text, read
 from engines import admission
@@ -21,7 +23,7 @@ from fleet import status as state
 from fleet.errors import classify, envelope
 from policy import decisions, products, rules
 from policy.answers import EGRESS
-from policy.auth import AnyKeyAuthentication, MayExplain
+from policy.auth import AnyKeyAuthentication, IsProductOrAdmin, MayExplain
 from policy.errors import ProductNotFound
 from policy.models import Product
 
@@ -60,6 +62,14 @@ def health(request: Request) -> Response:
     if reason := state.unavailable():
         return Response(envelope("UNAVAILABLE", f"Not able to serve: {reason}."), status=503)
     return Response(state.of_process())
+
+
+@api_view(["GET"])
+@authentication_classes([AnyKeyAuthentication])
+@permission_classes([IsProductOrAdmin])
+def audit(request: Request) -> HttpResponse:
+    """GET /audit: the product's own rows or, with an admin key, every row, with all that is known of the calls."""
+    return log.all_rows(request) if request.auth == "admin" else log.own_rows(request)
 
 
 # -- explain -----------------------------------------------------------------------------------------------------------

@@ -156,8 +156,9 @@ def envelope(code: str, message: str, details: Any = None) -> dict[str, Any]:
     error: dict[str, Any] = {"code": code, "message": message}
     if details:
         error["details"] = details
-    if request_id := context.request_id.get():
-        error["request_id"] = request_id
+    call = context.known()
+    if call is not None and call.request_id:
+        error["request_id"] = call.request_id
     return {"error": error}
 
 
@@ -203,18 +204,19 @@ def _headers(error: Exception) -> dict[str, str]:
 # -- errors outside an endpoint ----------------------------------------------------------------------------------------
 
 
-def _outside(status: int, code: str, message: str) -> HttpResponse:
+def outside(status: int, code: str, message: str) -> HttpResponse:
+    """The answer to a request that reaches no endpoint."""
     return JsonResponse(envelope(code, message), status=status)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _outside(400, "INVALID_REQUEST", "The request cannot be read; check its host and headers.")
+    return outside(400, "INVALID_REQUEST", "The request cannot be read; check its host and headers.")
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     if request.path.startswith("/admin/"):
         return denials.of_staff(request, defaults.permission_denied(request, exception), "permission")
-    return _outside(403, "POLICY_DENIED", "You have no permission for this request.")
+    return outside(403, "POLICY_DENIED", "You have no permission for this request.")
 
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
@@ -229,10 +231,10 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def no_such_path() -> HttpResponse:
-    return _outside(404, "NOT_FOUND", "The path does not exist; see the API's documentation.")
+    return outside(404, "NOT_FOUND", "The path does not exist; see the API's documentation.")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if request.path.startswith("/admin/"):
         return defaults.server_error(request)
-    return _outside(500, "INTERNAL_ERROR", OUR_OWN_WORDS["INTERNAL_ERROR"])
+    return outside(500, "INTERNAL_ERROR", OUR_OWN_WORDS["INTERNAL_ERROR"])

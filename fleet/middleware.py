@@ -1,8 +1,9 @@
-"""Middleware: id, undecoded path, method and thread of every request; sessions, users and messages for `/admin/` only."""
+"""Middleware: call, undecoded path, method and thread of every request; sessions, users and messages for `/admin/` only."""
 
-import uuid
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 import structlog
 from django.contrib.auth.middleware import AuthenticationMiddleware
@@ -13,35 +14,82 @@ from django.http.response import HttpResponseBase
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.log import log_response
 
-from common import context
+from common import characters, context, ip_addresses
+from common.context import Call
 from fleet import denials, errors
 from policy import thread_share
 
 Next = Callable[[HttpRequest], HttpResponse]
 
+MAX_USER_AGENT = 200
+MAX_ON_BEHALF_OF = 255
 _PAGES = ("/admin/", "/static/")
 _CACHED = ("/schema/", "/docs/", *_PAGES)
+_NOT_FITTING = (
+    f"X-On-Behalf-Of: must be at most {MAX_ON_BEHALF_OF} printable characters; shorten the name, or leave the header out."
+)
 
 
-def request_id(get_response: Next) -> Next:
-    """Take the request id from `X-Request-ID` or make a new id; return the id in `X-Request-ID` of the response.
+def begin_call(get_response: Next) -> Next:
+    """Begin the request's call: every log line, audit row and operation of the request names it (`common.context.Call`).
 
-    Every log line and audit row of the request carries the id.
+    The response returns both ids. `X-Call-ID` is always made here; `X-Request-ID` is the caller's, or else the id of the call.
+    An `X-On-Behalf-Of` that is too long, or does not show, is refused with 400.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:
-        given = request.headers.get("X-Request-ID", "")
-        identifier = given if context.REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        call = _call_of(request)
         structlog.contextvars.clear_contextvars()
-        with context.of_request(identifier):
-            response = get_response(request)
-            # Log here, where the id is still bound. Django logs further out, but never logs a response twice.
+        with context.of_call(call):
+            is_refused = call.on_behalf_of is not None and not _fits(call.on_behalf_of)
+            response = errors.outside(400, "INVALID_REQUEST", _NOT_FITTING) if is_refused else get_response(request)
+            # Log here, where the call is still bound. Django logs further out, but never logs a response twice.
             if response.status_code >= 400 and not denials.note(request, response):
                 log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
-        response["X-Request-ID"] = identifier
+        response["X-Request-ID"] = call.request_id or ""
+        response["X-Call-ID"] = str(call.call_id)
         return response
 
     return middleware
+
+
+def _call_of(request: HttpRequest) -> Call:
+    """The request's call, with what the request says of its caller. Reads `META`, because `headers` costs the hot path more."""
+    call_id, given = uuid4(), request.META.get("HTTP_X_REQUEST_ID", "")
+    return Call(
+        call_id,
+        given if context.REQUEST_ID.fullmatch(given) else str(call_id),
+        client_ip=client_ip(request),
+        user_agent=_printable(_decode(request.META.get("HTTP_USER_AGENT", ""))) or None,
+        on_behalf_of=_decode(request.META.get("HTTP_X_ON_BEHALF_OF", "")) or None,
+    )
+
+
+def client_ip(request: HttpRequest) -> str | None:
+    """The address of the caller, as PostgreSQL's type `inet` accepts it; None on a socket without addresses."""
+    return _parsed(request.META.get("REMOTE_ADDR", ""))
+
+
+_parsed = lru_cache(maxsize=1024)(ip_addresses.parse)  # few addresses call often, and parsing takes longer than looking up
+
+
+def _decode(header: str) -> str:
+    """The text of a header whose bytes are UTF-8. WSGI hands bytes on as Latin-1, which stays where they are not UTF-8."""
+    if header.isascii():
+        return header
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
+
+
+def _printable(text: str) -> str:
+    """At most the first MAX_USER_AGENT characters, after all characters that do not show are removed."""
+    return (text if text.isprintable() else "".join(filter(str.isprintable, text)))[:MAX_USER_AGENT]
+
+
+def _fits(on_behalf_of: str) -> bool:
+    return len(on_behalf_of) <= MAX_ON_BEHALF_OF and "\t" not in on_behalf_of and not characters.unseen(on_behalf_of)
 
 
 def thread_of_product(get_response: Next) -> Next:

@@ -1,7 +1,20 @@
 """The OpenAPI description of the endpoints in `fleet.api`."""
 
-from common.endpoints import Endpoint
+from audit import api as log
+from audit import schema as audit
+from common.endpoints import UUID, Endpoint, describe
 from fleet import api, metrics, status
+
+_FILTERS_OF_OPERATOR = (
+    describe("product_id", "Only with an admin key: only rows of this product.", UUID),
+    describe(
+        "request_id",
+        "Only with an admin key: only rows of requests with this `X-Request-ID`.",
+        {"type": "string", "minLength": 1},
+    ),
+    describe("call_id", "Only with an admin key: only rows of this call. Give `since`, too: there is no index.", UUID),
+    describe("key_id", "Only with an admin key: only rows of calls with this key. Give `since`, too: there is no index.", UUID),
+)
 
 ENDPOINTS = (
     Endpoint(
@@ -21,6 +34,12 @@ ENDPOINTS = (
         errors=("PRODUCT_NOT_FOUND",), tag="products", is_read=True,
         description="With an admin key, `product_id` names the product. With a platform key, the product is the caller."
         " `engine_version` is allowed only with the verb `provision`, and the flags only with the verb `admit`.",
+    ),
+    Endpoint(
+        "GET", "/audit", api.audit, "list_audit", "List rows of the audit log, newest first",
+        answer=log.Rows, example=audit.PAGE, parameters=(*audit.FILTERS, *_FILTERS_OF_OPERATOR), tag="record",
+        description="With a platform key, the product's own rows. With an admin key, every row, with all that is known of the"
+        " calls.",
     ),
     Endpoint(
         "GET", "/status", api.status, "get_status", "Count the product's engines by state",

@@ -8,7 +8,7 @@ from django.db.models import Count as CountOf
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from audit import partitions
+from audit import action_table, partitions
 from common.answers import Count, NonEmpty, Time, choice
 from common.times import iso
 from engines import hosts
@@ -60,17 +60,21 @@ _migrated = False
 
 
 def unavailable() -> str:
-    """Why the process cannot serve, in a few words; empty if the database answers and every migration is applied."""
+    """Why the process cannot serve, in a few words; empty if the database answers, and is as `migrate` leaves it."""
     global _migrated
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-        if not _migrated:
-            executor = MigrationExecutor(connection)
-            _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
+        _migrated = _migrated or _is_migrated()
     except Error:
         return "database unreachable"
     return "" if _migrated else "migrations missing"
+
+
+def _is_migrated() -> bool:
+    """Whether every migration is applied, and every action of the catalogue may be written."""
+    executor = MigrationExecutor(connection)
+    return not executor.migration_plan(executor.loader.graph.leaf_nodes()) and action_table.is_complete()
 
 
 class UnreachableHost(TypedDict):

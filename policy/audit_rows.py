@@ -20,5 +20,5 @@ def record(action: Action, product: Product | None = None, *, by: Actor, metadat
 
 def signed(metadata: Mapping[str, Any], *, by: Actor) -> Mapping[str, Any]:
     """Return the metadata plus the name of the request's admin key, if the actor is `admin` and the key has a name."""
-    name = context.credential.get() if by == ADMIN else None
+    name = context.current().key_name if by == ADMIN else None
     return {**metadata, ADMIN_KEY: name} if name else metadata

@@ -50,6 +50,7 @@ class AdmitAuthentication(BaseAuthentication):
         key = products.authenticate(request.headers.get("X-Platform-Key", ""))
         if key is None:
             raise InvalidPlatformKey
+        context.identify(key.pk)  # rows and operations of the request name the key
         return key, key.product
 
     def authenticate_header(self, request: Request) -> str:
@@ -68,7 +69,10 @@ class PlatformKeyAuthentication(AdmitAuthentication):
 def recognise(plaintext: str, scope: Scope) -> Product | None:
     """Return the product of a living key with the scope; None for all other keys, and the caller must refuse the request."""
     key = products.authenticate(plaintext)
-    return None if key is None or scope not in key.scopes else key.product
+    if key is None or scope not in key.scopes:
+        return None
+    context.identify(key.pk)
+    return key.product
 
 
 class AdminKeyAuthentication(BaseAuthentication):
@@ -86,7 +90,8 @@ class AdminKeyAuthentication(BaseAuthentication):
             key = admin_keys.authenticate(given)
             if key is None:
                 raise InvalidAdminKey
-        context.credential.set(None if key is None else key.name)  # audit rows and log lines name the key
+        # Rows, operations and log lines of the request name the key. ORCH_ADMIN_KEY has no row, and thus no id.
+        context.identify(key.pk if key else None, key.name if key else None)
         return key, "admin"
 
     def authenticate_header(self, request: Request) -> str:
@@ -141,13 +146,17 @@ class HasAnyScope(IsProduct):
     to_read = frozenset(Scope)
 
 
-class MayExplain(IsProduct):
-    """For `explain`: any scope is enough, because the call changes nothing and reveals little. The operator is permitted, too."""
-
-    to_write = frozenset(Scope)
+class IsProductOrAdmin(IsProduct):
+    """Permit the operator, too; with AnyKeyAuthentication."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         return request.auth == "admin" or super().has_permission(request, view)
+
+
+class MayExplain(IsProductOrAdmin):
+    """For `explain`: any scope is enough, because the call changes nothing and reveals little."""
+
+    to_write = frozenset(Scope)
 
 
 class IsAdmin(BasePermission):

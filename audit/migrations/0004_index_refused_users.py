@@ -32,7 +32,7 @@ def build(apps, schema_editor):
 
 class Migration(migrations.Migration):
     atomic = False  # CREATE INDEX CONCURRENTLY runs outside transactions
-    dependencies = [("audit", "0001_audit_log")]
+    dependencies = [("audit", "0003_rows_that_can_be_true")]
     operations = [
         migrations.RunPython(build, lambda apps, schema_editor: schema_editor.execute("DROP INDEX audit_log_standard_users")),
     ]

@@ -183,6 +183,13 @@ class Row:
     operation_id: str | None
     request_id: str | None
     retention: str
+    call_id: str | None = None
+    key_id: str | None = None
+    client_ip: str | None = None
+    user_agent: str | None = None
+    on_behalf_of: str | None = None
+    written_at: datetime | None = None
+    txid: str | None = None
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,11 @@ def _answer(status: int, message: str) -> bytes:
     """The bytes of an answer that ends its connection; without a message, the usual one of the status."""
     from fleet import errors  # here: gunicorn loads the module before Django is set up
 
-    code = _CODES[status]
+    call, code = context.current(), _CODES[status]
     body = json.dumps(errors.envelope(code, message or errors.OUR_OWN_WORDS[code])).encode()
     head = (
         f"HTTP/1.1 {status} {_REASONS[status]}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\nX-Request-ID: {context.request_id.get()}\r\n\r\n"
+        f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n"
+        f"X-Request-ID: {call.request_id}\r\nX-Call-ID: {call.call_id}\r\n\r\n"
     )
     return head.encode() + body

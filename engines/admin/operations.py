@@ -65,7 +65,7 @@ class OperationAdmin(KeysetAdmin):
             "facts": wording.facts(found.params),
         }
         if request.user.has_perm("audit.view_auditrow"):
-            page["entries"] = timeline.of_operation(found.engine_id, found.pk)
+            page |= {"entries": timeline.of_operation(found.engine_id, found.pk), "may_search": True}
         return page
 
     @admin.display(description="Opened (UTC)")

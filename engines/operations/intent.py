@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 from django.db import transaction
 from django.db.models.functions import Now
 
+from audit import trail
 from audit.actors import Actor
-from common import context
 from engines.errors import OperationInProgress, OperationNotFound
 from engines.models import Engine, Kind, Operation, Queue, Trigger
 from engines.operations import queues
@@ -39,8 +39,8 @@ def open(  # noqa: A001 (callers write `operations.open`)
         params=dict(params or {}),
         actor=by,
         incarnation=incarnation or engine.incarnation,
-        request_id=context.request_id.get(),
         sent_at=Now(),
+        **trail.call_columns(by),
     )
     operation.queue = queue or queues.choose(kind, operation.trigger)
     operation.save(force_insert=True)

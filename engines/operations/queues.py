@@ -16,7 +16,7 @@ the statement after it. The server releases the lock by itself, and thus a proce
 import json
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import redis
 import structlog
@@ -25,6 +25,7 @@ from django.db import connection
 from kombu.exceptions import OperationalError
 
 from common import context
+from common.context import Call
 from common.settings import settings
 from engines.models import IS_OPEN, Kind, Operation, Queue, Trigger
 from engines.transitions import BOOTS
@@ -145,7 +146,7 @@ def params() -> Mapping[str, Any]:
 
 
 def send(operation_id: UUID, queue: str) -> None:
-    """Send the operation's id to a queue, under the id of the current request.
+    """Send the operation's id to a queue, with the ids of the call at hand.
 
     If the broker is away, the operation is only delayed: beat sends it again by `dispatch`.
     """
@@ -172,14 +173,14 @@ def dispatch() -> int:
             FROM with_room WHERE o.id = with_room.id AND {READY} AND is_within_share
               -- An operation sent a short time ago is still on its way. A message that is lost is sent again later.
               AND (sent_at IS NULL OR sent_at < clock_timestamp() - make_interval(secs => %(resend)s))
-            RETURNING o.id, o.queue, o.request_id
+            RETURNING o.id, o.queue, o.call_id, o.request_id
             """,
             {**params(), "batch": BATCH, "resend": settings.ENV.resend_after_s},
         )
         cursor.nextset()  # skips the result of the lock
         due = cursor.fetchall()
-    for operation_id, queue, request_id in due:
-        with context.of_request(request_id):
+    for operation_id, queue, call_id, request_id in due:
+        with context.of_call(Call(call_id or uuid4(), request_id)):
             send(operation_id, queue)
     return len(due)
 

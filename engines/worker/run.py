@@ -35,7 +35,7 @@ def run(operation_id: UUID) -> None:
         return
     operation = Operation.objects.select_related("engine__product").get(pk=operation_id)
     about = structlog.contextvars.bound_contextvars(operation_id=str(operation_id))
-    with context.of_request(operation.request_id), about, renewal.held(lease):
+    with context.of_call(operation.call), about, renewal.held(lease):
         try:
             _carry_out(Attempt(lease, operation, backends.get()))
         except LeaseLost:

@@ -48,6 +48,10 @@ HEADERS: dict[str, Json] = {
         "description": "Id of this request in the audit log and in Roundhouse's logs.",
         "schema": {"type": "string"},
     },
+    "X-Call-ID": {
+        "description": "Id of this call in the audit log and in Roundhouse's logs: made by Roundhouse, and never used twice.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
     "Location": {
         "description": "Address of the operation; GET shows its progress.",
         "schema": {"type": "string", "format": "uri-reference"},
@@ -65,7 +69,7 @@ HEADERS: dict[str, Json] = {
         "schema": _SECONDS,
     },
 }
-ALWAYS = frozenset({"X-Request-ID", "Location", "WWW-Authenticate"})  # required in every answer with the header
+ALWAYS = frozenset({"X-Request-ID", "X-Call-ID", "Location", "WWW-Authenticate"})  # required in every answer with the header
 BY_STATUS = {202: ("Location",), 401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 _HEADER: Any = OpenApiParameter.HEADER
@@ -73,6 +77,13 @@ REQUEST_ID = describe(
     "X-Request-ID",
     "Id of this request: 1 to 128 characters of `A-Za-z0-9._:/+=@-`. If it is missing or invalid, Roundhouse makes an id.",
     {"type": "string"},
+    where=_HEADER,
+)
+ON_BEHALF_OF = describe(
+    "X-On-Behalf-Of",
+    "The person or program that the caller acts for, in the caller's own words: at most 255 printable characters. The audit rows"
+    " of the call repeat the text.",
+    {"type": "string", "maxLength": 255},
     where=_HEADER,
 )
 IDEMPOTENCY_KEY = describe(
@@ -120,7 +131,7 @@ class Described(AutoSchema):
         return [key for kind in self.view.authentication_classes for key in AUTH[kind]]
 
     def get_override_parameters(self) -> list[Any]:
-        return [*self.endpoint.parameters, REQUEST_ID, *([IDEMPOTENCY_KEY] if self._changes() else [])]
+        return [*self.endpoint.parameters, REQUEST_ID, ON_BEHALF_OF, *([IDEMPOTENCY_KEY] if self._changes() else [])]
 
     def _changes(self) -> bool:
         return self.method != "GET" and not self.endpoint.is_read
@@ -149,7 +160,7 @@ class Described(AutoSchema):
         return responses
 
     def _headers(self, status: int) -> tuple[str, ...]:
-        return "X-Request-ID", *BY_STATUS.get(status, ()), *self.endpoint.headers.get(status, ())
+        return "X-Request-ID", "X-Call-ID", *BY_STATUS.get(status, ()), *self.endpoint.headers.get(status, ())
 
     def _share(self, answer: Json, codes: list[str], headers: tuple[str, ...]) -> Json:
         """Make the answer a component, since many operations share the answer, and return a reference."""

@@ -63,8 +63,8 @@ class Months:
 
 @pytest.fixture(autouse=True)
 def _no_request() -> None:
-    """No request id from an earlier test's request in the rows of this one."""
-    context.request_id.set(None)
+    """No call of an earlier test in the rows of this one."""
+    context.enter(None)
 
 
 @pytest.fixture

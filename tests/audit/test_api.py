@@ -6,13 +6,16 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from audit import actors, trail
 from audit.actions import CATALOGUE, CLAMPED, Action
 from audit.models import AuditRow
 from common import context, cursors
+from common.context import Call
 from tests.conftest import Api
 
 CONTRACT = {  # what products were promised before there was this implementation
@@ -21,8 +24,10 @@ CONTRACT = {  # what products were promised before there was this implementation
 }  # fmt: skip
 OURS = {  # what the log's layout adds
     "product_slug": str, "from_status": str, "to_status": str, "engine_seq": int, "operation_id": str, "request_id": str,
-    "retention": str,
+    "call_id": str, "key_id": str, "client_ip": str, "user_agent": str, "on_behalf_of": str, "written_at": str, "retention": str,
 }  # fmt: skip
+OF_CALL = ("request_id", "call_id", "key_id", "client_ip", "user_agent", "on_behalf_of")
+CALL = Call(uuid4(), "r-7", uuid4(), "ci", "203.0.113.7", "acme-backend/3.1", "ada@acme.example")
 COLUMNS = CONTRACT | OURS
 FOR_OPERATORS = {"txid"}  # columns of the log that products do not see
 
@@ -78,7 +83,8 @@ def walk(api, answer, way):
 def test_audit_shows_a_row_with_every_column(api, product):
     engine_id, operation_id = uuid4(), uuid4()
     started = datetime.now(UTC) - timedelta(seconds=2)
-    [pk] = write(product, engine_id=engine_id, operation_id=operation_id, started=started, metadata={"port": 9001})
+    with context.of_call(CALL):
+        [pk] = write(product, engine_id=engine_id, operation_id=operation_id, started=started, metadata={"port": 9001})
     [row] = get(api, action="start")["results"]
     assert row.keys() == COLUMNS.keys()
     assert row["id"] == pk
@@ -87,6 +93,18 @@ def test_audit_shows_a_row_with_every_column(api, product):
     assert (row["user_id"], row["action"], row["actor"], row["metadata"]) == ("alice", "start", "acme", {"port": 9001})
     assert 2000 <= row["duration_ms"] < 10_000
     assert row["retention"] == "standard"
+    assert [row[name] for name in OF_CALL] == [
+        "r-7", str(CALL.call_id), str(CALL.key_id), "203.0.113.7", "acme-backend/3.1", "ada@acme.example",
+    ]  # fmt: skip
+    assert datetime.fromisoformat(row["timestamp"]) < datetime.fromisoformat(row["written_at"])
+
+
+@pytest.mark.parametrize("by", [actors.SYSTEM, actors.ADMIN, actors.staff("ada"), actors.product("other")])
+def test_audit_hides_the_call_of_anybody_else(api, product, by):
+    with context.of_call(CALL):
+        write(product, by=by)
+    [row] = get(api, action="start")["results"]
+    assert {row[name] for name in OF_CALL} == {None}
 
 
 def test_audit_leaves_no_column_of_the_log_out(api, running_engine, superuser):
@@ -95,8 +113,8 @@ def test_audit_leaves_no_column_of_the_log_out(api, running_engine, superuser):
     )
     assert {name for (name,) in columns} == COLUMNS.keys() | FOR_OPERATORS
     [row] = get(api, action="provision")["results"]
-    assert row["request_id"] is None  # of no request
-    assert {name: type(value) for name, value in row.items()} == COLUMNS | {"request_id": type(None)}
+    unknown = dict.fromkeys(set(OF_CALL) - {"call_id"}, type(None))  # of no request
+    assert {name: type(value) for name, value in row.items()} == COLUMNS | unknown
 
 
 SAMPLES = {str: "secret", int: 7, float: 7.5, bool: True, list: ["secret"]}
@@ -126,6 +144,7 @@ def test_audit_hides_reasons_key_names_room_and_foreign_containers():
 
 def test_audit_shows_no_metadata_of_an_action_or_form_that_the_catalogue_does_not_have(api, product, superuser):
     insert = "INSERT INTO audit_log (timestamp, product_id, product_slug, action, metadata) VALUES (now(), %s, %s, %s, %s)"
+    superuser.execute("SET session_replication_role = replica")  # the log refuses such rows
     superuser.execute(insert, [product.pk, product.slug, "newer_action", '{"attempt": 1}'])
     superuser.execute(insert, [product.pk, product.slug, "start", '["attempt"]'])
     superuser.execute(insert, [product.pk, product.slug, "start", f'{{"{CLAMPED}": "2020-01-01T00:00:00Z", "later": 1}}'])
@@ -182,6 +201,61 @@ def test_engine_audit_shows_one_users_rows(api, product):
 def test_audit_refuses_a_caller_without_a_key(api, product):
     response = api.get("/audit", headers={"X-Platform-Key": "pk-sept-none"})
     assert (response.status_code, response.json()["error"]["code"]) == (401, "INVALID_PLATFORM_KEY")
+
+
+# -- the operator ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def operator(db):
+    return Client(headers={"X-Admin-Key": settings.ENV.admin_key})
+
+
+def test_audit_shows_the_operator_every_row_with_its_call(operator, product, other_product):
+    with context.of_call(CALL):
+        told = {"cause": "requested", "reason": "quiet"}
+        written = [*write(product, by=actors.staff("ada"), metadata=told), *write(other_product)]
+        written.append(trail.record(Action.RETENTION_PRUNE, by=actors.SYSTEM))
+    rows = get(operator)["results"]
+    assert [row["id"] for row in rows[:3]] == written[::-1]
+    assert {row["product_id"] for row in rows} == {None, str(product.pk), str(other_product.pk)}
+    assert rows[2].keys() == COLUMNS.keys() | FOR_OPERATORS
+    assert rows[2]["txid"].isdigit()
+    assert (rows[2]["actor"], rows[2]["on_behalf_of"], rows[2]["client_ip"]) == ("admin:ada", CALL.on_behalf_of, CALL.client_ip)
+    assert rows[2]["metadata"] == told
+    assert ids(get(operator, limit=2)) == written[:0:-1]
+    assert ids(follow(operator, get(operator, limit=2)["next"]))[0] == written[0]
+
+
+def test_audit_filters_for_the_operator(operator, product, other_product):
+    with context.of_call(CALL):
+        [mine] = write(product)
+    [other] = write(other_product)
+    assert ids(get(operator, action="start", product_id=str(other_product.pk))) == [other]
+    [staff] = write(product, by=actors.staff("ada"))
+    assert ids(get(operator, actor="admin:ada")) == [staff]
+    for name, value in (("request_id", "r-7"), ("call_id", str(CALL.call_id)), ("key_id", str(CALL.key_id))):
+        assert ids(get(operator, **{name: value})) == [mine]
+    assert "call_id" in get(operator, expect=400, call_id="x")["error"]["details"]["fields"]
+
+
+@pytest.mark.parametrize("name", ["product_id", "request_id", "call_id", "key_id"])
+def test_audit_has_no_filter_of_the_operator_for_a_product(api, name):
+    error = get(api, expect=400, **{name: str(uuid4())})["error"]
+    assert error["details"]["fields"][name][0].startswith("Unknown parameter.")
+
+
+def test_audit_of_a_user_is_for_products_only(operator, product):
+    assert get(operator, "/engines/alice/audit", expect=401)["error"]["code"] == "INVALID_PLATFORM_KEY"
+
+
+def test_audit_ends_a_search_of_the_operator_that_takes_too_long(operator, product, superuser):
+    """A row that somebody holds is as slow as ten million rows."""
+    write(product)
+    with superuser.transaction():
+        superuser.execute("LOCK TABLE audit_log IN ACCESS EXCLUSIVE MODE")
+        fields = get(operator, expect=400, call_id=str(uuid4()))["error"]["details"]["fields"]
+    assert fields == {"since": ["The search takes too long. Choose a period with since and until."]}
 
 
 # -- filters -----------------------------------------------------------------------------------------------------------

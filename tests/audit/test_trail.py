@@ -9,6 +9,7 @@ from audit import actors, trail
 from audit.actions import Action
 from audit.models import AuditRow
 from common import context
+from common.context import Call
 from policy.models import Product
 
 BY = actors.staff("ada")
@@ -54,7 +55,7 @@ def test_record_writes_every_column(db):
 
 def test_record_leaves_null_what_does_not_apply(db):
     written = row(trail.record(Action.RETENTION_PRUNE, by=actors.SYSTEM))
-    given = {"id", "timestamp", "action", "actor", "metadata", "retention"}
+    given = {"id", "timestamp", "action", "actor", "metadata", "retention", "call_id", "written_at"}
     empty = [
         field.attname
         for field in AuditRow._meta.fields
@@ -84,11 +85,37 @@ def test_record_keeps_when_the_action_started_and_how_long_it_took(db):
     assert 90_000 <= written.duration_ms < 95_000
 
 
-def test_record_takes_the_request_id_of_the_context(db):
-    with context.of_request("req-7"):
-        inside = trail.record(Action.START, by=BY)
-    outside = trail.record(Action.START, by=BY)
-    assert (row(inside).request_id, row(outside).request_id) == ("req-7", None)
+CALL = Call(uuid4(), "req-7", uuid4(), "ci", "203.0.113.7", "acme-backend/3.1", "ada@acme.example")
+CALLER = ("key_id", "client_ip", "user_agent", "on_behalf_of")
+
+
+def test_record_names_the_call_at_hand_and_who_called(db):
+    with context.of_call(CALL):
+        written = row(trail.record(Action.START, by=BY))
+    assert (written.call_id, written.request_id) == (CALL.call_id, "req-7")
+    assert [getattr(written, name) for name in CALLER] == [getattr(CALL, name) for name in CALLER]
+
+
+def test_record_names_the_call_but_no_caller_for_work_of_the_fleet_itself(db):
+    with context.of_call(CALL):
+        written = row(trail.record(Action.ORPHAN_REMOVED, by=actors.SYSTEM))
+    assert (written.call_id, written.request_id) == (CALL.call_id, "req-7")
+    assert [getattr(written, name) for name in CALLER] == [None] * 4
+
+
+def test_record_outside_a_request_names_one_call_until_the_next_begins(db):
+    first, second = (row(trail.record(Action.START, by=BY)) for _ in range(2))
+    assert first.call_id == second.call_id is not None
+    assert first.request_id is None
+    context.enter(None)  # as at the end of a task
+    assert row(trail.record(Action.START, by=BY)).call_id != first.call_id
+
+
+def test_record_says_when_it_was_written_by_the_clock_and_not_by_the_transaction(db):
+    with transaction.atomic():
+        before = now()
+        first, second = (row(trail.record(Action.START, by=BY)) for _ in range(2))
+    assert first.timestamp == second.timestamp < before < first.written_at < second.written_at < now()
 
 
 def test_record_marks_rows_of_one_transaction_with_its_id(db, superuser):

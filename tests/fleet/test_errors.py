@@ -60,6 +60,8 @@ def test_product_endpoint_refuses_a_key_that_is_none(client, product, subtests):
         ADMIN_KEY,
     )
     for (method, path), headers in itertools.product(PRODUCTS, wrong):
+        if path == "/audit" and headers is ADMIN_KEY:  # takes either key
+            continue
         with subtests.test(method=method, path=path, headers=headers):
             response = client.generic(method, path, headers=headers)
             assert_error(response, 401, "INVALID_PLATFORM_KEY")

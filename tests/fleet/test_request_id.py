@@ -1,9 +1,10 @@
-"""A request's id is on every line that the request, and the work it queued, leaves in the log of any process."""
+"""The ids of a call are on every line that the call, and the work it queued, leaves in the log of any process."""
 
 import json
 import re
 
 import pytest
+import requests
 from celery import current_app
 
 from audit.models import AuditRow
@@ -26,22 +27,28 @@ def product(stack, db):
     return make_product()
 
 
+AGENT = f"python-requests/{requests.__version__}"
+
+
 def lines(stack, *names):
     """Every JSON line of these processes' logs; Celery greets in plain text."""
     return [json.loads(line) for name in names for line in stack.log(name).splitlines() if line.startswith("{")]
 
 
-def test_operation_is_logged_with_its_requests_id(stack, product):
+def test_operation_is_logged_with_the_ids_of_its_call(stack, product):
     provision = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, **{"X-Request-ID": "r-1-provision"})
     stop = stack.call("POST", "/engines/alice/stop", product.key, **{"X-Request-ID": "r-1-stop"})
     assert [answer.headers["X-Request-ID"] for answer in (provision, stop)] == ["r-1-provision", "r-1-stop"]
-    for kind in ("provision", "stop"):
-        operation, expected = Operation.objects.get(kind=kind), f"r-1-{kind}"
+    for kind, answer in (("provision", provision), ("stop", stop)):
+        operation, expected, call_id = Operation.objects.get(kind=kind), f"r-1-{kind}", answer.headers["X-Call-ID"]
         waiting.until(lambda expected=expected: succeeded(stack, "run_operation", expected), 10, "Celery says that it is done")
         about = [line for line in lines(stack, "web", *WORKERS) if str(operation.pk) in json.dumps(line)]
         assert "operation_ended" in [line["event"] for line in about]
-        assert {line.get("request_id") for line in about} == {expected}
-        assert {row.request_id for row in AuditRow.objects.filter(operation_id=operation.pk)} == {expected}
+        assert {(line.get("request_id"), line.get("call_id")) for line in about} == {(expected, call_id)}
+        rows = AuditRow.objects.filter(operation_id=operation.pk)
+        assert {(row.request_id, str(row.call_id)) for row in rows} == {(expected, call_id)}
+        told = {(row.key_id, row.client_ip, row.user_agent, row.on_behalf_of) for row in rows}
+        assert told == {(product.keys.get().pk, "127.0.0.1", AGENT, None)}
 
 
 def succeeded(stack, task, request_id):
@@ -56,7 +63,7 @@ def test_every_line_of_a_task_of_a_request_has_its_id(stack, product):
     waiting.until(lambda: succeeded(stack, "run_operation", "r-2"), 10, "Celery says that it is done")
     told = [line for line in lines(stack, *WORKERS) if "run_operation" in line["event"]]
     assert told
-    assert [line for line in told if not line.get("request_id")] == []
+    assert [line for line in told if not (line.get("request_id") and line.get("call_id"))] == []
 
 
 def test_log_tail_is_read_with_its_requests_id(stack, product):
@@ -88,7 +95,12 @@ def test_refusal_is_logged_with_its_requests_id(stack, product):
     assert line["request_id"] == "r-5"
 
 
-def test_work_of_no_request_has_no_id(stack, product):
-    """A worker's thread forgets the id with the task."""
-    waiting.until(lambda: [line for line in lines(stack, "health") if "engines.tasks.dispatch" in line["event"]], 15)
-    assert {line.get("request_id") for line in lines(stack, "health") if "engines.tasks.dispatch" in line["event"]} == {None}
+def test_work_of_no_request_is_a_call_of_its_own(stack, product):
+    """A worker's thread forgets the ids with the task."""
+
+    def told():
+        return [line for line in lines(stack, "health") if "engines.tasks.dispatch" in line["event"]]
+
+    waiting.until(lambda: len(told()) > 1, 15)
+    assert {line.get("request_id") for line in told()} == {None}
+    assert len({line["call_id"] for line in told()}) == len(told())

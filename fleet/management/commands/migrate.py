@@ -1,10 +1,11 @@
-"""`migrate` as the owner's role, after granting the application's role its rights."""
+"""`migrate` as the owner's role: grants the application's role its rights, migrates, and adds the actions of the catalogue."""
 
 from typing import Any
 
 from django.core.management.commands import migrate
 from django.db import connections
 
+from audit import action_table
 from common.settings import settings
 
 GRANTS = """
@@ -30,6 +31,8 @@ class Command(migrate.Command):
         with connection.cursor() as cursor:
             cursor.execute(GRANTS.format(app=connection.ops.quote_name(settings.DATABASES["default"]["USER"])))
         super().handle(*args, **options)
+        if not (options["plan"] or options["check_unapplied"]):
+            action_table.fill()
         if _application_may_all():
             self.stderr.write(ONE_ROLE)
 
