@@ -69,6 +69,26 @@ class Retention(StrEnum):
     PROBE = "probe"
 
 
+class About(StrEnum):
+    """What the rows of an action name; `manage.py audit_check` names a row that does not."""
+
+    ENGINE = "engine"  # an engine, with its user and product
+    PRODUCT = "product"  # a product, and no engine
+    CALL = "call"  # a refused call: a product, and a user or an engine where the call had one
+    FLEET = "fleet"  # none of them
+
+
+class Takes(StrEnum):
+    """How long an action may take from its start, the row's `timestamp`, to its row, the row's `written_at`.
+
+    `manage.py audit_check` names a row that was written later. `duration_ms` then has to agree as well.
+    """
+
+    MOMENT = "moment"  # a row without a start of its own starts with its transaction
+    ATTEMPT = "attempt"  # of a worker, with the boots and stops in it
+    RUN = "run"  # of the keeper
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of the catalogue. `metadata` maps every allowed key to its type.
@@ -82,6 +102,8 @@ class Entry:
     metadata: Mapping[str, type | UnionType] = field(default_factory=dict)
     shown: Collection[str] = ()
     retention: Retention = Retention.STANDARD
+    about: About = About.ENGINE
+    takes: Takes = Takes.MOMENT
 
 
 _CAUSE: Mapping[str, type | UnionType] = {"cause": str, "reason": str}
@@ -141,15 +163,25 @@ CATALOGUE: Mapping[Action, Entry] = {
         shown=("image", "port", "auto", "cause"),
     ),
     Action.PROVISION: Entry(
-        "new engine created, healthy and `running`", "the worker, at the end of a provision", _BOOT, shown=_SEEN_BOOT
+        "new engine created, healthy and `running`",
+        "the worker, at the end of a provision",
+        _BOOT,
+        shown=_SEEN_BOOT,
+        takes=Takes.ATTEMPT,
     ),
     Action.PROVISION_FAILED: Entry(
-        "a provision failed for good; the engine is `failed`", "the worker", _ERROR, shown=_SEEN_ERROR
+        "a provision failed for good; the engine is `failed`", "the worker", _ERROR, shown=_SEEN_ERROR, takes=Takes.ATTEMPT
     ),
-    Action.PROVISION_DENIED: Entry(f"refused by policy{_MORE}", "provision", _REFUSAL, shown=_SEEN_REFUSAL),
-    Action.START: Entry("engine started", "the endpoint, or staff", {**_BOOT, **_CAUSE}, shown=(*_SEEN_BOOT, "cause")),
+    Action.PROVISION_DENIED: Entry(f"refused by policy{_MORE}", "provision", _REFUSAL, shown=_SEEN_REFUSAL, about=About.CALL),
+    Action.START: Entry(
+        "engine started", "the endpoint, or staff", {**_BOOT, **_CAUSE}, shown=(*_SEEN_BOOT, "cause"), takes=Takes.ATTEMPT
+    ),
     Action.START_FAILED: Entry(
-        "a start failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}, shown=(*_SEEN_ERROR, "cause")
+        "a start failed for good; the engine is `failed`",
+        "the worker",
+        {**_ERROR, **_CAUSE},
+        shown=(*_SEEN_ERROR, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.START_DENIED: Entry(
         "refused by policy because the product is suspended, or (rule `disk_mb`) because the engine's volume takes more than it"
@@ -157,46 +189,73 @@ CATALOGUE: Mapping[Action, Entry] = {
         "start, wake, and restart",
         {"verb": str, **_REFUSAL},
         shown=("verb", *_SEEN_REFUSAL),
+        about=About.CALL,
     ),
-    Action.STOP: Entry("engine stopped", "the endpoint, or staff", {"attempt": int, **_CAUSE}, shown=("attempt", "cause")),
+    Action.STOP: Entry(
+        "engine stopped", "the endpoint, or staff", {"attempt": int, **_CAUSE}, shown=("attempt", "cause"), takes=Takes.ATTEMPT
+    ),
     Action.STOP_FAILED: Entry(
-        "a stop failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}, shown=(*_SEEN_ERROR, "cause")
+        "a stop failed for good; the engine is `failed`",
+        "the worker",
+        {**_ERROR, **_CAUSE},
+        shown=(*_SEEN_ERROR, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.SLEEP: Entry(
-        "idle engine stopped, to free its memory", "staff", {"attempt": int, **_CAUSE}, shown=("attempt", "cause")
+        "idle engine stopped, to free its memory",
+        "staff",
+        {"attempt": int, **_CAUSE},
+        shown=("attempt", "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.SLEEP_FAILED: Entry(
-        "a sleep failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}, shown=(*_SEEN_ERROR, "cause")
+        "a sleep failed for good; the engine is `failed`",
+        "the worker",
+        {**_ERROR, **_CAUSE},
+        shown=(*_SEEN_ERROR, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.WAKE: Entry(
-        "sleeping engine woken", "admit with `auto_wake`, or staff", {**_BOOT, **_CAUSE}, shown=(*_SEEN_BOOT, "cause")
+        "sleeping engine woken",
+        "admit with `auto_wake`, or staff",
+        {**_BOOT, **_CAUSE},
+        shown=(*_SEEN_BOOT, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.WAKE_FAILED: Entry(
-        "a wake failed for good; the engine is `failed`", "the worker", {**_ERROR, **_CAUSE}, shown=(*_SEEN_ERROR, "cause")
+        "a wake failed for good; the engine is `failed`",
+        "the worker",
+        {**_ERROR, **_CAUSE},
+        shown=(*_SEEN_ERROR, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.RESTART: Entry(
         "engine restarted; `cause` is `requested`, or `host_restarted` after a restart of the engine's host",
         "staff, or the start of the fleet",
         {**_BOOT, **_CAUSE},
         shown=(*_SEEN_BOOT, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.RESTART_FAILED: Entry(
         "a restart failed for good; the engine is `failed`; after the cause `host_restarted`, automatic restarts follow",
         "the worker",
         {"restart_in_s": float, **_ERROR, **_CAUSE},
         shown=("restart_in_s", *_SEEN_ERROR, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.ROTATE_KEY: Entry(
         "engine key rotated: a new incarnation holds the new key",
         "the endpoint, or staff",
         {**_BOOT, **_CAUSE},
         shown=(*_SEEN_BOOT, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.ROTATE_KEY_FAILED: Entry(
         "the incarnation with the new key did not become healthy; the old key stays valid",
         "the worker",
         {**_ERROR, **_CAUSE},
         shown=(*_SEEN_ERROR, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.DESTROY_REQUESTED: Entry("the engine enters `destroying`", "DELETE, or staff", _CAUSE, shown=("cause",)),
     Action.DESTROY: Entry(
@@ -204,12 +263,14 @@ CATALOGUE: Mapping[Action, Entry] = {
         "the worker",
         {"attempt": int, **_CAUSE},
         shown=("attempt", "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.DESTROY_FAILED: Entry(
         "a tear-down failed for good; request the destroy again",
         "the worker",
         {**_ERROR, **_CAUSE},
         shown=(*_SEEN_ERROR, "cause"),
+        takes=Takes.ATTEMPT,
     ),
     Action.OPERATION_SUPERSEDED: Entry(
         "an open operation was ended before its completion; `superseded_by` names the newer request",
@@ -217,12 +278,13 @@ CATALOGUE: Mapping[Action, Entry] = {
         {"kind": str, "superseded_by": str},
         shown=("kind", "superseded_by"),
     ),
-    Action.ADMIT_DENIED: Entry(f"refused by policy{_MORE}", "admit", _REFUSAL, shown=_SEEN_REFUSAL),
+    Action.ADMIT_DENIED: Entry(f"refused by policy{_MORE}", "admit", _REFUSAL, shown=_SEEN_REFUSAL, about=About.CALL),
     Action.CAPACITY_EXHAUSTED: Entry(
         f"refused because the host has no room; `verb` names the refused request{_MORE}",
         "provision, start, wake, restart, and admit with its flags",
         {"verb": str, **_REFUSAL},
         shown=_SEEN_FULL,
+        about=About.CALL,
     ),
     Action.HEALTH_CHECK: Entry(
         "probe result, sampled: the first result, every changed result, and otherwise one per `ORCH_HEALTH_ROW_INTERVAL_S`",
@@ -239,13 +301,14 @@ CATALOGUE: Mapping[Action, Entry] = {
     ),
     Action.AUTO_RESTART_START: Entry("automatic restart attempted", "the health loop", {"restart": int}, shown=("restart",)),
     Action.AUTO_RESTART_SUCCESS: Entry(
-        "automatic restart worked", "the worker", {"restart": int, **_BOOT}, shown=("restart", *_SEEN_BOOT)
+        "automatic restart worked", "the worker", {"restart": int, **_BOOT}, shown=("restart", *_SEEN_BOOT), takes=Takes.ATTEMPT
     ),
     Action.AUTO_RESTART_FAILED: Entry(
         "automatic restart did not work",
         "the worker",
         {"restart": int, "restart_in_s": float, **_ERROR},
         shown=("restart", "restart_in_s", *_SEEN_ERROR),
+        takes=Takes.ATTEMPT,
     ),
     Action.AUTO_RESTART_GAVE_UP: Entry(
         "automatic restarts given up; the engine stays `failed` until someone acts",
@@ -273,27 +336,36 @@ CATALOGUE: Mapping[Action, Entry] = {
         shown=("incarnation", "reason"),
     ),
     Action.KEY_REVEAL: Entry("an engine's key was shown to staff", "staff"),
-    Action.POLICY_REGISTER: Entry("product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}, shown=_POLICY),
+    Action.POLICY_REGISTER: Entry(
+        "product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}, shown=_POLICY, about=About.PRODUCT
+    ),
     Action.PRODUCT_SUSPEND: Entry(
         "product suspended: its users are not admitted, its engines neither created nor started; with `stop_engines`, running"
         " engines are stopped",
         "the endpoint, or staff",
         {"reason": str, "stop_engines": bool, **_SIGNED},
         shown=("stop_engines",),
+        about=About.PRODUCT,
     ),
-    Action.PRODUCT_RESUME: Entry("a product's suspension ended", "the endpoint, or staff", {"reason": str, **_SIGNED}),
-    Action.PRODUCT_DELETE: Entry("product deleted, with its keys and engine environments", "the endpoint, or staff", _SIGNED),
+    Action.PRODUCT_RESUME: Entry(
+        "a product's suspension ended", "the endpoint, or staff", {"reason": str, **_SIGNED}, about=About.PRODUCT
+    ),
+    Action.PRODUCT_DELETE: Entry(
+        "product deleted, with its keys and engine environments", "the endpoint, or staff", _SIGNED, about=About.PRODUCT
+    ),
     Action.POLICY_UPDATE: Entry(
         "a product's policy replaced; the metadata holds the new policy",
         "the endpoint, or staff",
         {**_POLICY, **_SIGNED},
         shown=_POLICY,
+        about=About.PRODUCT,
     ),
     Action.POLICY_OVERRIDE_GRANT: Entry(
         "override granted: until `expires_at`, a rule of the product's policy has the value `value`",
         "the endpoint, or staff",
         {**_OVERRIDE, "value": int | float | str | list, "reason": str, **_SIGNED},
         shown=(*_SEEN_OVERRIDE, "value"),
+        about=About.PRODUCT,
     ),
     Action.POLICY_OVERRIDE_END: Entry(
         "override ended: the rule has the policy's value again; `cause` is `expired` (the row follows within a minute), "
@@ -301,38 +373,47 @@ CATALOGUE: Mapping[Action, Entry] = {
         "a periodic job, the endpoints, or staff",
         {**_OVERRIDE, "cause": str, **_SIGNED},
         shown=(*_SEEN_OVERRIDE, "cause"),
+        about=About.PRODUCT,
     ),
     Action.PLATFORM_KEY_ISSUE: Entry(
-        "platform key issued", "registration, the endpoint, or staff", {**_KEY, **_NEW_KEY}, shown=_SEEN_KEY
+        "platform key issued", "registration, the endpoint, or staff", {**_KEY, **_NEW_KEY}, shown=_SEEN_KEY, about=About.PRODUCT
     ),
     Action.PLATFORM_KEY_ROTATE: Entry(
         "platform key issued in place of the `replaced` keys, which expire within `overlap_s` seconds",
         "the endpoint, or staff",
         {**_KEY, **_NEW_KEY, "replaced": list, "overlap_s": int},
         shown=(*_SEEN_KEY, "replaced", "overlap_s"),
+        about=About.PRODUCT,
     ),
-    Action.PLATFORM_KEY_REVOKE: Entry("platform key revoked", "the endpoint, or staff", _KEY, shown=("key_id", "prefix")),
+    Action.PLATFORM_KEY_REVOKE: Entry(
+        "platform key revoked", "the endpoint, or staff", _KEY, shown=("key_id", "prefix"), about=About.PRODUCT
+    ),
     Action.ENGINE_ENV_UPDATE: Entry(
         "the variables of a product's engines replaced; `names` lists the new variables",
         "the endpoint, or staff",
         {"version": int, "names": list, **_SIGNED},
         shown=("version", "names"),
+        about=About.PRODUCT,
     ),
     Action.ADMIN_KEY_ISSUE: Entry(
         "admin key issued; `name` is the new key's name, `admin_key` the name of the key used for the request",
         "the endpoint, or staff",
         {**_KEY, "name": str, "expires_at": str},
+        about=About.FLEET,
     ),
-    Action.ADMIN_KEY_REVOKE: Entry("admin key revoked", "the endpoint, or staff", {**_KEY, "name": str}),
+    Action.ADMIN_KEY_REVOKE: Entry("admin key revoked", "the endpoint, or staff", {**_KEY, "name": str}, about=About.FLEET),
     Action.MASTER_KEY_ROTATE: Entry(
         "all encrypted values are under the first master key now, except the `unreadable` values that no master key opens",
         "`manage.py rotate_master_key`, at its end",
         {"reencrypted": int, "unreadable": int},
+        about=About.FLEET,
     ),
     Action.RETENTION_PRUNE: Entry(
         "a retention run: `partitions` dropped, and partitions `postponed` to the next run because a session was reading them",
         "the keeper",
         {"partitions": list, "rows": int, "postponed": list, "standard_days": int, "probe_days": int},
+        about=About.FLEET,
+        takes=Takes.RUN,
     ),
 }
 

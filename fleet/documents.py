@@ -74,11 +74,11 @@ def list_actions() -> str:
     """A Markdown table of the catalogue of audit actions."""
     kept = {Retention.STANDARD: "`ORCH_AUDIT_RETENTION_DAYS`", Retention.PROBE: "`ORCH_AUDIT_PROBE_RETENTION_DAYS`"}
     rows = [
-        (f"`{action}`", entry.meaning, entry.triggered_by, _metadata(entry), kept[entry.retention])
+        (f"`{action}`", entry.meaning, entry.triggered_by, entry.about, _metadata(entry), kept[entry.retention])
         for action, entry in CATALOGUE.items()
     ]
     note = f"A row whose timestamp was outside the existing partitions keeps the original in `{CLAMPED}` (string, ISO 8601)."
-    return f"{_table(('action', 'meaning', 'triggered by', 'metadata', 'kept for'), rows)}\n\n{note}"
+    return f"{_table(('action', 'meaning', 'triggered by', 'about', 'metadata', 'kept for'), rows)}\n\n{note}"
 
 
 _JSON = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}

@@ -33,7 +33,7 @@ def of_error(error: BaseException) -> bytes:
 
     The log line has no bytes of the request, because a header may contain a key.
     """
-    with context.of_request(str(uuid4())):
+    with context.of_call(_new_call()):
         message = _message(error)
         if message:
             log.info("request_unreadable", error=type(error).__name__)
@@ -44,9 +44,14 @@ def of_error(error: BaseException) -> bytes:
 
 def of_limit(status: int, message: str, event: str, **fields: object) -> bytes:
     """The answer to a client that goes beyond a limit of the server; the log line says who it was."""
-    with context.of_request(str(uuid4())):
+    with context.of_call(_new_call()):
         log.info(event, **fields)
         return _answer(status, message)
+
+
+def _new_call() -> context.Call:
+    call_id = uuid4()
+    return context.Call(call_id, str(call_id))
 
 
 def _message(error: BaseException) -> str:
@@ -64,7 +69,7 @@ def _answer(status: int, message: str) -> bytes:
     body = json.dumps(errors.envelope(code, message or errors.OUR_OWN_WORDS[code])).encode()
     head = (
         f"HTTP/1.1 {status} {_REASONS[status]}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n"
+        f"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n"
         f"X-Request-ID: {call.request_id}\r\nX-Call-ID: {call.call_id}\r\n\r\n"
     )
     return head.encode() + body

@@ -5,11 +5,16 @@ from uuid import uuid4
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.test import Client
 
+from audit import trail
+from audit.actions import Action
+from audit.actors import ADMIN, SYSTEM
 from audit.models import AuditRow
 from engines import lifecycle
 from engines.models import Engine, Operation, Status
 from fleet import consistency
+from policy import admin_keys, environments, overrides, products
 from tests import waiting
 from tests.audit.lives import ERROR, STAFF, do, fresh, put
 
@@ -39,7 +44,7 @@ def lived(product):
 def check():
     found = []
     checked = consistency.check(found.append)
-    assert checked.disagreeing == len(found)
+    assert checked.disagreeing + checked.others == len(found)
     return found
 
 
@@ -184,7 +189,7 @@ def test_check_names_a_row_that_moves_nothing_and_is_ahead(lived, tamper):
 def test_check_tells_of_rows_without_an_engine(lived, tamper):
     tamper("UPDATE audit_log SET engine_id = NULL WHERE engine_id = %s AND engine_seq = 4", lived.pk)
     nobody = next(found for found in check() if found.engine_id is None)
-    assert str(nobody).startswith("no engine: row ")
+    assert str(nobody).startswith("product acme: row ")
     assert "(start) names no engine" in str(nobody)
 
 
@@ -236,6 +241,208 @@ def test_check_names_a_row_of_an_operation_of_another_engine(lived, tamper):
     bystander = Engine.objects.get(user_id="bystander")
     tamper("UPDATE engines_operation SET engine_id = %s WHERE engine_id = %s AND kind = 'stop'", bystander.pk, lived.pk)
     assert f"which is of engine {bystander.pk}" in complaint(lived)
+
+
+# -- rows by themselves ------------------------------------------------------------------------------------------------
+
+PROVISION = "WHERE engine_id = %s AND action = 'provision'"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("action = 'self_destruct', to_status = 'running'", "(self_destruct) is of no known action in the class standard"),
+        ("actor = 'Nobody'", "(provision) is by Nobody, which is no actor"),
+        ("actor = 'other'", "(provision) is by other, its operation by admin:ada"),
+        ("call_id = gen_random_uuid()", ", its operation the call "),
+        ("product_slug = 'other'", "(provision) calls the product other, the registry acme"),
+        ("product_slug = NULL", "(provision) names no product"),
+        ("key_id = gen_random_uuid()", ", which is no key of admin:ada"),
+        ("written_at = NULL", "does not say when it was written, although an earlier row does"),
+        ("timestamp = timestamp - interval '1 hour'", ", the attempt of its operation at "),
+        ("written_at = written_at + interval '10 minutes'", ", says that it took "),
+        ("written_at = written_at + interval '2 hours', duration_ms = duration_ms + 7200000", ": it cannot take that long"),
+        ("written_at = timestamp - interval '61 seconds'", ", and was written before, at "),
+        ("""metadata = metadata || '{"clamped_from": "yesterday"}'""", "was moved from yesterday, which is no time"),
+        ("""metadata = metadata || '{"clamped_from": "12:00:00"}'""", "was moved from 12:00:00, which is no time"),
+        ("metadata = metadata || jsonb_build_object('clamped_from', timestamp)", ", where no month begins or ends"),
+    ],
+)
+def test_check_names_a_row_that_cannot_be_true(lived, tamper, change, said):
+    assert tamper(f"UPDATE audit_log SET {change} {PROVISION}", lived.pk) == 1
+    assert said in complaint(lived)
+
+
+@pytest.mark.parametrize("column", ["actor = 'other'", "key_id = gen_random_uuid()"])
+def test_check_names_a_row_of_somebody_else(lived, tamper, column):
+    """A row that no operation vouches for."""
+    tamper(f"UPDATE audit_log SET {column} WHERE engine_id = %s AND action = 'provision_requested'", lived.pk)
+    assert "which is not its product" in complaint(lived) or "which is no key of" in complaint(lived)
+
+
+@pytest.mark.parametrize("days", [1, 400])
+def test_check_names_a_row_that_the_application_has_dated_back(lived, days):
+    """What the application's role may insert in spite of everything: a time that the writer chose."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO audit_log (timestamp, product_id, product_slug, user_id, engine_id, engine_seq, action, actor, metadata)"
+            " SELECT greatest(now() - make_interval(days => %s), starts), product_id, 'acme', user_id, e.id, seq, 'key_reveal',"
+            " 'admin:ada', CASE WHEN starts > now() - make_interval(days => %s)"
+            " THEN jsonb_build_object('clamped_from', now() - make_interval(days => %s)) ELSE '{}' END"
+            " FROM engines_engine e, audit_window WHERE e.id = %s AND retention = 'standard'",
+            [days, days, days, lived.pk],
+        )
+    assert "(key_reveal) starts at " in complaint(lived)
+    assert ": it cannot take that long" in complaint(lived)
+
+
+def test_check_accepts_a_time_that_was_moved_into_the_window(lived, tamper):
+    """The database's clock was wrong, of `timestamp` and `written_at` alike."""
+    tamper(
+        "UPDATE audit_log SET timestamp = starts, written_at = '1970-01-02', metadata = metadata ||"
+        " jsonb_build_object('clamped_from', '1970-01-02'::timestamptz - make_interval(secs => duration_ms / 1000.0))"
+        f" FROM audit_window w {PROVISION} AND w.retention = 'standard'",
+        lived.pk,
+    )
+    tamper("UPDATE engines_operation SET attempt_started_at = NULL WHERE engine_id = %s AND kind = 'provision'", lived.pk)
+    assert check() == []
+
+
+def test_check_accepts_rows_from_before_the_time_of_writing(lived, tamper):
+    tamper("UPDATE audit_log SET written_at = NULL, call_id = NULL, timestamp = timestamp")
+    assert check() == []
+
+
+def test_check_accepts_an_action_of_another_version(lived, tamper):
+    tamper("INSERT INTO audit_action VALUES ('defrost', 'standard')")
+    try:
+        tamper(f"UPDATE audit_log SET action = 'defrost' {PROVISION}", lived.pk)
+        assert check() == []
+    finally:
+        tamper("DELETE FROM audit_action WHERE action = 'defrost'")
+
+
+def test_check_names_rows_without_a_product(db, tamper):
+    trail.record(Action.RETENTION_PRUNE, by=SYSTEM)
+    assert check() == []
+    tamper("UPDATE audit_log SET timestamp = timestamp - interval '2 hours'")
+    [found] = check()
+    assert str(found).startswith("the fleet: row ")
+    assert "(retention_prune) starts at " in str(found)
+
+
+def test_check_knows_the_keys_of_every_caller(lived, api, carry_out):
+    """Whoever calls, and whichever way: nothing that the code writes is named."""
+    api.post("/engines/provision", {"user_id": "bob"}, "application/json", headers={"Prefer": "respond-async"})
+    carry_out(Operation.objects.get(state="pending"))
+    _, plaintext = admin_keys.issue("ci", by=ADMIN)
+    answer = Client(headers={"X-Admin-Key": plaintext}).post(
+        f"/products/{lived.product_id}/platform-keys", {}, "application/json"
+    )
+    assert answer.status_code == 200
+    assert AuditRow.objects.filter(key_id__isnull=False).values("key_id").distinct().count() == 2
+    assert check() == []
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def managed(product):
+    """A product with a row of each kind: policies, variables, keys, overrides, suspensions; and a deleted product."""
+    products.update_policy(product.pk, {"max_engines": 3, "cpus": 1.0}, by=STAFF)
+    environments.replace(product.pk, {"A": "1"}, by=STAFF)
+    environments.replace(product.pk, {"A": "2"}, by=STAFF)
+    products.revoke_key(products.issue_key(product, by=STAFF)[0].pk, by=STAFF)
+    products.rotate_key(product.pk, by=STAFF)
+    for value in (4, 5):
+        granted = overrides.grant(product.pk, rule="max_engines", value=value, reason="launch", expires_in_s=60, by=STAFF)
+    overrides.end(product.pk, granted.pk, by=STAFF)
+    products.suspend(product.pk, "unpaid", by=STAFF)
+    products.resume(product.pk, "paid", by=STAFF)
+    products.suspend(product.pk, "unpaid again", by=STAFF)
+    admin_keys.revoke(admin_keys.issue("ci", by=STAFF)[0].pk, by=STAFF)
+    gone, _ = products.register("gone", "Gone", {}, by=STAFF)
+    environments.replace(gone.pk, {"A": "1"}, by=STAFF)
+    lifecycle.delete_product(gone.pk, by=STAFF)
+    return product
+
+
+def test_check_finds_nothing_after_everything_that_products_go_through(managed):
+    assert check() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "DELETE FROM audit_log WHERE action = 'policy_register' AND product_slug = 'acme'",
+            "no row says that it was registered",
+        ),
+        ("UPDATE audit_log SET action = 'policy_register' WHERE action = 'policy_update'", "it was registered 2 times"),
+        ("UPDATE policy_product SET policy = '{}' WHERE slug = 'acme'", "the last policy in the log is "),
+        ("DELETE FROM audit_log WHERE action = 'policy_update'", "the last policy in the log is {}, the registry has "),
+        ("UPDATE policy_product SET suspended_at = NULL, suspension_reason = ''", "the log ends with its suspension"),
+        ("DELETE FROM audit_log WHERE action IN ('product_suspend', 'product_resume')", "no row says that it was suspended"),
+        (
+            "UPDATE audit_log SET action = 'product_resume' WHERE action = 'product_suspend'",
+            "the log ends with the end of its suspension, the registry has one",
+        ),
+        ("DELETE FROM policy_engineenv WHERE version = 2", "the log ends with version 2 of its variables, the registry with 1"),
+        ("DELETE FROM audit_log WHERE action = 'engine_env_update'", "no row tells of version 2 of its variables"),
+        ("DELETE FROM audit_log WHERE action = 'platform_key_rotate'", " has 0 rows of its beginning and 0 of its end"),
+        ("DELETE FROM audit_log WHERE action = 'platform_key_revoke'", " has 1 rows of its beginning and 0 of its end"),
+        ("UPDATE policy_platformkey SET revoked_at = NULL", " has 1 rows of its beginning and 1 of its end"),
+        ("DELETE FROM policy_platformkey WHERE revoked_at IS NOT NULL", "which is not in the registry"),
+        ("UPDATE policy_policyoverride SET ended_at = NULL WHERE value = '5'", "override "),
+        ("DELETE FROM audit_log WHERE action = 'policy_override_grant'", " has 0 rows of its beginning and 1 of its end"),
+    ],
+)
+def test_check_names_a_product_that_was_tampered_with(managed, tamper, change, said):
+    assert tamper(change)
+    [found] = [disagreement for disagreement in check() if disagreement.product_slug == "acme"]
+    assert said in "; ".join(found.sentences)
+    assert str(found).startswith("product acme: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("DELETE FROM audit_log WHERE action = 'product_delete'", "product gone: no row says that it was deleted"),
+        ("UPDATE policy_product SET deleted_at = NULL WHERE slug = 'gone'", "product gone: it was deleted 1 times in the log"),
+        ("DELETE FROM audit_log WHERE action = 'admin_key_issue'", "the fleet: admin key "),
+        ("UPDATE policy_adminkey SET revoked_at = NULL", "the fleet: admin key "),
+        ("UPDATE audit_log SET product_id = NULL WHERE action = 'policy_update'", "the fleet: row "),
+        (
+            "UPDATE audit_log SET product_id = gen_random_uuid() WHERE action = 'policy_update'",
+            "is of a product that is not in the",
+        ),
+        (
+            "UPDATE audit_log SET product_id = p.id, product_slug = p.slug FROM policy_product p"
+            " WHERE action = 'admin_key_issue' AND p.slug = 'acme'",
+            "is about the fleet, and names a product or an engine",
+        ),
+    ],
+)
+def test_check_names_the_fleets_own_rows_that_were_tampered_with(managed, tamper, change, said):
+    assert tamper(change)
+    assert said in "\n".join(map(str, check()))
+
+
+def test_check_accepts_that_retention_took_the_rows_of_a_product(managed, tamper):
+    tamper("DELETE FROM audit_log WHERE product_slug = 'acme'")
+    for table in ("policy_product", "policy_platformkey", "policy_policyoverride", "policy_engineenv"):
+        tamper(f"UPDATE {table} SET created_at = created_at - interval '1 year'")
+    tamper("UPDATE policy_platformkey SET revoked_at = revoked_at - interval '1 year'")
+    tamper("UPDATE policy_policyoverride SET ended_at = ended_at - interval '1 year'")
+    tamper("UPDATE policy_product SET suspended_at = suspended_at - interval '1 year'")
+    assert check() == []
+
+
+def test_command_counts_what_is_no_engine_apart(managed, tamper):
+    tamper("DELETE FROM audit_log WHERE action = 'policy_update'")
+    with pytest.raises(CommandError, match="0 of 0 engines and 1 others disagree"):
+        call_command("audit_check", stdout=io.StringIO())
 
 
 # -- retention ---------------------------------------------------------------------------------------------------------

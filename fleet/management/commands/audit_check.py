@@ -1,4 +1,4 @@
-"""`audit_check`: replay the audit log and compare the result with the registry. Exit code 1 when an engine disagrees."""
+"""`audit_check`: replay the audit log and compare the result with the registry. Exit code 1 when they disagree."""
 
 from typing import Any
 
@@ -9,10 +9,13 @@ from fleet import consistency
 
 
 class Command(BaseCommand):
-    help = "Replay the audit log by engine_seq and name every engine that disagrees with the registry (exit 1)."
+    help = "Replay the audit log; name every engine and product that disagrees, and every row that cannot be true (exit 1)."
 
     def handle(self, *args: Any, **options: Any) -> None:
         checked = consistency.check(lambda disagreement: self.stdout.write(wording.line(str(disagreement))))
-        if checked.disagreeing:
-            raise CommandError(f"{checked.disagreeing} of {checked.engines} engines disagree, {checked.rows} audit rows checked.")
+        if checked.disagreeing or checked.others:
+            others = f" and {checked.others} others" if checked.others else ""
+            raise CommandError(
+                f"{checked.disagreeing} of {checked.engines} engines{others} disagree, {checked.rows} audit rows checked."
+            )
         self.stdout.write(f"Log and registry agree: {checked.engines} engines, {checked.rows} audit rows.")
