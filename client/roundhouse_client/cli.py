@@ -1,6 +1,7 @@
 """The command `roundhouse`: Roundhouse's API from a shell.
 
-The environment names the API (ROUNDHOUSE_URL) and holds the keys (ROUNDHOUSE_PLATFORM_KEY, ROUNDHOUSE_ADMIN_KEY).
+The environment names the API (ROUNDHOUSE_URL), holds the keys (ROUNDHOUSE_PLATFORM_KEY, ROUNDHOUSE_ADMIN_KEY), and may say on
+whose behalf the commands are run (ROUNDHOUSE_ON_BEHALF_OF).
 
 Exit codes: 0 done; 1 refused; 2 wrong usage; 3 no answer or not available even after all retries, or `--wait` is over;
 130 interrupted.
@@ -19,6 +20,7 @@ from roundhouse_client import show, terminal
 from roundhouse_client.client import Client
 from roundhouse_client.errors import ApiError, RoundhouseError, StillRunning, Unreachable
 from roundhouse_client.operator import Operator
+from roundhouse_client.record import Record
 from roundhouse_client.transport import RETRIES
 
 Run = Callable[["Shell"], Any]
@@ -39,16 +41,20 @@ class Shell:
         return getattr(self.arguments, name)
 
     @property
+    def _options(self) -> dict[str, Any]:
+        return {"retries": self.retries, "on_behalf_of": self.on_behalf_of}
+
+    @property
     def anyone(self) -> Client:
-        return self._stack.enter_context(Client(self.url, "", retries=self.retries))
+        return self._stack.enter_context(Client(self.url, "", **self._options))
 
     @property
     def product(self) -> Client:
-        return self._stack.enter_context(Client(self.url, _need("ROUNDHOUSE_PLATFORM_KEY"), retries=self.retries))
+        return self._stack.enter_context(Client(self.url, _need("ROUNDHOUSE_PLATFORM_KEY"), **self._options))
 
     @property
     def operator(self) -> Operator:
-        return self._stack.enter_context(Operator(self.url, _need("ROUNDHOUSE_ADMIN_KEY"), retries=self.retries))
+        return self._stack.enter_context(Operator(self.url, _need("ROUNDHOUSE_ADMIN_KEY"), **self._options))
 
 
 def _need(name: str) -> str:
@@ -68,13 +74,16 @@ TAIL: dict[str, Any] = {"-n": {"dest": "tail", "type": int, "metavar": "N"}, "-f
 EXPIRES: dict[str, Any] = {"--expires": {"type": int, "metavar": "S", "help": "seconds until the key expires"}}
 SCOPE: dict[str, Any] = {"--scope": {"action": "append", "choices": ["admit", "lifecycle", "read"]}}
 FILTERS = ("action", "actor", "user_id", "engine_id", "since", "until")
+OPERATOR_FILTERS = ("product_id", "request_id", "call_id", "key_id")
 
 
 def _audit(shell: Shell) -> Iterable[Any]:
-    filters = {name: getattr(shell, name) for name in FILTERS}
+    filters = {name: getattr(shell, name) for name in (*FILTERS, *OPERATOR_FILTERS)}
+    asks_all = shell.all or any(filters[name] for name in OPERATOR_FILTERS)
+    record: Record = shell.operator if asks_all else shell.product
     if shell.follow:
-        return shell.product.follow_audit(shell.tail or 20, **filters)
-    return shell.product.list_audit(limit=shell.tail or 100, **filters).results[::-1]
+        return record.follow_audit(shell.tail or 20, **filters)
+    return record.list_audit(limit=shell.tail or 100, **filters).results[::-1]
 
 
 def _logs(shell: Shell) -> Iterable[str]:
@@ -123,7 +132,16 @@ ENGINES: dict[str, tuple[str, dict[str, Any], Run]] = {
 COMMANDS: dict[str, tuple[str, dict[str, Any], Run]] = {
     **{name: command for name, command in ENGINES.items() if name != "list"},
     "logs": ("show the last lines of an engine's log", {**USER, **TAIL}, _logs),
-    "audit": ("show audit rows, oldest first", {**TAIL, **{f"--{name.replace('_', '-')}": {} for name in FILTERS}}, _audit),
+    "audit": (
+        "show audit rows, oldest first; of all products with the admin key, if an option says so",
+        {
+            **TAIL,
+            **{f"--{name.replace('_', '-')}": {} for name in FILTERS},
+            "--all": {"action": "store_true", "help": "rows of all products and of the fleet, for operators"},
+            **{f"--{name.replace('_', '-')}": {"help": "for operators"} for name in OPERATOR_FILTERS},
+        },
+        _audit,
+    ),
     "explain": (
         "dry-run a call: show its outcome and the deciding rules; exit 1 for a refusal",
         {
@@ -227,7 +245,8 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any], Run]]] = {
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands. The common options may stand before or after a command's name."""
     made = argparse.ArgumentParser(prog="roundhouse", description="Roundhouse's API from a shell.")
-    _add_common(made, {"json": False, "url": os.environ.get("ROUNDHOUSE_URL", "http://127.0.0.1:8000"), "retries": RETRIES})
+    url, behalf = os.environ.get("ROUNDHOUSE_URL", "http://127.0.0.1:8000"), os.environ.get("ROUNDHOUSE_ON_BEHALF_OF", "")
+    _add_common(made, {"json": False, "url": url, "retries": RETRIES, "on_behalf_of": behalf})
     commands = made.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         _add(commands, name, *command)
@@ -240,7 +259,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add(commands: Any, name: str, told: str, arguments: dict[str, dict[str, Any]], run: Run) -> None:
     made = commands.add_parser(name, help=told, description=told)
-    _add_common(made, dict.fromkeys(("json", "url", "retries"), argparse.SUPPRESS))
+    _add_common(made, dict.fromkeys(("json", "url", "retries", "on_behalf_of"), argparse.SUPPRESS))
     for argument, options in arguments.items():
         made.add_argument(argument, **options)
     made.set_defaults(run=run)
@@ -250,6 +269,8 @@ def _add_common(made: argparse.ArgumentParser, defaults: dict[str, Any]) -> None
     made.add_argument("--json", action="store_true", default=defaults["json"], help="print JSON, an object per line")
     made.add_argument("--url", default=defaults["url"], help="URL of the API (default: ROUNDHOUSE_URL)")
     made.add_argument("--retries", type=int, default=defaults["retries"], metavar="N", help=f"retries (default: {RETRIES})")
+    behalf = "the person or program behind the command, for the audit log (default: ROUNDHOUSE_ON_BEHALF_OF)"
+    made.add_argument("--on-behalf-of", default=defaults["on_behalf_of"], metavar="NAME", help=behalf)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,23 +2,27 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
-from urllib.parse import urlsplit
+from datetime import datetime
 
 from roundhouse_client import results
+from roundhouse_client.record import PAGE, Record
 from roundhouse_client.results import read
-from roundhouse_client.transport import READ_S, RETRIES, Transport, given, path_of
+from roundhouse_client.transport import READ_S, RETRIES, given, path_of
 
-PAGE = 500
 LINES = 1000  # the most lines in an answer
-LATE_S = 300  # a row may appear LATE_S seconds after its timestamp, the start of its action
 
 
-class Client(Transport):
-    """A product's client. Every method raises ApiError, Unreachable; with `wait_s` also StillRunning, after `wait_s` seconds."""
+class Client(Record):
+    """A product's client. Every method raises ApiError, Unreachable; with `wait_s` also StillRunning, after `wait_s` seconds.
 
-    def __init__(self, url: str, platform_key: str, *, retries: int = RETRIES, timeout_s: float = READ_S) -> None:
-        super().__init__(url, {"X-Platform-Key": platform_key}, retries=retries, timeout_s=timeout_s)
+    The audit rows of the client's calls name `on_behalf_of`, if given.
+    """
+
+    def __init__(
+        self, url: str, platform_key: str, *, on_behalf_of: str = "", retries: int = RETRIES, timeout_s: float = READ_S
+    ) -> None:
+        keys = {"X-Platform-Key": platform_key}
+        super().__init__(url, keys, on_behalf_of=on_behalf_of, retries=retries, timeout_s=timeout_s)
 
     # -- engines ---------------------------------------------------------------------------------------------------------
 
@@ -106,35 +110,9 @@ class Client(Transport):
 
     # -- record ----------------------------------------------------------------------------------------------------------
 
-    def list_audit(self, *, limit: int = 100, **filters: str | datetime | None) -> results.Rows:
-        """A page of the newest rows. Filters: `action`, `actor`, `user_id`, `engine_id`, `since`, `until`, `cursor`."""
-        return read(results.Rows, self._call("GET", "/audit", query={"limit": limit, **filters}))
-
     def list_audit_of_user(self, user_id: str, *, limit: int = 100, **filters: str | datetime | None) -> results.Rows:
         """A page of the newest rows of a user, also rows of destroyed engines."""
         return read(results.Rows, self._call("GET", path_of(user_id, "audit"), query={"limit": limit, **filters}))
-
-    def audit(self, *, page_size: int = PAGE, **filters: str | datetime | None) -> Iterator[results.Row]:
-        """Every row, newest first, page by page."""
-        page = self.list_audit(limit=page_size, **filters)
-        yield from page.results
-        while page.next:
-            address = urlsplit(page.next)  # use only its path and query: our URL of the API may have a different host
-            page = read(results.Rows, self._call("GET", f"{address.path}?{address.query}"))
-            yield from page.results
-
-    def follow_audit(self, tail: int = 20, *, every_s: float = 1.0, **filters: str | datetime | None) -> Iterator[results.Row]:
-        """The last `tail` rows, oldest first, then every new row, without end."""
-        newest = self.list_audit(limit=tail, **filters).results
-        seen = {row.id: row.timestamp for row in newest}
-        floor = min(seen) if seen else 0  # rows older than the first shown rows are not new
-        yield from sorted(newest, key=lambda row: row.id)
-        while True:
-            time.sleep(every_s)
-            window = {**filters, "since": max(seen.values()) - timedelta(seconds=LATE_S)} if seen else filters
-            fresh = [row for row in self.audit(page_size=PAGE, **window) if row.id not in seen and row.id > floor]
-            yield from sorted(fresh, key=lambda row: row.id)
-            seen |= {row.id: row.timestamp for row in fresh}
 
     # -- fleet -----------------------------------------------------------------------------------------------------------
 

@@ -1,18 +1,22 @@
-"""The API for the operator: products, keys and environments."""
+"""The API for the operator: products, keys, environments and the whole audit log."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roundhouse_client import results
+from roundhouse_client.record import Record
 from roundhouse_client.results import read
-from roundhouse_client.transport import READ_S, RETRIES, Transport, given
+from roundhouse_client.transport import READ_S, RETRIES, given
 
 
-class Operator(Transport):
-    """The operator's client. Every method raises ApiError, Unreachable."""
+class Operator(Record):
+    """The operator's client. Every method raises ApiError, Unreachable. Audit rows of its calls name `on_behalf_of`, if given."""
 
-    def __init__(self, url: str, admin_key: str, *, retries: int = RETRIES, timeout_s: float = READ_S) -> None:
-        super().__init__(url, {"X-Admin-Key": admin_key}, retries=retries, timeout_s=timeout_s)
+    def __init__(
+        self, url: str, admin_key: str, *, on_behalf_of: str = "", retries: int = RETRIES, timeout_s: float = READ_S
+    ) -> None:
+        keys = {"X-Admin-Key": admin_key}
+        super().__init__(url, keys, on_behalf_of=on_behalf_of, retries=retries, timeout_s=timeout_s)
 
     def register_product(self, slug: str, display_name: str, policy: Mapping[str, Any] | None = None) -> results.Registered:
         """Register a product; the answer has its first platform key."""

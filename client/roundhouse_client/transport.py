@@ -22,13 +22,17 @@ class Transport:
 
     Calls that change something carry an `Idempotency-Key`, which is the same in all tries of a call. The API thus carries out a
     call once, no matter how many tries arrive. `is_read`: a call that changes nothing, whatever its method. `retries` is the
-    number of tries after the first.
+    number of tries after the first. `on_behalf_of`, if given, goes with every call: the person or program behind the calls.
     """
 
-    def __init__(self, url: str, key: Mapping[str, str], *, retries: int = RETRIES, timeout_s: float = READ_S) -> None:
+    def __init__(
+        self, url: str, key: Mapping[str, str], *, on_behalf_of: str = "", retries: int = RETRIES, timeout_s: float = READ_S
+    ) -> None:
         self._retries = retries
+        sent = {**key, "X-On-Behalf-Of": on_behalf_of}
+        headers = {name.encode(): value.encode() for name, value in sent.items() if value}
         timeout = httpx.Timeout(timeout_s, connect=min(5.0, timeout_s))
-        self._http = httpx.Client(base_url=url.rstrip("/"), headers=dict(key), timeout=timeout)
+        self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self

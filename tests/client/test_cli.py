@@ -166,6 +166,17 @@ def test_text_of_others_is_shown_as_text_on_a_terminal(shell, acme):
     assert r"late\x1b[31m\nstatus  active" in written[1]
 
 
+def test_audit_of_all_products_needs_an_option_and_names_whom_the_caller_acts_for(shell, acme):
+    shell.run("provision", "alice", "--on-behalf-of", "ada")
+    own, of_one, of_all = (
+        [json.loads(line) for line in shell.run("audit", "--json", *options).stdout.splitlines()]
+        for options in ((), ("--product-id", str(acme.pk)), ("--all", "-n", "1000"))
+    )
+    assert {row["product_slug"] for row in own} == {row["product_slug"] for row in of_one} == {acme.slug}
+    assert {row["on_behalf_of"] for row in own if row["action"] == "provision"} == {"ada"}
+    assert {row["id"] for row in own} <= {row["id"] for row in of_all}
+
+
 def test_audit_is_printed_oldest_first(shell):
     shell.run("provision", "alice")
     told = shell.run("audit", "--user-id", "alice").stdout.splitlines()

@@ -120,6 +120,18 @@ def test_audit_comes_page_by_page_and_whole(client):
     assert [row.action for row in client.audit(action="stop")] == ["stop"]
 
 
+def test_rows_name_whom_the_client_acts_for(server, acme, operator):
+    with Client(server.url, acme.key, on_behalf_of="Zoë <zoe@acme.example>") as client:
+        client.provision("alice")
+        [row] = client.audit(action="provision", user_id="alice")
+    assert row.on_behalf_of == "Zoë <zoe@acme.example>"
+    assert row.key_id == str(acme.keys.get().pk)
+    assert row.written_at > row.timestamp
+    seen = operator.list_audit(product_id=str(acme.pk), action="policy_register").results
+    assert [each.product_slug for each in seen] == [acme.slug]
+    assert row.id in {each.id for each in operator.audit(call_id=row.call_id)}
+
+
 def test_audit_is_followed_from_what_is_new(client, acme):
     client.provision("alice")
     rows = client.follow_audit(1, every_s=0.05, actor=acme.slug)  # without the rows of probes
