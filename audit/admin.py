@@ -114,7 +114,7 @@ class AuditRowAdmin(KeysetAdmin):
 
     @admin.display(description="Actor")
     def who(self, row: AuditRow) -> str:
-        return f"{row.actor} for {row.on_behalf_of}" if row.on_behalf_of else row.actor
+        return characters.marked(f"{row.actor} for {row.on_behalf_of}" if row.on_behalf_of else row.actor)
 
     @admin.display(description="Took")
     def took(self, row: AuditRow) -> str:

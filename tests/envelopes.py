@@ -1,5 +1,7 @@
 """What every error of the API must look like."""
 
+from uuid import UUID
+
 ERROR = {"code", "message", "request_id"}
 
 
@@ -15,5 +17,6 @@ def assert_error(response, status, code):
     assert isinstance(error["message"], str)
     assert error["message"]
     assert error["request_id"] == response.headers["X-Request-ID"]
+    assert UUID(response.headers["X-Call-ID"])
     assert "Traceback" not in response.content.decode()
     return error

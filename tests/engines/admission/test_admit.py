@@ -1,5 +1,6 @@
 """`admit`: every answer it can give, what it does on the way, and what it costs."""
 
+import importlib
 import threading
 from datetime import timedelta
 
@@ -15,7 +16,7 @@ from engines import admission, lifecycle, operations
 from engines.lifecycle import outcomes
 from engines.models import Engine, Kind, Operation, Status
 from tests import waiting
-from tests.conftest import make_product
+from tests.conftest import Api, make_product
 from tests.engines import crew
 from tests.engines.registry import put_engine, put_operation
 from tests.envelopes import assert_error
@@ -134,6 +135,21 @@ def test_admits_at_once_give_one_engine_whenever_they_come(db):
     assert {result.reason for result in found} <= {"", "engine_provisioning"}, found
     assert len({result.engine.pk for result in found}) == 1
     assert Engine.objects.count() == Operation.objects.count() == 1
+
+
+def test_admit_beyond_its_products_share_of_threads_is_begun_and_not_waited_for(api, product, other_product):
+    threads = importlib.import_module("engines.admission.admit")._threads  # `admission.admit` is the function
+    taken = iter(lambda: threads.take(product.pk), False)
+    count = len(list(taken))
+    response = admit(api, auto_provision=True)
+    with crew.at_work(1):
+        assert admitted(admit(Api(other_product.key), auto_provision=True))
+        for _ in range(count):
+            threads.give_back(product.pk)
+        assert admitted(admit(api, auto_provision=True))
+    error = assert_error(response, 503, "UNAVAILABLE")
+    assert response.headers["Retry-After"]
+    assert error["details"]["operation_id"] == str(Operation.objects.get(engine__product=product).pk)
 
 
 # -- auto_wake ---------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from engines.admission.gate import PATIENCE_S, Gate
+from engines.admission.gate import PATIENCE_S, SHORT_PATIENCE_S, Gate
 from engines.errors import Crowded
 from tests.engines.crew import in_parallel
 
@@ -44,6 +44,15 @@ def test_no_one_waits_for_long_behind_one_that_is_stuck(key):
         assert time.monotonic() - began < PATIENCE_S / 2
     with gate.enter("a"), gate.enter("c"):
         pass
+
+
+def test_short_patience_is_over_sooner():
+    gate = Gate(2)
+    with gate.enter("a"):
+        began = time.monotonic()
+        with pytest.raises(Crowded), gate.enter("a", SHORT_PATIENCE_S):
+            pass
+        assert time.monotonic() - began < PATIENCE_S / 2
 
 
 def test_who_fails_inside_makes_room():
