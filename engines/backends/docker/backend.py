@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -286,7 +287,7 @@ class DockerBackend(Backend):
         self._named.found = None
         return (found, ()) if found is not None and found.ref == ref and not found.runs else None
 
-    def _make(self, spec: Spec, image: Mapping[str, Any], on_evicted: OnEvicted = ignore) -> bool:
+    def _make(self, spec: Spec, image: Mapping[str, Any] = MappingProxyType({}), on_evicted: OnEvicted = ignore) -> bool:
         """Create the container; False after clearing up a taken name or a missing network: the caller tries again.
 
         `image`: the configuration of its image.
