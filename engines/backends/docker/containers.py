@@ -157,11 +157,7 @@ def config(
         "HostConfig": {
             "NetworkMode": network,
             "DnsOptions": list(dns_options),
-            "PortBindings": _published(spec.port, options),
-            "Mounts": volumes.mounts(spec.ref.engine_id, _owner(spec, options), spec.limits, options),
-            "Tmpfs": volumes.tmpfs(image_volumes, options),
-            "Ulimits": [_ulimit("nofile", OPEN_FILES), _ulimit("core", 0), volumes.file_size(spec.limits, options)],
-            "Runtime": spec.runtime or options.runtime,  # always named: the daemon's own default may be any other
+            **_places(spec, image_volumes, options),
             **_hardening(options),
             **_ceilings(spec.limits, options),
             **write_limits,
@@ -203,6 +199,17 @@ def _addressed(spec: Spec, network: str, options: Options) -> dict[str, Any]:
         return {"NetworkingConfig": {"EndpointsConfig": {network: endpoint}}}
     mac = mac_address(options.deployment, spec.port)  # old daemons read the top-level key, new daemons the endpoint's
     return {"MacAddress": mac, "NetworkingConfig": {"EndpointsConfig": {network: {**endpoint, "MacAddress": mac}}}}
+
+
+def _places(spec: Spec, image_volumes: Iterable[str], options: Options) -> dict[str, Any]:
+    """What of the host an engine gets: its port, its volume and tmpfs, and its container runtime. Raises ImageUnfit."""
+    return {
+        "PortBindings": _published(spec.port, options),
+        "Mounts": volumes.mounts(spec.ref.engine_id, _owner(spec, options), spec.limits, options),
+        "Tmpfs": volumes.tmpfs(image_volumes, options),
+        "Ulimits": [_ulimit("nofile", OPEN_FILES), _ulimit("core", 0), volumes.file_size(spec.limits, options)],
+        "Runtime": spec.runtime or options.runtime,  # always named: the daemon's own default may be any other
+    }
 
 
 def _hardening(options: Options) -> dict[str, Any]:
