@@ -31,10 +31,9 @@ def _grammar(star: str) -> str:
     return f"^(?:{_DIGEST}|((?:{host}/)?{part}(?:/{part})*)(?::({tag}))?(?:@({_DIGEST}))?)$"
 
 
-REFERENCE, PATTERN = _grammar(""), _grammar("*")
-"""The grammar of references and of patterns, in the syntax that Python and JSON schemas have in common."""
-
-_REFERENCE, _PATTERN = re.compile(REFERENCE), re.compile(PATTERN)
+_REFERENCE, _PATTERN = re.compile(_grammar("")), re.compile(_grammar("*"))
+CHARACTERS, CHARACTERS_AND_STARS = r"^[A-Za-z0-9._:/@\[\]-]+$", r"^[A-Za-z0-9._:/@*\[\]-]+$"
+"""The characters of references and of patterns, for JSON schemas: tools that make examples of the grammar need minutes for it."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from common.times import iso
 from policy import models, rules
 from policy.models import Product, Scope
 
-_IMAGE: Json = {"type": "string", "maxLength": image_references.LONGEST, "pattern": image_references.REFERENCE}
-_IMAGES: Json = {"type": "string", "maxLength": image_references.LONGEST, "pattern": image_references.PATTERN}
+_IMAGE: Json = {"type": "string", "maxLength": image_references.LONGEST, "pattern": image_references.CHARACTERS}
+_IMAGES: Json = {"type": "string", "maxLength": image_references.LONGEST, "pattern": image_references.CHARACTERS_AND_STARS}
 EGRESS: Json = {
     "oneOf": [
         {"type": "string", "enum": [rules.INTERNET, rules.NO_EGRESS]},

@@ -41,7 +41,7 @@ class Provision(bodies.Provision):
     engine_version = Text(
         required=False,
         max_length=image_references.LONGEST,
-        validators=[RegexValidator(image_references.REFERENCE)],
+        validators=[RegexValidator(image_references.CHARACTERS)],
         help_text="The image. Without it: the policy's image.",
     )
 
