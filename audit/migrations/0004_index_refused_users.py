@@ -25,9 +25,10 @@ def build(apps, schema_editor):
         cursor.execute(f"CREATE INDEX IF NOT EXISTS audit_log_standard_users ON ONLY audit_log_standard {INDEX}")
         cursor.execute(MONTHS_WITHOUT)
         for (month,) in cursor.fetchall():
-            cursor.execute(f"DROP INDEX IF EXISTS {month}_users")  # an interrupted build leaves an invalid index
-            cursor.execute(f"CREATE INDEX CONCURRENTLY {month}_users ON {month} {INDEX}")
-            cursor.execute(f"ALTER INDEX audit_log_standard_users ATTACH PARTITION {month}_users")
+            name = f"{month}_expr_idx"  # as PostgreSQL names the index of a month that is attached later
+            cursor.execute(f"DROP INDEX IF EXISTS {name}")  # an interrupted build leaves an invalid index
+            cursor.execute(f"CREATE INDEX CONCURRENTLY {name} ON {month} {INDEX}")
+            cursor.execute(f"ALTER INDEX audit_log_standard_users ATTACH PARTITION {name}")
 
 
 class Migration(migrations.Migration):

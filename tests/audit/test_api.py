@@ -117,7 +117,7 @@ def test_audit_leaves_no_column_of_the_log_out(api, running_engine, superuser):
     assert {name: type(value) for name, value in row.items()} == COLUMNS | unknown
 
 
-SAMPLES = {str: "secret", int: 7, float: 7.5, bool: True, list: ["secret"]}
+SAMPLES = {str: "secret", int: 7, float: 7.5, bool: True, list: ["secret"], dict: {"alice": 7}}
 
 
 def test_audit_shows_of_each_actions_metadata_what_the_catalogue_shows_products(api, product):

@@ -56,7 +56,7 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
     assert done.stdout.split() == [str(raised), str(highest)]
 
 
-@pytest.mark.parametrize(("name", "tasks"), [("worker", 15), ("ops", 15), ("keeper", 2), ("beat", 0)])
+@pytest.mark.parametrize(("name", "tasks"), [("worker", 16), ("ops", 16), ("keeper", 2), ("beat", 0)])
 def test_process_of_celery_loads_its_tasks_and_no_page(name, tasks):
     code = """
 import json, os, sys

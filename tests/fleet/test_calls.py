@@ -1,6 +1,6 @@
 """Who called: on the rows and operations of every kind of caller, and in what a product sees of them."""
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import structlog
@@ -120,14 +120,18 @@ def test_every_answer_names_its_call(client, db, path):
 
 def test_ids_in_a_message_reach_the_log_lines_and_no_row(db):
     """Whoever reaches Valkey can send messages: what a message says must not be in the record."""
-    dispatch.request.update(request_id="forged", call_id="forged")
+    forged = {"request_id": "forged", "call_id": str(uuid4())}
+    dispatch.request.update(forged)
     try:
         celery.begin_call(dispatch)
-        assert structlog.contextvars.get_contextvars() == {"request_id": "forged", "call_id": "forged"}
+        assert structlog.contextvars.get_contextvars() == forged
         assert context.current().request_id is None
         first = context.current().call_id
         celery.begin_call(dispatch)
         assert context.current().call_id != first
+        dispatch.request.update(request_id="two\nlines", call_id="forged")
+        celery.begin_call(dispatch)
+        assert structlog.contextvars.get_contextvars() == {}
     finally:
         dispatch.request.clear()
         celery.end_call()

@@ -82,6 +82,7 @@ def test_operation_that_failed_has_a_sentence_for_each_cause(api, product):
     operation = put_operation(put_engine(product), Kind.START, "failed", finished_at="2026-11-24T12:00:00Z", error_code="x")
     codes = {error.code for error in _subclasses(base.BackendError)} | {
         base.BackendError.code, EXHAUSTED, "boot_timeout", "engine_exited", "port_exhaustion", "engine_env_unreadable",
+        "runtime_not_allowed",
     }  # fmt: skip
     assert set(causes.SENTENCES) == codes
     for code in (*codes, "a_later_code"):
