@@ -2,7 +2,8 @@
 # web|wake|ops|background|health|keeper|beat|migrate.
 # The default is the web server on port 8000. Every ORCH_* setting comes from the environment: see docs/operations.md.
 # `make image` builds the image, also without a registry.
-ARG BASE_IMAGE=python:3.11-slim
+# The digest is of the index of all platforms. To renew it: docker buildx imagetools inspect python:3.11-slim-bookworm
+ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 # The first stage knows the sources of packages (index URLs, certificates). The image is the second stage, without these values.
 FROM ${BASE_IMAGE} AS build
@@ -10,9 +11,10 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /venv
-COPY requirements.txt constraints.txt .ca-bundle.cr[t] /
+COPY requirements.lock .ca-bundle.cr[t] /
 RUN if [ -e /.ca-bundle.crt ]; then export PIP_CERT=/.ca-bundle.crt; fi \
-    && /venv/bin/pip install -r /requirements.txt && /venv/bin/python -m compileall -q /venv/lib
+    && /venv/bin/pip install --require-hashes --only-binary :all: -r /requirements.lock \
+    && /venv/bin/python -m compileall -q /venv/lib
 
 FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 roundhouse \

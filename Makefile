@@ -4,12 +4,13 @@
 # make test [ARGS=...]                      every test, on real servers; at the end, prints where the time went
 # make test-quick [ARGS=...]                the tests that need no container, no browser and no deployment of processes
 # make bench-venv                           the applications that `manage.py bench admit` compares with, in .venv-bench
+# make lock                                 the lock files, after a change of requirements*.txt
 # make check                                format, lint, types, imports, words, migrations, deployment checks, generated files
 
 .DEFAULT_GOAL := run
 # Two checks run at a time; starting the longest checks first saves time.
 CHECKS := check-types check-migrations check-documents check-deployment check-imports check-processes check-words check-lint check-format
-.PHONY: run engine-image image test test-quick test-postgres bench-venv check $(CHECKS) format clean
+.PHONY: run engine-image image test test-quick test-postgres bench-venv lock check $(CHECKS) format clean
 SHELL := /bin/sh
 unexport PYTHONDONTWRITEBYTECODE  # otherwise every start compiles our modules, which takes a third of the start
 
@@ -55,6 +56,9 @@ test-postgres: .venv/.dev
 
 bench-venv: .venv-bench/.made
 
+lock: .venv/.dev
+	@scripts/lock
+
 # All checks, two at a time, also after a failure; make names the failed checks.
 check: .venv/.dev
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target $(CHECKS)
@@ -96,21 +100,26 @@ clean:
 	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis staticfiles
 
 # A stamp file per set of requirements: the environment holds the set if the stamp exists and is newer than the requirements.
-.venv/.local: requirements.txt requirements-local.txt constraints.txt .venv/.made
+# Of packages, only wheels with a known hash are installed; the client, a folder of ours, is built by what is installed already.
+PIP := -m pip --quiet --disable-pip-version-check install
+LOCKED := $(PIP) --require-hashes --only-binary :all:
+
+.venv/.local: requirements.lock requirements-local.lock .venv/.made
 	@echo "Installing requirements ..."
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-local.txt
+	@.venv/bin/python $(LOCKED) -r requirements-local.lock
 	@touch $@
 
-.venv/.dev: requirements-dev.txt .venv/.local
+.venv/.dev: requirements-dev.lock .venv/.local
 	@echo "Installing requirements of tests and checks ..."
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@.venv/bin/python $(LOCKED) -r requirements-dev.lock
+	@.venv/bin/python $(PIP) --no-deps --no-build-isolation -e ./client
 	@touch $@
 
-.venv-bench/.made: bench/peers/requirements.txt bench/peers/servers.txt .venv/.made
+.venv-bench/.made: bench/peers/requirements.lock bench/peers/servers.lock .venv/.made
 	@echo "Installing the applications to compare with ..."
 	@.venv/bin/python -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers/requirements.txt
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-bench/servers -r bench/peers/servers.txt
+	@.venv-bench/bin/python $(LOCKED) -r bench/peers/requirements.lock
+	@.venv-bench/bin/python $(LOCKED) --no-deps --target .venv-bench/servers -r bench/peers/servers.lock
 	@touch $@
 
 .venv/.made:

@@ -1,4 +1,4 @@
-"""SQL written by hand: statements that are prepared once per connection, and a time limit for statements.
+"""SQL written by hand: statements that are prepared once per connection, and time limits for statements.
 
 Django's own cursors put the parameters into the text, and PostgreSQL then parses and plans every text anew. For a statement as
 long as a move with its audit row, or as short as a read of the hot path, planning takes longer than executing. The ORM takes ten
@@ -16,6 +16,13 @@ from django.db.backends.utils import CursorWrapper
 from django.db.models import JSONField, Model
 
 LIMIT_S = 5.0
+JOB_S = 600.0  # time limit of a statement of a periodic job that has no limit in rows
+LIMITS = {"statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
+"""Time limits of the application's role, set by `migrate`. They hold for every session that sets none of its own.
+
+A lock is held for milliseconds unless its holder is stuck, a page of the admin takes a second, and no transaction waits for
+anything outside the database.
+"""
 M = TypeVar("M", bound=Model)
 
 
@@ -87,3 +94,14 @@ def limited(seconds: float = LIMIT_S) -> Iterator[None]:
         if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
             raise TookTooLong from error
         raise
+
+
+def unlimited(using: str = "default") -> None:
+    """Lift all LIMITS for the rest of the transaction that is open."""
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT set_config(name, '0', true) FROM unnest(%s::text[]) name", [list(LIMITS)])
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether PostgreSQL ended the session because a transaction was left open for too long: django.db calls it InternalError."""
+    return isinstance(error.__cause__, psycopg.errors.IdleInTransactionSessionTimeout)

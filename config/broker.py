@@ -22,6 +22,8 @@ from kombu.transport import redis as kombu_redis
 
 from common import valkey
 
+TASKS = ("engines.tasks.", "policy.tasks.", "audit.tasks.")  # how the names of our tasks begin
+
 log = structlog.get_logger(__name__)
 
 
@@ -53,6 +55,7 @@ class Channel(_Channel):  # type: ignore[misc]
 
         def receive(message: Any) -> Any:
             try:
+                _check(message.headers)
                 return callback(message)
             except self.connection_errors:
                 raise
@@ -85,6 +88,15 @@ class Channel(_Channel):  # type: ignore[misc]
             if foreign:
                 client.delete(*foreign)
         log.warning("valkey_entry_removed", keys=foreign, error=str(complaint))
+
+
+def _check(headers: dict[str, Any]) -> None:
+    """Raise ValueError for a task of Celery's own, and for a message that is to wait, which would hold a place until then."""
+    task = headers.get("task")
+    if not isinstance(task, str) or not task.startswith(TASKS):
+        raise ValueError(f"not a task of ours: {task}")
+    if headers.get("eta"):
+        raise ValueError("no task of ours waits in a worker")
 
 
 def _dropped(queue: str, error: Exception) -> None:

@@ -10,7 +10,7 @@ from django.templatetags.static import static
 from django.urls import reverse_lazy
 from pydantic import ValidationError
 
-from common import socket_addresses
+from common import socket_addresses, statements
 from common.env import Env
 from config import logs
 from config.local import embedded
@@ -191,6 +191,10 @@ DATABASES = {
     "owner": {**_database(ENV.database_owner_url or ENV.database_url), "TEST": {"MIRROR": "default"}},
 }
 DATABASES["owner"]["OPTIONS"] = {k: v for k, v in DATABASES["owner"]["OPTIONS"].items() if k != "pool"}
+# `migrate` gives the application's role time limits. They are not for the owner's work, even where one role is both.
+DATABASES["owner"]["OPTIONS"]["options"] = " ".join(
+    [DATABASES["owner"]["OPTIONS"].get("options", ""), *(f"-c {name}=0" for name in statements.LIMITS)]
+).strip()
 
 # -- REST API ----------------------------------------------------------------------------------------------------------
 

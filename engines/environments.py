@@ -6,6 +6,7 @@ from django.db.models import Exists, IntegerField, OuterRef
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Now
 
+from common import statements
 from engines.models import Engine, Operation
 from policy.models import EngineEnv
 
@@ -19,4 +20,5 @@ def prune() -> int:
     had = Engine.objects.living().filter(product=product, env_version=version)
     opened = Operation.objects.open().annotate(given=Cast(KT("params__env_version"), IntegerField()))
     given = opened.filter(engine__product=product, given=version)
-    return EngineEnv.objects.filter(Exists(replaced), ~Exists(had), ~Exists(given)).delete()[0]
+    with statements.limited(statements.JOB_S):
+        return EngineEnv.objects.filter(Exists(replaced), ~Exists(had), ~Exists(given)).delete()[0]

@@ -4,20 +4,22 @@ Every error body has the form `{"error": {"code", "message", "details"?, "reques
 """
 
 import random
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from cryptography.fernet import InvalidToken
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 from django.views import csrf, defaults
 from psycopg_pool import PoolTimeout
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
-from common import context
+from common import context, statements
 from engines import causes
 from engines import errors as engines
 from engines.backends.base import BackendError
@@ -134,6 +136,8 @@ def classify(error: Exception) -> tuple[int, str]:
         return 503, "UNAVAILABLE"
     if isinstance(error, engines.Unfinished) and error.operation.kind == Kind.PROVISION:
         return 504, "BOOT_TIMEOUT"
+    if isinstance(error, InternalError) and statements.is_timeout(error):
+        return 503, "UNAVAILABLE"
     if isinstance(error, engines.Unsuccessful):
         if found := _OF_CAUSE.get(error.operation.error_code):
             return found
@@ -235,6 +239,11 @@ def no_such_path() -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if request.path.startswith("/admin/"):
-        return defaults.server_error(request)
-    return outside(500, "INTERNAL_ERROR", OUR_OWN_WORDS["INTERNAL_ERROR"])
+    """500; or 503 if PostgreSQL is away, or has stopped what the request asked of it."""
+    error = sys.exception()
+    status, code = classify(error) if isinstance(error, Exception) else (500, "INTERNAL_ERROR")
+    if code != "UNAVAILABLE":
+        status, code = 500, "INTERNAL_ERROR"
+    if not request.path.startswith("/admin/"):
+        return outside(status, code, OUR_OWN_WORDS[code])
+    return render(request, "503.html", status=503) if status == 503 else defaults.server_error(request)

@@ -19,6 +19,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Count
 
+from common import statements
 from policy import crypto
 from policy.errors import IdempotencyMismatch, InvalidIdempotencyKey
 from policy.models import IdempotencyKey, IdempotencyKeyQuerySet
@@ -93,6 +94,11 @@ def recall(request: "Request", caller: str) -> Kept | None:
 
 def purge(most: int = MOST_KEPT) -> int:
     """Delete keys older than KEPT_HOURS, and all but the `most` newest keys of each caller; return the number of deleted keys."""
+    with statements.limited(statements.JOB_S):
+        return _purge(most)
+
+
+def _purge(most: int) -> int:
     deleted = IdempotencyKey.objects.too_old().delete()[0]
     counts = IdempotencyKey.objects.values("caller").annotate(keys=Count("pk")).order_by()
     for caller in counts.filter(keys__gt=most).values_list("caller", flat=True):

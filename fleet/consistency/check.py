@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from common import statements
 from common.characters import marked
 from fleet.consistency import engines, products, rows
 
@@ -75,6 +76,7 @@ def check(report: Callable[[Disagreement], object]) -> Checked:
         # Lock before the first query takes the snapshot: the lock keeps retention from dropping a month. Rows of a month dropped
         # later would be missing, although the month is still in the snapshot's window.
         cursor.execute("LOCK TABLE audit_log IN ACCESS SHARE MODE")
+        statements.unlimited()  # the replay of a large log takes minutes, and the reader of the report may stop in between
         cursor.execute("SET LOCAL work_mem = '128MB'")  # the replay sorts and joins the whole log
         cursor.execute("SELECT (SELECT count(*) FROM engines_engine), (SELECT count(*) FROM audit_log)")
         engine_count, row_count = cursor.fetchone()

@@ -141,6 +141,8 @@ def test_processes_are_not_root_and_only_those_that_work_on_engines_hold_the_dae
         attributes = composed.container(service).attrs
         assert attributes["Config"]["User"] == "10001:10001"
         assert attributes["HostConfig"]["ReadonlyRootfs"]
+        assert attributes["HostConfig"]["Memory"] >= 512 * 1024**2
+        assert attributes["HostConfig"]["PidsLimit"] >= 64
         sockets = [mount for mount in attributes["Mounts"] if mount["Destination"].endswith("docker.sock")]
         assert bool(sockets) == (service in ON_ENGINES)
         has_owner = any(variable.startswith("ORCH_DATABASE_OWNER_URL=") for variable in attributes["Config"]["Env"])

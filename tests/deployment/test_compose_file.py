@@ -1,5 +1,7 @@
 """compose.yaml is in step with the list of processes, and gives each of them what it needs and no more."""
 
+import re
+
 import pytest
 import yaml
 
@@ -45,6 +47,13 @@ def test_services_have_no_rights_and_no_secret_of_their_own(name):
     assert secrets
     assert all("${" in value for value in secrets.values())
     assert not any(":-" in value for value in secrets.values())
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_have_limits_on_memory_and_processes(name):
+    service = SERVICES[name]
+    assert re.fullmatch(r"512m|[12]g", service["mem_limit"])
+    assert 64 <= service["pids_limit"] <= 512
 
 
 def test_only_the_web_server_is_reached_from_outside_and_the_databases_from_nowhere():

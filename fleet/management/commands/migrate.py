@@ -1,4 +1,4 @@
-"""`migrate` as the owner's role: grants the application's role its rights, migrates, and adds the actions of the catalogue."""
+"""`migrate` as the owner's role: grants the application's role its rights, migrates, adds the actions, and sets time limits."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from django.db import connections
 
 from audit import action_table
 from common.settings import settings
+from common.statements import LIMITS
 
 GRANTS = """
 GRANT USAGE ON SCHEMA public TO {app};
@@ -21,6 +22,11 @@ ONE_ROLE = (
     " ORCH_DATABASE_OWNER_URL (docs/operations.md, Two database roles)"
 )
 
+LARGE_OBJECTS = (
+    "warning: the application's role may make large objects, which are in no table and no retention; as a superuser, run"
+    " deploy/postgres/no-large-objects.sql in this database (docs/operations.md, Two database roles)"
+)
+
 
 class Command(migrate.Command):
     help = "Apply migrations as the owner of the database (ORCH_DATABASE_OWNER_URL)."
@@ -33,12 +39,38 @@ class Command(migrate.Command):
         super().handle(*args, **options)
         if not (options["plan"] or options["check_unapplied"]):
             action_table.fill()
+        _limit_application()
         if _application_may_all():
             self.stderr.write(ONE_ROLE)
+        if _application_makes_large_objects():
+            self.stderr.write(LARGE_OBJECTS)
+
+
+def _limit_application() -> None:
+    """Give the application's role its time limits, also for sessions that know nothing of our settings.
+
+    As the application's role: every role may set its own defaults, and only a superuser those of another.
+    """
+    with connections["default"].cursor() as cursor:
+        database = connections["default"].ops.quote_name(settings.DATABASES["default"]["NAME"])
+        for name, limit in LIMITS.items():
+            cursor.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET {name} = '{limit}'")
+    connections["default"].close()
 
 
 def _application_may_all() -> bool:
     """Whether the application's role is the owner's role, or a member of the owner's role."""
     with connections["owner"].cursor() as cursor:
         cursor.execute("SELECT pg_has_role(%s, current_user, 'MEMBER')", [settings.DATABASES["default"]["USER"]])
+        return bool(cursor.fetchone()[0])
+
+
+def _application_makes_large_objects() -> bool:
+    """Whether the application's role may call one of the functions that `no-large-objects.sql` takes away."""
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "SELECT bool_or(has_function_privilege(%s, oid, 'EXECUTE')) FROM pg_proc"
+            " WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^(lo_.*|loread|lowrite)$'",
+            [settings.DATABASES["default"]["USER"]],
+        )
         return bool(cursor.fetchone()[0])

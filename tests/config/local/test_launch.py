@@ -215,7 +215,7 @@ def test_production_is_refused_in_one_line(home: Path) -> None:
 
 def test_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
     shutil.copy(BASE_DIR / "Makefile", tmp_path)
-    for name in ("requirements.txt", "requirements-local.txt", "constraints.txt"):
+    for name in ("requirements.lock", "requirements-local.lock"):
         shutil.copy(BASE_DIR / name, tmp_path)
     old = tmp_path / "python3.8"
     old.write_text("#!/bin/sh\nexit 1\n")
