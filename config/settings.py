@@ -72,8 +72,8 @@ _APPS = {"beat": [], "keeper": ["audit"]} | dict.fromkeys(("worker", "wake", "op
 INSTALLED_APPS: list[str] = _APPS.get(PROCESS, _ALL_APPS)
 
 MIDDLEWARE = [
-    "fleet.middleware.begin_call",
     "fleet.middleware.no_store",
+    "fleet.middleware.begin_call",
     "fleet.middleware.no_trace",
     "fleet.middleware.thread_of_product",
     "django.middleware.security.SecurityMiddleware",

@@ -172,6 +172,7 @@ def test_on_behalf_of_that_no_row_can_hold_is_refused(api, path, given):
     response = api.post(path, {"user_id": "alice"}, "application/json", HTTP_X_ON_BEHALF_OF=given)
     error = assert_error(response, 400, "INVALID_REQUEST")
     assert error["message"].startswith("X-On-Behalf-Of: must be at most 255 printable characters")
+    assert path == "/admin/" or response.headers["Cache-Control"] == "no-store"
     assert not Operation.objects.exists()
 
 
