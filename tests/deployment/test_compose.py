@@ -151,8 +151,8 @@ def test_processes_are_not_root_and_only_those_that_work_on_engines_hold_the_dae
 
 def test_log_agrees_with_the_registry_and_check_has_nothing_to_say(composed, app):
     assert "agree: 1 engines" in composed.compose("exec", "-T", "worker", "python", "manage.py", "audit_check")
-    checked = composed.compose("exec", "-T", "keeper", "python", "manage.py", "check", "--deploy", "--fail-level", "WARNING")
-    assert "no issues" in checked
+    # Fails at a warning. That volumes are only measured is said as information, which does not fail.
+    composed.compose("exec", "-T", "keeper", "python", "manage.py", "check", "--deploy", "--fail-level", "WARNING")
 
 
 def test_up_makes_the_services_of_small_and_no_others(composed):

@@ -60,7 +60,7 @@ def test_create_hardens_container_by_default(client, docked):
     assert host["PidMode"] == host["UTSMode"] == ""
     assert host["IpcMode"] == host["CgroupnsMode"] == "private"
     limits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
-    assert limits == {"nofile": (16_384, 16_384), "core": (0, 0)}
+    assert limits == {"nofile": (16_384, 16_384), "core": (0, 0), "fsize": (1024 * MB, 1024 * MB)}
     assert (host["OomScoreAdj"], host["CpuShares"]) == (500, 256)
     assert config["StopSignal"] == "SIGTERM"
     assert not host["Binds"]
