@@ -54,6 +54,7 @@ def started(log: IO[bytes]) -> Iterator[list[Server]]:
         "BENCH_MASTER_KEYS": ",".join(env.master_keys),
         "BENCH_URL_TEMPLATE": env.url_template,
         "BENCH_CONNECTIONS": str(env.web_threads),
+        "BENCH_DISK_MB": str(env.engine_disk_mb),
     }
     with contextlib.ExitStack() as stack:
         port = servers.free_port()

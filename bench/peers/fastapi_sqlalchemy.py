@@ -51,6 +51,8 @@ class Engine(Base):
     key_ciphertext: Mapped[str]
     created_at: Mapped[datetime]
     last_health_at: Mapped[datetime | None]
+    disk_used_mb: Mapped[int | None]
+    disk_measured_at: Mapped[datetime | None]
     last_active_at: Mapped[datetime | None]
     destroyed_at: Mapped[datetime | None]
 
@@ -149,4 +151,4 @@ async def admit(
             .values(last_active_at=func.now())
             .execution_options(synchronize_session=False)
         )
-    return shared.shown(engine)
+    return shared.shown(engine, by.policy)

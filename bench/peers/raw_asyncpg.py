@@ -22,7 +22,8 @@ UPDATE policy_platformkey SET last_used_at = now()
 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
 """
 ENGINE = """
-SELECT e.id, e.user_id, e.status, e.engine_version, e.port, e.key_ciphertext, e.created_at, e.last_health_at, o.kind,
+SELECT e.id, e.user_id, e.status, e.engine_version, e.port, e.key_ciphertext, e.created_at, e.last_health_at,
+       e.disk_used_mb, e.disk_measured_at, o.kind,
        (e.last_active_at IS NULL OR e.last_active_at < now() - interval '30 seconds') AS stale
 FROM engines_engine e LEFT JOIN engines_operation o ON o.engine_id = e.id AND o.state IN ('pending', 'running')
 WHERE e.product_id = $1 AND e.user_id = $2 AND e.destroyed_at IS NULL
@@ -99,7 +100,7 @@ async def _admit(scope: dict[str, Any], receive: Any, user_id: str) -> tuple[int
             return 200, {"admitted": False, "engine": None, "reason": reason}, headers
         if engine["stale"]:
             await db.execute(MARK_ENGINE, engine["id"])
-    return 200, shared.shown(Row(engine)), headers
+    return 200, shared.shown(Row(engine), key["policy"]), headers
 
 
 async def _read(receive: Any) -> bytes:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 CONNECTIONS = int(os.environ.get("BENCH_CONNECTIONS", "16"))
 URL_TEMPLATE = os.environ.get("BENCH_URL_TEMPLATE", "http://127.0.0.1:{port}")
+DISK_MB = int(os.environ.get("BENCH_DISK_MB", "1024"))
 MINUTE_S = 60
 REASONS = {
     "provisioning": "engine_provisioning",
@@ -83,8 +84,9 @@ def iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def shown(engine: Any) -> dict[str, Any]:
-    """The body of an admit of `engine`, a row or an object with the columns as attributes."""
+def shown(engine: Any, policy: dict[str, Any]) -> dict[str, Any]:
+    """The body of an admit of `engine`, a row or an object with the columns as attributes; `policy` is the product's."""
+    limit_mb = policy.get("disk_mb", DISK_MB)
     return {
         "admitted": True,
         "engine": {
@@ -95,6 +97,12 @@ def shown(engine: Any) -> dict[str, Any]:
             "engine_version": engine.engine_version,
             "created_at": iso(engine.created_at),
             "last_health_at": iso(engine.last_health_at),
+            "disk": {
+                "used_mb": engine.disk_used_mb,
+                "limit_mb": limit_mb,
+                "exceeded": (engine.disk_used_mb or 0) > limit_mb,
+                "measured_at": iso(engine.disk_measured_at),
+            },
             "api_key": FERNET.decrypt(engine.key_ciphertext).decode(),
         },
     }
