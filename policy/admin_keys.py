@@ -22,13 +22,14 @@ def issue(name: str, *, by: Actor, expires_in_s: int | None = None) -> tuple[Adm
     """
     if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
         raise InvalidAdminKeyName(f"name: must be 1 to {MAX_NAME} printable characters.")
-    try:
-        with transaction.atomic():
-            key, plaintext = keys.make(AdminKey.objects.all(), crypto.ADMIN_PREFIX, expires_in_s, name=name)
-            expiry = {} if key.expires_at is None else {"expires_at": iso(key.expires_at)}
-            audit_rows.record(Action.ADMIN_KEY_ISSUE, by=by, metadata={**_named(key), **expiry})
-    except IntegrityError as error:
-        raise AdminKeyExists(f"An admin key with the name {name!r} exists; revoke it, or choose another name.") from error
+    with transaction.atomic():
+        try:
+            with transaction.atomic():  # around the insert alone: a row that the audit log refuses is no name that exists
+                key, plaintext = keys.make(AdminKey.objects.all(), crypto.ADMIN_PREFIX, expires_in_s, name=name)
+        except IntegrityError as error:
+            raise AdminKeyExists(f"An admin key with the name {name!r} exists; revoke it, or choose another name.") from error
+        expiry = {} if key.expires_at is None else {"expires_at": iso(key.expires_at)}
+        audit_rows.record(Action.ADMIN_KEY_ISSUE, by=by, metadata={**_named(key), **expiry})
     return key, plaintext
 
 

@@ -42,13 +42,14 @@ def register(slug: str, display_name: str, policy: object, *, by: Actor) -> tupl
     """
     _check_names(slug, display_name)
     checked = rules.check(policy)
-    try:
-        with transaction.atomic():
-            product = Product.objects.create(slug=slug, display_name=display_name, policy=checked)
-            audit_rows.record(Action.POLICY_REGISTER, product, by=by, metadata=checked)
-            _, plaintext = issue_key(product, by=by)
-    except IntegrityError as error:
-        raise ProductSlugExists(f"A product with the slug {slug!r} exists or existed; choose another slug.") from error
+    with transaction.atomic():
+        try:
+            with transaction.atomic():  # around the insert alone: a row that the audit log refuses is no slug that exists
+                product = Product.objects.create(slug=slug, display_name=display_name, policy=checked)
+        except IntegrityError as error:
+            raise ProductSlugExists(f"A product with the slug {slug!r} exists or existed; choose another slug.") from error
+        audit_rows.record(Action.POLICY_REGISTER, product, by=by, metadata=checked)
+        _, plaintext = issue_key(product, by=by)
     return product, plaintext
 
 

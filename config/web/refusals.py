@@ -55,7 +55,7 @@ def _new_call() -> context.Call:
 
 
 def _message(error: BaseException) -> str:
-    """What is wrong with the request; empty if nothing is."""
+    """The fault of the request in words; empty if the fault is ours."""
     if isinstance(error, Unreadable):
         return str(error)
     return "" if isinstance(error, _OURS) else next((text for kind, text in _MESSAGES if isinstance(error, kind)), "")

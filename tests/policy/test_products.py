@@ -8,13 +8,32 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
-from audit import actors
+from audit import action_table, actors
 from audit.models import AuditRow
-from policy import products
+from policy import admin_keys, products
 from policy.errors import PlatformKeyNotFound
-from policy.models import PlatformKey, Product
+from policy.models import AdminKey, PlatformKey, Product
 from tests.conftest import make_product
 from tests.engines.crew import in_parallel
+
+
+@pytest.mark.parametrize(
+    ("action", "change"),
+    [
+        ("policy_register", lambda: products.register("acme", "Acme", {}, by=actors.ADMIN)),
+        ("admin_key_issue", lambda: admin_keys.issue("deploy", by=actors.ADMIN)),
+    ],
+)
+def test_change_whose_row_the_log_refuses_is_undone_and_names_no_other_reason(db, superuser, action, change):
+    superuser.execute("DELETE FROM audit_action WHERE action = %s", [action])
+    try:
+        with pytest.raises(IntegrityError, match=f"no action {action}"):
+            change()
+    finally:
+        action_table.fill()
+    assert not Product.objects.exists()
+    assert not AdminKey.objects.exists()
+    assert change()
 
 
 def test_authenticate_finds_the_product_of_any_of_its_keys(product, other_product):

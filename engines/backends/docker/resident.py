@@ -59,7 +59,7 @@ class Name:
 
 
 class Keeper:
-    """What is in force, and how to put it back."""
+    """The rules in force, and how to put them back after somebody has changed them."""
 
     def __init__(self, table: str, bridges: str, rules: str) -> None:
         self.table = table
