@@ -3,10 +3,8 @@
 import signal
 import subprocess
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import docker
 import pytest
@@ -15,7 +13,7 @@ from django.test import Client
 
 from audit.models import AuditRow
 from engines import backends, health, reconcile
-from engines.backends.base import BackendUnavailable, DiskFull, PortTaken, Ref, RuntimeMissing, State
+from engines.backends.base import BackendUnavailable, DiskFull, PortTaken, RuntimeMissing, State
 from engines.backends.docker import DockerBackend, containers
 from engines.models import Engine, Operation
 from tests.engines.backends import dock
@@ -300,15 +298,13 @@ def fill(path):
 
 
 def test_create_takes_another_name_where_the_daemon_keeps_that_of_a_container_that_is_gone(dockerd, backend):
-    """Docker 20.10 does when a container is removed while it is renamed: here in about every fourth round."""
-    for _ in range(60):
-        engine = uuid4()
-        taken = names_left_by_renames_while_removed(dockerd, backend, [Ref(engine, number) for number in range(8)])
-        if taken:
-            break
-    else:
-        pytest.fail("this daemon lets go of the names of removed containers")
-    wanted = spec(engine, taken[0].incarnation)
+    wanted = spec()
+    name = containers.spare_name(backend.options.deployment, wanted.ref)
+    lose(dockerd, name)
+    with pytest.raises(docker.errors.APIError, match="already in use"):
+        dockerd.client.containers.create(IMAGE, name=name)
+    with pytest.raises(docker.errors.NotFound):
+        dockerd.client.containers.get(name).remove()
     backend.create(wanted)
     backend.start(wanted.ref)
     assert backend.observe(wanted.ref) is State.RUNNING
@@ -316,25 +312,19 @@ def test_create_takes_another_name_where_the_daemon_keeps_that_of_a_container_th
     assert backend.list() == []
 
 
-def names_left_by_renames_while_removed(dockerd, backend, refs):
-    """The instances whose spare name is taken although there is no container any more."""
-    names = {ref: containers.spare_name(backend.options.deployment, ref) for ref in refs}
-    make = dockerd.client.containers.create
-    made = make(IMAGE, name=names[refs[0]])
-    with ThreadPoolExecutor(len(refs)) as pool:
-        removed = pool.submit(is_granted, lambda: made.remove(force=True))
-        list(pool.map(lambda ref: is_granted(lambda: made.rename(names[ref])), refs[1:]))
-    while not removed.result() and not is_granted(lambda: made.remove(force=True)):
-        pass
-    return [ref for ref, name in names.items() if not is_granted(lambda name=name: make(IMAGE, name=name).remove())]
+def lose(dockerd, name):
+    """Have the daemon keep a name without a container: a container's making fails, and its folder cannot be removed again.
 
-
-def is_granted(question):
-    """Whether the daemon does not refuse it. That there is no such container is no refusal."""
+    In an append-only folder the daemon can make the container's folder, and cannot remove the container's folder.
+    """
+    held, folder = dockerd.folder / "held", str(dockerd.folder / "data/containers")
+    held.mkdir()
+    mounted = ["nsenter", "-t", str(dockerd.pid), "--mount"]
+    subprocess.run(["chattr", "+a", held], check=True)
+    subprocess.run([*mounted, "mount", "--bind", held, folder], check=True)
     try:
-        question()
-    except docker.errors.NotFound:
-        return True
-    except docker.errors.APIError:
-        return False
-    return True
+        with pytest.raises(docker.errors.APIError, match="no-such-container"):
+            dockerd.client.containers.create(IMAGE, name=name, links={"no-such-container": "peer"})
+    finally:
+        subprocess.run([*mounted, "umount", folder], check=True)
+        subprocess.run(["chattr", "-a", held], check=True)
