@@ -160,6 +160,9 @@ def measure_deployment(own: Own, *, good: int, hostile: int, seconds: float) -> 
         yield Finding("  worst 10 s", f"{worst:.1%}")
         share = 1 - len(seen["late"]) / seen["engines"]
         yield Finding(f"  good engines that were always on time, of {seen['engines']}", f"{share:.1%}", "100 %", share == 1)
+        yield Finding("  age of their oldest good result", f"{seen['oldest_s']:.1f} s")
+        for engine_id, known in seen["late"].items():
+            yield Finding(f"  late: {engine_id}", known)
 
 
 def _provision(own: Own, good: int, hostile: int) -> None:
@@ -216,21 +219,25 @@ def tell_engines(slug: str) -> None:
 
 
 def watch(seconds: float, slug: str) -> None:
-    """Look at the product's engines every second; print their number, and the ids of all engines that were ever late.
+    """Look at the product's engines every second; print their number, and what is known of each engine that was ever late.
 
     An engine is late if its last good result is older than the longest interval, a tick and LATE_S together.
     """
     longest_s = settings.ENV.health_check_interval_s * 1.1 + TICK_S + LATE_S
-    late: set[str] = set()
+    oldest_s, late = 0.0, {}
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT e.id::text, e.last_health_at > now() - make_interval(secs => %s)"
+                "SELECT e.id::text, extract(epoch FROM now() - e.last_health_at)::float, e.status, e.health_failures,"
+                " extract(epoch FROM now() - e.next_probe_at)::float"
                 " FROM engines_engine e JOIN policy_product p ON p.id = e.product_id WHERE p.slug = %s AND destroyed_at IS NULL",
-                (longest_s, slug),
+                (slug,),
             )
             found = cursor.fetchall()
-        late |= {engine_id for engine_id, is_on_time in found if not is_on_time}
+        for engine_id, age_s, status, failures, due_s in found:
+            oldest_s = max(oldest_s, age_s)
+            if age_s > longest_s:
+                late[engine_id] = f"{status}, {failures} failed probes, last good result {age_s:.1f} s ago, due {due_s:.1f} s ago"
         time.sleep(1)
-    print(json.dumps({"engines": len(found), "late": sorted(late)}))
+    print(json.dumps({"engines": len(found), "late": late, "oldest_s": oldest_s}))

@@ -4,6 +4,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
+from common import ip_addresses
 from common.settings import settings
 
 _FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO")
@@ -34,17 +35,10 @@ def believe(environ: dict[str, Any]) -> None:
         for name in _FORWARDED:
             environ.pop(name, None)
         return
-    for address in reversed(environ.get(_FORWARDED[0], "").split(",")):
-        if not _is_address(address.strip()):
+    for part in reversed(environ.get(_FORWARDED[0], "").split(",")):
+        address = ip_addresses.parse(part.strip())
+        if address is None:
             return
-        environ["REMOTE_ADDR"] = address.strip()
-        if not is_trusted(address.strip()):
+        environ["REMOTE_ADDR"] = address
+        if not is_trusted(address):
             return
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True

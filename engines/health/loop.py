@@ -3,9 +3,13 @@
 A judgement depends only on the engine's row. The judgement thus survives any restart, and any number of processes share it.
 """
 
+import contextvars
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +20,14 @@ from django.db.models.functions import Now
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
+from common import times
 from common.settings import settings
 from engines import lifecycle, reconcile
-from engines.health.probes import CHUNK, Found, Result, Target, probe_apart
+from engines.health.probes import CHUNK, Found, Result, Target, probe_in_steps
 from engines.models import IS_OPEN, Engine, Status
 
-PATIENCE_S = 1.0  # for a chunk: nearly all engines answer within milliseconds
+STEP_S = 0.25  # after which the results of a chunk are judged: nearly all engines answer within milliseconds
+PATIENCE_S = 1.0  # for all results of a chunk
 PLACES = 6  # chunks per process that may have late results; each holds up to CHUNK connections
 _places = threading.BoundedSemaphore(PLACES)
 log = structlog.get_logger(__name__)
@@ -30,61 +36,82 @@ log = structlog.get_logger(__name__)
 def probe_due() -> int:
     """Claim and probe every due engine, a chunk at a time; returns how many. Any number of calls may run at once.
 
-    All results that come within PATIENCE_S are judged on return. The later ones are judged when they come.
+    Results are judged every STEP_S. All results that come within PATIENCE_S are judged on return, or STEP_S later.
     """
-    total = 0
-    while targets := claim():
+    total, began = 0, times.database_now()  # an engine that gets due meanwhile is left to the next call
+    while targets := claim(began) or _claim_skipped(began):
         connection.close()  # not held while engines are probed
         _probe(targets)
         total += len(targets)
-        if len(targets) < CHUNK:
-            break
     return total
 
 
 def _probe(targets: Sequence[Target]) -> None:
-    """Probe the targets and judge the prompt results. A thread judges the late results, if there is a place for another thread.
+    """Probe the targets and judge the results, in a thread. Wait for PATIENCE_S, or for all results if there is no place.
 
-    Otherwise a few silent engines would hold up the other engines of their chunk, and all periodic jobs behind the chunk.
+    Otherwise a few silent engines would hold up all periodic jobs behind their chunk.
     """
     has_place = _places.acquire(blocking=False)
-    prompt: Future[Found] = Future()
-    thread = threading.Thread(target=_probe_chunk, args=(targets, prompt, has_place), daemon=True)
-    thread.start()
-    _judge(prompt.result())
-    if not has_place:
-        thread.join()
+    end: Future[None] = Future()
+    # The rows that the thread writes name the call at hand.
+    arguments = (contextvars.copy_context(), targets, end, has_place)
+    threading.Thread(target=_probe_chunk, args=arguments, daemon=True).start()
+    with suppress(TimeoutError):
+        end.result(PATIENCE_S if has_place else None)
 
 
-def _probe_chunk(targets: Sequence[Target], prompt: "Future[Found]", has_place: bool) -> None:
+def _probe_chunk(context: contextvars.Context, targets: Sequence[Target], end: "Future[None]", has_place: bool) -> None:
     try:
-        _judge(probe_apart(targets, PATIENCE_S, prompt.set_result))
-    except Exception as error:  # the caller waits for `prompt`; nobody waits for the late results
-        if prompt.done():
-            log.exception("probe_error", engines=len(targets))
-        else:
-            prompt.set_exception(error)
+        context.run(probe_in_steps, targets, STEP_S, _judge)
+        end.set_result(None)
+    except Exception as error:  # nobody may wait for `end` any more
+        log.exception("probe_error", engines=len(targets))
+        end.set_exception(error)
     finally:
-        connection.close()
         if has_place:
             _places.release()
 
 
 def _judge(found: Found) -> None:
-    if found:
-        judge(*zip(*found, strict=True))
+    try:
+        if found:
+            judge(*zip(*found, strict=True))
+    finally:
+        connection.close()  # the thread's own
 
 
-def claim() -> list[Target]:
-    """Claim up to CHUNK running engines that are due and have no open operation, by moving their next probe into the future."""
+# An engine with an open operation is left to the operation.
+_DUE = f"""
+    SELECT id FROM engines_engine e WHERE status = 'running' AND next_probe_at <= %(by)s
+    AND NOT EXISTS (SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND {IS_OPEN})
+"""
+"""SQL: the running engines that were due by the time `by`."""
+
+
+def _claim_skipped(by: datetime) -> list[Target]:
+    """Claim the engines that `claim` skipped, because their rows were locked for a moment: the sizes of volumes were stored.
+
+    Without a second attempt, a skipped engine would wait for the next call of `probe_due`.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT EXISTS ({_DUE})", {"by": by})
+        if cursor.fetchone() == (False,):
+            return []
+    time.sleep(STEP_S)
+    return claim(by)
+
+
+def claim(by: datetime) -> list[Target]:
+    """Claim up to CHUNK running engines that were due by the time `by`, by moving their next probe into the future.
+
+    An engine with an open operation is not claimed.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
             -- MATERIALIZED: otherwise a plan could evaluate (and lock) the chunk once per engine of the registry.
             WITH due AS MATERIALIZED (
-                -- An engine with an open operation is left to the operation.
-                SELECT id FROM engines_engine e WHERE status = 'running' AND next_probe_at <= now() AND NOT EXISTS (
-                    SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND {IS_OPEN})
+                {_DUE}
                 -- The longest overdue first. The rows are locked, and rows locked by another process are skipped: two processes
                 -- never probe the same engine. NO KEY: rows that refer to a locked engine can still be inserted.
                 ORDER BY next_probe_at LIMIT %(chunk)s FOR NO KEY UPDATE SKIP LOCKED)
@@ -93,7 +120,7 @@ def claim() -> list[Target]:
             FROM due WHERE e.id = due.id
             RETURNING e.id, e.seq, e.port
             """,
-            {"interval": settings.ENV.health_check_interval_s, "chunk": CHUNK},
+            {"by": by, "interval": settings.ENV.health_check_interval_s, "chunk": CHUNK},
         )
         return [Target(*row) for row in cursor.fetchall()]
 

@@ -49,17 +49,17 @@ Found = list[tuple[Target, Result]]
 def probe_all(targets: Sequence[Target]) -> list[Result]:
     """Probe all targets concurrently; returns a result per target, in order."""
     found: Found = []
-    probe_apart(targets, None, found.extend)
+    probe_in_steps(targets, None, found.extend)
     results = dict(found)
     return [results[target] for target in targets]
 
 
-def probe_apart(targets: Sequence[Target], patience_s: float | None, tell: Callable[[Found], None]) -> Found:
-    """Probe all targets concurrently. Calls `tell` once, with the results of the first `patience_s`; returns all later results.
+def probe_in_steps(targets: Sequence[Target], step_s: float | None, tell: Callable[[Found], None]) -> None:
+    """Probe all targets concurrently. Calls `tell` every `step_s` with the results of the step, until every target has a result.
 
-    None: `tell` gets all results, and none is later.
+    The results of a step may be none. `tell` runs in another thread, and the probes go on meanwhile. None: a single step.
     """
-    return asyncio.run(_probe_apart(targets, patience_s, tell))
+    asyncio.run(_probe_in_steps(targets, step_s, tell))
 
 
 class Prober:
@@ -84,23 +84,24 @@ class Prober:
         self._runner.close()
 
 
-async def _probe_apart(targets: Sequence[Target], patience_s: float | None, tell: Callable[[Found], None]) -> Found:
-    """`probe_apart`, with at most CHUNK probes at a time.
+async def _probe_in_steps(targets: Sequence[Target], step_s: float | None, tell: Callable[[Found], None]) -> None:
+    """`probe_in_steps`, with at most CHUNK probes at a time.
 
-    Every probe gets a thread for its name lookup, at least four threads in all. A lookup of an unknown name may take seconds, and
-    must not hold up the probes of other engines.
+    Every probe gets a thread for its name lookup, and `tell` gets a further thread. A lookup of an unknown name may take seconds,
+    and must hold up neither the probes nor the results of other engines.
     """
     at_once = min(CHUNK, len(targets))
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(4, at_once)))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(at_once + 1))
     places = asyncio.Semaphore(at_once)
 
     async def probe(target: Target) -> tuple[Target, Result]:
         async with places:
             return target, await _probe(target)
 
-    prompt, late = await asyncio.wait([asyncio.create_task(probe(target)) for target in targets], timeout=patience_s)
-    tell([task.result() for task in prompt])
-    return list(await asyncio.gather(*late))
+    pending = {asyncio.create_task(probe(target)) for target in targets}
+    while pending:
+        done, pending = await asyncio.wait(pending, timeout=step_s)
+        await asyncio.to_thread(tell, [task.result() for task in done])
 
 
 async def _probe(target: Target) -> Result:

@@ -1,3 +1,4 @@
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import pytest
 from engines.backends.docker import DockerBackend
 from engines.backends.process.backend import SubprocessBackend
 from tests.engines.backends import dock, inside
+from tests.engines.backends.dockerd import is_root
 from tests.engines.backends.runtimes import processes_of
 from tests.memory import Server
+
+USUAL_POOLS = ("172.16.0.0/12", "192.168.0.0/16")  # of a Docker daemon, for networks of one host
 
 
 @pytest.fixture
@@ -67,9 +71,16 @@ def world():
 
 @pytest.fixture
 def no_pool_left(client):
-    """The daemon has no subnet left for a further network."""
+    """The daemon has no subnet left for a further network.
+
+    The daemon takes no subnet that overlaps a route of its host: routes to its usual pools leave it none at once. Networks take
+    what is left.
+    """
+    routes = [[pool, "dev", "lo", "metric", "9999"] for pool in USUAL_POOLS if is_root()]
     taken = []
     try:
+        for route in routes:
+            subprocess.run(["ip", "route", "add", *route], check=True)
         while True:
             taken.append(client.networks.create(f"taken-{len(taken)}"))
     except docker.errors.APIError:
@@ -77,3 +88,5 @@ def no_pool_left(client):
     finally:
         for network in taken:
             network.remove()
+        for route in routes:
+            subprocess.run(["ip", "route", "delete", *route], check=False)

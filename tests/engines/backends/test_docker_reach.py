@@ -145,35 +145,41 @@ def test_engine_sends_no_datagram_to_a_client_or_another_engine(client, named):
         assert heard == {friend.id: "nothing more\n", other.id: "client\nnothing more\n"}
 
 
+@pytest.fixture(scope="module")
+def daemon(client):
+    """Its namespace has the switch for bridged packets for itself."""
+    daemon = Dockerd()
+    try:
+        daemon.load(client)
+        yield daemon
+    finally:
+        daemon.close()
+
+
 @as_root
 @pytest.mark.parametrize("reach", ["port", "container"])
 @pytest.mark.parametrize("bridged", ["0", "1"])
-def test_engines_are_kept_apart_whether_or_not_bridged_packets_pass_the_host(client, reach, bridged):
+def test_engines_are_kept_apart_whether_or_not_bridged_packets_pass_the_host(daemon, reach, bridged):
     """What comes last proves that it was the guard's work, but for what Docker itself does where its own rules are asked."""
-    daemon = Dockerd()  # whose namespace has that switch for itself
-    try:
-        daemon.load(client)
-        with (
-            dock.deployed(daemon.client, url=daemon.url, reach=reach) as backend,
-            calling(daemon.client, backend, "acme") as app,
-        ):
-            mine, sibling = started(backend), started(backend)
-            daemon.set("net.bridge.bridge-nf-call-iptables", bridged)
-            engine, other = (dock.container_of(daemon.client, backend, each.ref) for each in (mine, sibling))
-            own, neighbour = ((address_of(each)[0], 8000) for each in (engine, other))
-            until(lambda: reached(engine, own) and reached(other, neighbour))
-            if reach == "container":
-                names = [name_of(backend, each) for each in (mine, sibling)]
-                until(lambda: reached(app, *names) == set(names))
-            theirs = [neighbour, *((address, 8000) for address in addresses_of(app))]
-            until(lambda: reached(engine, own, *theirs) == {own}, 5)
-            end_guard(daemon.client, backend)
-            (network,) = networks_of(engine)
-            daemon.run("ip", "link", "set", bridge_of(backend, network), "type", "bridge", "nf_call_iptables", "0")
-            is_dockers_work = (reach, bridged) == ("port", "1")
-            assert (neighbour in reached(engine, neighbour)) is not is_dockers_work
-    finally:
-        daemon.close()
+    with (
+        dock.deployed(daemon.client, url=daemon.url, reach=reach) as backend,
+        calling(daemon.client, backend, "acme") as app,
+    ):
+        mine, sibling = started(backend), started(backend)
+        daemon.set("net.bridge.bridge-nf-call-iptables", bridged)
+        engine, other = (dock.container_of(daemon.client, backend, each.ref) for each in (mine, sibling))
+        own, neighbour = ((address_of(each)[0], 8000) for each in (engine, other))
+        until(lambda: reached(engine, own) and reached(other, neighbour))
+        if reach == "container":
+            names = [name_of(backend, each) for each in (mine, sibling)]
+            until(lambda: reached(app, *names) == set(names))
+        theirs = [neighbour, *((address, 8000) for address in addresses_of(app))]
+        until(lambda: reached(engine, own, *theirs) == {own}, 5)
+        end_guard(daemon.client, backend)
+        (network,) = networks_of(engine)
+        daemon.run("ip", "link", "set", bridge_of(backend, network), "type", "bridge", "nf_call_iptables", "0")
+        is_dockers_work = (reach, bridged) == ("port", "1")
+        assert (neighbour in reached(engine, neighbour)) is not is_dockers_work
 
 
 @pytest.mark.parametrize("made", ["now", "before engines had labels against it"])

@@ -1,15 +1,18 @@
 """The health loop: which engines are probed, what results come to, and how a failed engine is brought back."""
 
 import itertools
+import threading
 from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
+from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from audit import actors
 from audit.models import AuditRow
+from common.times import database_now
 from engines import health, lifecycle, operations, reconcile
 from engines.backends.base import Ref
 from engines.backends.memory import Behaviour
@@ -73,14 +76,14 @@ def test_claim_takes_running_engines_that_are_due(product):
     for status in ("provisioning", "sleeping", "stopped", "failed", "destroying"):
         put_engine(product, status, status, next_probe_at=timezone.now())
     put_operation(put_engine(product, "busy", next_probe_at=timezone.now()), Kind.STOP)
-    assert loop.claim() == [probes.Target(due.pk, due.seq, due.port)]
-    assert loop.claim() == []
+    assert loop.claim(database_now()) == [probes.Target(due.pk, due.seq, due.port)]
+    assert loop.claim(database_now()) == []
 
 
 def test_claim_puts_the_next_probe_an_interval_away(engine, tune):
     tune(health_check_interval_s=100)
     began = timezone.now()
-    loop.claim()
+    loop.claim(began)
     engine.refresh_from_db()
     assert 89 < (engine.next_probe_at - began).total_seconds() < 112
 
@@ -90,10 +93,37 @@ def test_claims_at_once_never_take_an_engine_twice(product, tune):
     put_engines(product, range(30000, 31500))
 
     def claim_all(_):
-        return list(itertools.chain.from_iterable(iter(loop.claim, [])))
+        return list(itertools.chain.from_iterable(iter(lambda: loop.claim(database_now()), [])))
 
     claimed = list(itertools.chain.from_iterable(in_parallel(claim_all, range(8))))
     assert len(claimed) == len({target.engine_id for target in claimed}) == 1500
+
+
+def test_engine_whose_row_is_locked_for_a_moment_is_probed_by_the_same_call(product):
+    with listening(saying(OK), 2) as ports:
+        put_engines(product, ports)
+        held, over = threading.Event(), threading.Event()
+
+        def hold(_):
+            with transaction.atomic():
+                product.engines.locked().get(port=ports[0])
+                held.set()
+                over.wait(loop.STEP_S / 5)
+
+        holder = threading.Thread(target=in_parallel, args=(hold, [None]))
+        holder.start()
+        held.wait()
+        assert health.probe_due() == 2
+        over.set()
+        holder.join()
+    assert product.engines.filter(last_health_ok=True).count() == 2
+
+
+def test_call_ends_although_engines_are_due_again(product, tune):
+    tune(health_check_interval_s=0.001)
+    with listening(saying(OK, pause_s=0)) as ports:
+        put_engines(product, ports)
+        assert health.probe_due() == 1
 
 
 # -- what a result counts for --------------------------------------------------------------------------------------------------
@@ -129,7 +159,7 @@ def test_engine_fails_after_as_many_failures_as_set(engine, tune):
 @pytest.mark.parametrize("result", [GOOD, BAD])
 def test_result_of_an_earlier_state_does_not_count(engine, tune, result):
     tune(health_max_failures=1)
-    (target,) = loop.claim()
+    (target,) = loop.claim(database_now())
     Engine.objects.filter(pk=engine.pk).update(seq=engine.seq + 1)
     loop.judge([target], [result])
     engine.refresh_from_db()
@@ -140,7 +170,7 @@ def test_result_of_an_earlier_state_does_not_count(engine, tune, result):
 @pytest.mark.parametrize("result", [GOOD, BAD])
 def test_result_does_not_count_once_an_operation_is_open(engine, tune, result):
     tune(health_max_failures=1)
-    (target,) = loop.claim()
+    (target,) = loop.claim(database_now())
     lifecycle.stop(engine, by=actors.SYSTEM)
     loop.judge([target], [result])
     engine.refresh_from_db()
@@ -167,6 +197,16 @@ def test_silent_engine_holds_up_nobody_while_there_is_a_place_for_its_late_resul
         failed = product.engines.filter(port=silent[0], health_failures=1, last_health_ok=False)
         waiting.until(failed.exists)
     assert AuditRow.objects.get(user_id=failed.get().user_id).metadata["result"] == "timeout"
+
+
+def test_engine_that_answers_slowly_is_judged_while_a_silent_one_is_waited_for(product, settings):
+    with listening(saying(b"", OK, pause_s=1.5)) as slow, listening(saying(b"", pause_s=60)) as silent:
+        put_engines(product, [*slow, *silent])
+        assert health.probe_due() == 2
+        good = product.engines.filter(port=slow[0], last_health_ok=True)
+        assert not good.exists()
+        waiting.until(good.exists, settings.ENV.health_check_timeout_s / 2)
+        assert product.engines.filter(port=silent[0], health_failures=0).exists()
 
 
 @contextmanager
