@@ -136,7 +136,7 @@ def test_nothing_that_hangs_takes_the_thread_of_another(small_stack, db):
 
     put_to_sleep(ours)
     fill_ends(stack, others)
-    assert ask(stack, ours, "DELETE", "/engines/second") == 202
+    assert ask(stack, ours, "DELETE", "/engines/second") in (200, 202)
     check_others_work(stack, ours)
     assert (in_flight(queue="lifecycle"), in_flight(queue="background")) == (5, 2)
     assert in_flight(kind=Kind.PROVISION) == 3

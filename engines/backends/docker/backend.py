@@ -13,15 +13,11 @@ from uuid import UUID
 import structlog
 from docker.errors import APIError
 
-from common import image_references
-from common.image_references import Reference
 from engines.backends import log_text
 from engines.backends.base import (
     Backend,
     BackendError,
     Egress,
-    ImageMismatch,
-    ImageMissing,
     ImageUnfit,
     Instance,
     InstanceMissing,
@@ -34,9 +30,8 @@ from engines.backends.base import (
     Usage,
     ignore,
     instance_name,
-    parse_image,
 )
-from engines.backends.docker import containers, log_reader, name_servers, volumes, write_limits
+from engines.backends.docker import containers, images, log_reader, name_servers, volumes, write_limits
 from engines.backends.docker.containers import Found
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.egress import Confinement
@@ -71,7 +66,7 @@ class DockerBackend(Backend):
     def resolve(self, image: str, kept: str = "") -> str:
         """The image's id; a registry's digest would name nothing on a host without the repository."""
         with self._daemon.verb("resolve"):
-            return str(self._resolve(image, kept)["Id"])
+            return str(images.resolve(self._daemon, image, kept)["Id"])
 
     def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
         self._named.found = None
@@ -80,7 +75,7 @@ class DockerBackend(Backend):
             for _ in self._daemon.rounds():
                 found = self._find(spec.ref)
                 if found is None:
-                    image = self._resolve(spec.image, spec.digest)
+                    image = images.resolve(self._daemon, spec.image, spec.digest)
                     containers.check_image(spec.image, image["Config"])
                     if self._make(replace(spec, digest=image["Id"]), image["Config"], on_evicted):
                         return str(image["Id"])
@@ -208,35 +203,6 @@ class DockerBackend(Backend):
             except NotFound:
                 return []
         return log_text.last_lines(written, tail)
-
-    def _resolve(self, image: str, kept: str) -> Mapping[str, Any]:
-        """The daemon's description of the image for an instance: `kept` if present, else `image`.
-
-        Raises ImageMissing, ImageMismatch.
-        """
-        wanted = parse_image(image)
-        found = (kept and self._look_at_image(parse_image(kept))) or self._look_at_image(wanted)
-        if not found:
-            raise ImageMissing(f"no image {image} on this host")
-        return found
-
-    def _look_at_image(self, wanted: Reference) -> Mapping[str, Any] | None:
-        """The daemon's description of the image; None for a missing image. Raises ImageMismatch.
-
-        The description must have the name that was asked for: the daemon and its client have rules of their own for names.
-        """
-        try:
-            found: Mapping[str, Any] = self._daemon.ask(
-                lambda api: api.inspect_image(wanted.full())  # type: ignore[no-untyped-call]
-            )
-        except NotFound:
-            return None
-        names = [*(found.get("RepoTags") or ()), *(found.get("RepoDigests") or ())]
-        if image_references.has_names(wanted, names) if wanted.repository else found["Id"] == wanted.digest:
-            return found
-        raise ImageMismatch(
-            f"asked for {wanted.full()}, the daemon answered with {found['Id']} named {', '.join(names) or 'nothing'}"
-        )
 
     # -- containers ----------------------------------------------------------------------------------------------------
 

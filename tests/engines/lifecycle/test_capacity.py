@@ -58,14 +58,14 @@ def answers(stack, product, *asked):
     def ask(call):
         while True:
             answer = stack.call(call[0], call[1], product.key, call[2], Prefer="respond-async")
-            told = (answer.status_code, answer.json().get("error", {}).get("code"))
+            told = ("accepted" if answer.ok else answer.status_code, answer.json().get("error", {}).get("code"))
             if told != (503, "UNAVAILABLE"):
                 return told
 
     return Counter(in_parallel(ask, asked))
 
 
-FIVE = {(202, None): 5, (503, "CAPACITY_EXHAUSTED"): 45}
+FIVE = {("accepted", None): 5, (503, "CAPACITY_EXHAUSTED"): 45}
 
 
 def check_rows(verb):
