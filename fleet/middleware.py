@@ -124,12 +124,13 @@ def raw_path(get_response: Next) -> Next:
 def no_store(get_response: Next) -> Next:
     """Forbid caches to keep an answer of the API, because most of them hold a key or a user's data.
 
-    The OpenAPI document and its page are the same for everybody. The admin and the static files have headers of their own.
+    The OpenAPI document and its page are the same for everybody. The admin and the static files have headers of their own. Errors
+    below their paths are no such answers.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
-        if not request.path.startswith(_CACHED):
+        if response.status_code >= 400 or not request.path.startswith(_CACHED):
             response.headers["Cache-Control"] = "no-store"
         return response
 

@@ -304,7 +304,7 @@ def test_answer_of_the_api_is_kept_by_no_cache(server, acme, subtests):
     for endpoint in (one for one in ALL if one.path not in shared):
         with subtests.test(f"{endpoint.method} {endpoint.path}"):
             assert send(server, endpoint, keys_of(acme)).headers["Cache-Control"] == "no-store"
-    for path in ("/nope", "/%41"):
+    for path in ("/nope", "/%41", "/docs%2F", "/docs/nope", "/static/nope"):
         assert requests.get(server.url + path, timeout=10).headers["Cache-Control"] == "no-store"
     assert raw(server, b"nonsense\r\n\r\n").headers["Cache-Control"] == "no-store"
     for path in shared:
