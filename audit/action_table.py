@@ -6,7 +6,7 @@ new version's actions are in the table before its code starts, and the old versi
 
 from django.db import connections
 
-from audit.actions import CATALOGUE
+from audit.catalogue import CATALOGUE
 from audit.partitions import OWNER
 
 

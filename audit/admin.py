@@ -11,7 +11,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from audit import actors, badges, search
-from audit.actions import CATALOGUE, Action, Retention
+from audit.actions import Action, Retention
+from audit.catalogue import CATALOGUE
 from audit.models import AuditRow
 from common import characters, wording
 from common.admin import KeysetAdmin, StaticFilter, labelled

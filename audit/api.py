@@ -26,7 +26,8 @@ from rest_framework.request import Request
 from typing_extensions import TypedDict
 
 from audit import actors, search
-from audit.actions import CATALOGUE, CLAMPED, Action, Retention
+from audit.actions import Action, Retention
+from audit.catalogue import CATALOGUE, CLAMPED
 from audit.models import AuditRow
 from common import cursors, keyset, statements
 from common.answers import NonEmpty, Time, Url, Uuid, choice

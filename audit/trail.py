@@ -17,8 +17,9 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from audit.actions import CATALOGUE, CLAMPED, Action, check_metadata
+from audit.actions import Action
 from audit.actors import SYSTEM, Actor
+from audit.catalogue import CATALOGUE, CLAMPED, check_metadata
 from common import context, statements
 from common.context import Call
 

@@ -3,18 +3,16 @@
 The table in docs/operations.md is generated from this class (`manage.py generate_docs`).
 """
 
-import re
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common import destinations, image_references, socket_addresses
+from common import env_checks, socket_addresses
 from common.editions import USUAL, Edition
 
 NETWORK_LIMIT = 900  # endpoints; a network always has fewer
-RUNTIME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 LONGEST_DEPLOYMENT = 26  # characters; deployment, hyphen and engine id are a single label of a host name: at most 63
 
 
@@ -318,34 +316,18 @@ class Env(BaseSettings):
             raise ValueError(f"ORCH_ENGINE_NETWORK_SIZE and ORCH_MAX_BOOTS must be below {NETWORK_LIMIT} together")
         if self.lease_renew_s * 2 > self.lease_s:
             raise ValueError("ORCH_LEASE_S must be at least twice ORCH_LEASE_RENEW_S")
-        self._check_proxies()
-        self._check_image()
+        env_checks.proxies(self.trusted_proxies)
+        env_checks.image(self.engine_image)
         self._check_reach()
-        self._check_egress()
+        env_checks.denied(self.engine_egress_deny)
+        env_checks.allowed(self.engine_egress_allow)
         if self.engine_disk_quota and self.engine_backend != "docker":
             raise ValueError("ORCH_ENGINE_DISK_QUOTA needs ORCH_ENGINE_BACKEND=docker")
-        self._check_runtimes()
-        for number, key in enumerate(self.master_keys, 1):
-            if not _is_fernet_key(key):
-                raise ValueError(f"ORCH_MASTER_KEY: key {number} of {len(self.master_keys)} is not a Fernet key")
+        env_checks.runtimes(self.runtimes)
+        env_checks.master_keys(self.master_keys)
         if self.environment == "production":
             self._check_production()
         return self
-
-    def _check_proxies(self) -> None:
-        for part in filter(None, map(str.strip, self.trusted_proxies.split(","))):
-            try:
-                ip_network(part)
-            except ValueError as error:
-                raise ValueError(
-                    f"ORCH_TRUSTED_PROXIES: {part!r} is not an IP address or a network such as 10.0.0.0/8"
-                ) from error
-
-    def _check_image(self) -> None:
-        try:
-            image_references.parse(self.engine_image)
-        except ValueError as error:
-            raise ValueError(f"ORCH_ENGINE_IMAGE {error}") from error
 
     def _check_production(self) -> None:
         missing = [f"ORCH_{name.upper()}" for name in self.REQUIRED_IN_PRODUCTION if not getattr(self, name)]
@@ -356,14 +338,8 @@ class Env(BaseSettings):
             raise ValueError(f"{' and '.join(short)}: a key must have at least {self.SHORTEST_KEY} random characters")
 
     def _check_reach(self) -> None:
-        try:
-            ip_address(self.engine_bind)
-        except ValueError as error:
-            raise ValueError("ORCH_ENGINE_BIND must be an IP address") from error
-        try:
-            self.url_template.format(port=0, container="")
-        except (LookupError, ValueError, AttributeError) as error:
-            raise ValueError("ORCH_ENGINE_URL_TEMPLATE may contain {port} and {container}, but no other braces") from error
+        env_checks.bind(self.engine_bind)
+        env_checks.url_template(self.url_template)
         if self.engine_reach == "container":
             if self.engine_backend != "docker":
                 raise ValueError("ORCH_ENGINE_REACH=container needs ORCH_ENGINE_BACKEND=docker")
@@ -371,24 +347,6 @@ class Env(BaseSettings):
                 raise ValueError(
                     f"ORCH_DEPLOYMENT may have at most {LONGEST_DEPLOYMENT} characters with ORCH_ENGINE_REACH=container"
                 )
-
-    def _check_egress(self) -> None:
-        for part in destinations.split(self.engine_egress_deny):
-            if not destinations.is_network(part):
-                raise ValueError(f"ORCH_ENGINE_EGRESS_DENY: {part!r} is not a range of IPv4 addresses such as 10.0.0.0/8")
-        for part in destinations.split(self.engine_egress_allow):
-            if not destinations.is_network(part.partition(":")[0]) or not destinations.is_destination(part):
-                raise ValueError(
-                    f"ORCH_ENGINE_EGRESS_ALLOW: {part!r} is not a range of IPv4 addresses, with or without ports, such as"
-                    " 10.0.5.0/24 or 10.0.5.7:8080"
-                )
-
-    def _check_runtimes(self) -> None:
-        if not self.runtimes:
-            raise ValueError("ORCH_ENGINE_RUNTIMES must name a container runtime, such as runc")
-        for name in self.runtimes:
-            if not re.fullmatch(RUNTIME_PATTERN, name):
-                raise ValueError(f"ORCH_ENGINE_RUNTIMES: {name!r} is not the name of a container runtime, such as runc")
 
     @property
     def url_template(self) -> str:
@@ -438,8 +396,3 @@ class Env(BaseSettings):
     def product_boots(self) -> int:
         """Limit on the boots of a product in flight, in all queues: an eighth of `max_boots` is left to other products."""
         return self.max_boots - self.max_boots // 8
-
-
-def _is_fernet_key(key: str) -> bool:
-    """Whether `key` is 32 bytes in base64. (Fernet itself ignores all text after the first `=`.)"""
-    return re.fullmatch(r"[A-Za-z0-9_+/-]{43}=", key) is not None

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
-from audit.actions import CATALOGUE, CLAMPED, Action, Entry, Retention
+from audit.actions import Action, Retention
+from audit.catalogue import CATALOGUE, CLAMPED, Entry
 from common.settings import settings
 from engines.models import Status
 from engines.transitions import TRANSITIONS

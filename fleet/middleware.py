@@ -124,8 +124,8 @@ def raw_path(get_response: Next) -> Next:
 def no_store(get_response: Next) -> Next:
     """Forbid caches to keep an answer of the API, because most of them hold a key or a user's data.
 
-    The OpenAPI document and its page are the same for everybody. The admin and the static files have headers of their own. Errors
-    below their paths are no such answers.
+    The OpenAPI document and its page are the same for everybody. The admin and the static files have headers of their own. No
+    error is kept, whatever its path.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from common import image_references
 from common.answers import Count, Json, NonEmpty, Time, Uuid, choice, refer
-from common.env import RUNTIME_PATTERN
+from common.env_checks import RUNTIME_PATTERN
 from common.times import iso
 from policy import models, rules
 from policy.models import Product, Scope

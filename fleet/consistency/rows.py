@@ -1,7 +1,8 @@
 """SQL: each audit row by itself, compared with the catalogue, the registry, and the time at which it was written."""
 
-from audit.actions import CATALOGUE, CLAMPED, Action, Takes
+from audit.actions import Action, Takes
 from audit.actors import FORM
+from audit.catalogue import CATALOGUE, CLAMPED
 from common.settings import settings
 from fleet.consistency.engines import AT_REQUEST
 

@@ -5,7 +5,8 @@ import pytest
 from django.core.management import call_command
 
 from audit import action_table, actors, trail
-from audit.actions import CATALOGUE, Action
+from audit.actions import Action
+from audit.catalogue import CATALOGUE
 
 
 @pytest.fixture

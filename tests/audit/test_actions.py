@@ -2,7 +2,8 @@ from typing import get_args
 
 import pytest
 
-from audit.actions import CATALOGUE, CLAMPED, Action, Retention, check_metadata
+from audit.actions import Action, Retention
+from audit.catalogue import CATALOGUE, CLAMPED, check_metadata
 
 
 def test_catalogue_has_every_action():

@@ -12,7 +12,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from audit import actors, trail
-from audit.actions import CATALOGUE, CLAMPED, Action
+from audit.actions import Action
+from audit.catalogue import CATALOGUE, CLAMPED
 from audit.models import AuditRow
 from common import context, cursors
 from common.context import Call

@@ -4,8 +4,9 @@ import psycopg
 import pytest
 
 from audit import partitions, trail
-from audit.actions import CATALOGUE, Action
+from audit.actions import Action
 from audit.actors import SYSTEM
+from audit.catalogue import CATALOGUE
 from audit.models import AuditRow
 
 CHANGES = (

@@ -5,7 +5,8 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 
-from audit.actions import CATALOGUE, Action
+from audit.actions import Action
+from audit.catalogue import CATALOGUE
 from engines.models import Status
 from engines.transitions import TRANSITIONS
 from fleet import documents

@@ -4,7 +4,8 @@ import pytest
 from django import forms
 from pydantic import ValidationError
 
-from audit.actions import CATALOGUE, Action
+from audit.actions import Action
+from audit.catalogue import CATALOGUE
 from common.env import Env
 from policy import rules
 from policy.errors import InvalidPolicy

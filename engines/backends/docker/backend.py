@@ -1,10 +1,10 @@
 """The verbs of the backend contract on Docker; the daemon keeps all state, in names and labels of containers."""
 
 import math
-import re
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -33,7 +33,7 @@ from engines.backends.base import (
 )
 from engines.backends.docker import containers, images, log_reader, name_servers, volumes, write_limits
 from engines.backends.docker.containers import Found
-from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
+from engines.backends.docker.daemon import Daemon, NotFound, is_about_network, is_conflict, named
 from engines.backends.docker.egress import Confinement
 from engines.backends.docker.guard import Guard
 from engines.backends.docker.measurer import Measurer
@@ -128,10 +128,10 @@ class DockerBackend(Backend):
             for _ in self._daemon.rounds():  # more than one if a delayed worker creates an instance in the middle
                 for found in self._list_all(labels):
                     self._discard(found.id)
-                if self._remove_volume(volumes.name(engine_id)):
+                if volumes.remove(self._daemon, engine_id):
                     return
                 self._measurer.end()  # may have the volume
-                if self._remove_volume(volumes.name(engine_id)):
+                if volumes.remove(self._daemon, engine_id):
                     return
 
     def observe(self, ref: Ref) -> State:
@@ -204,8 +204,6 @@ class DockerBackend(Backend):
                 return []
         return log_text.last_lines(written, tail)
 
-    # -- containers ----------------------------------------------------------------------------------------------------
-
     def _list(self, labels: Sequence[str]) -> Sequence[Found]:
         """The containers with all the labels, without containers in removal, which cannot run any more."""
         return [found for found in self._list_all(labels) if not found.leaving]
@@ -220,12 +218,12 @@ class DockerBackend(Backend):
         return [found for found in map(containers.parse, listed) if found]
 
     def _find(self, ref: Ref) -> Found | None:
-        return _best(self._list(containers.labels(self.options.deployment, ref)))
+        return containers.best(self._list(containers.labels(self.options.deployment, ref)))
 
     def _find_all(self, ref: Ref) -> tuple[Found, Sequence[Found]]:
         """The instance, and the engine's other containers, none of which runs. Raises InstanceMissing, BackendError."""
         found = self._list(containers.engine_labels(self.options.deployment, ref.engine_id))
-        mine = _best([each for each in found if each.ref == ref])
+        mine = containers.best([each for each in found if each.ref == ref])
         if mine is None:
             raise InstanceMissing(f"engine {ref.engine_id} has no incarnation {ref.incarnation}")
         others = [each for each in found if each.id != mine.id]
@@ -274,7 +272,7 @@ class DockerBackend(Backend):
             if declared:
                 self._check_volumes(name, spec.ref.engine_id)
         except APIError as refused:
-            if _is_about_network(refused):
+            if is_about_network(refused):
                 self._networks.forget(spec.product)
             elif is_conflict(refused):
                 self._clear_name(name, spec.ref.engine_id, on_evicted)
@@ -320,7 +318,7 @@ class DockerBackend(Backend):
             self._confinement.prepare(mine.network, mine.product)
             self._daemon.ask(lambda api: api.start(mine.id))
         except APIError as refused:
-            if _is_about_network(refused):
+            if is_about_network(refused):
                 self._change_network(mine, self._networks.restore)
             elif isinstance(named(refused, "start"), NetworkFull):
                 self._change_network(mine, self._networks.move)
@@ -362,10 +360,8 @@ class DockerBackend(Backend):
         self._guard.announce(self._networks.bridge_of(name), network["IPAddress"], wanted)
 
     def _stop(self, container_id: str, grace_s: float) -> None:
-        try:
+        with suppress(NotFound):  # removed by hand, or by another worker
             self._daemon.ask(lambda api: api.stop(container_id, timeout=math.ceil(grace_s)))
-        except NotFound:  # removed by hand, or by another worker
-            return
 
     def _discard(self, container_id: str, *, force: bool = True) -> None:
         """Remove a container and the anonymous volumes of its image; without `force` a running container stays.
@@ -401,27 +397,3 @@ class DockerBackend(Backend):
             on_evicted(holder["Id"][:12])
         elif holder["State"]["Status"] in ("removing", "dead"):
             self._discard(holder["Id"])
-
-    def _remove_volume(self, name: str) -> bool:
-        try:
-            self._daemon.ask(lambda api: api.remove_volume(name))
-        except NotFound:
-            return True
-        except APIError as refused:
-            if not is_conflict(refused):
-                raise
-            return False
-        return True
-
-
-def _best(found: Sequence[Found]) -> Found | None:
-    """An instance's running container, else the container with the shortest name (the engine's own); None for no containers.
-
-    An instance has two containers if a worker unaware of the first start created a second container.
-    """
-    return max(found, key=lambda each: (each.runs, len(each.name) * -1), default=None)
-
-
-def _is_about_network(refused: APIError) -> bool:
-    """Whether the daemon misses a network; the status is 404, as for a missing container."""
-    return refused.status_code == 404 and re.search(r"network \S+ not found", said_by(refused)) is not None

@@ -242,3 +242,11 @@ def _ceilings(limits: Limits, options: Options) -> dict[str, Any]:
         "CpuShares": max(2, int(cpus * CPU_SHARES)),  # 2 is the least that the kernel takes
         "PidsLimit": min(limits.pids or options.pids, options.pids),
     }
+
+
+def best(found: Sequence[Found]) -> Found | None:
+    """An instance's running container, else the container with the shortest name (the engine's own); None for no containers.
+
+    An instance has two containers if a worker unaware of the first start created a second container.
+    """
+    return max(found, key=lambda each: (each.runs, len(each.name) * -1), default=None)

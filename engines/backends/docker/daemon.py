@@ -153,3 +153,8 @@ def named(refused: APIError, verb: str) -> BackendError:
     if refused.status_code in (502, 503, 504):
         return BackendUnavailable(said)
     return BackendError(said)
+
+
+def is_about_network(refused: APIError) -> bool:
+    """Whether the daemon misses a network; the status is 404, as for a missing container."""
+    return refused.status_code == 404 and re.search(r"network \S+ not found", said_by(refused)) is not None

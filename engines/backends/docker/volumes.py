@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
+from docker.errors import APIError
+
 from engines.backends.base import MB, ImageUnfit, Limits
+from engines.backends.docker.daemon import Daemon, NotFound, is_conflict
 from engines.backends.docker.options import Options
 
 DATA, CATALOG, TMP = "/data", "/catalog", "/tmp"  # noqa: S108
@@ -73,3 +76,16 @@ def check(container: Mapping[str, Any], engine_id: UUID) -> None:
     ]
     if others:
         raise ImageUnfit(f"the daemon made volumes of its own at {', '.join(others)}")
+
+
+def remove(daemon: Daemon, engine_id: UUID) -> bool:
+    """Remove the engine's volume; False if a container has it. Raises BackendUnavailable."""
+    try:
+        daemon.ask(lambda api: api.remove_volume(name(engine_id)))
+    except NotFound:
+        return True
+    except APIError as refused:
+        if not is_conflict(refused):
+            raise
+        return False
+    return True
