@@ -1,5 +1,8 @@
 """The guard's rules as text, and what the program in the guard's container reads; test_docker_egress tries them on a daemon."""
 
+import re
+from ipaddress import ip_address, ip_network
+
 import pytest
 
 from engines.backends.docker import Options, resident, ruleset
@@ -44,3 +47,16 @@ def test_denied_ranges_may_overlap_and_exceptions_come_first():
         "ip daddr { 0.0.0.0/8, 10.0.0.0/8, 44.0.0.0/9, ",
     ]
     assert sorted(order, key=text.index) == order
+
+
+PRIVATE = ["10.255.255.254", "172.16.0.1", "172.31.255.254", "192.168.0.1", "100.64.0.1", "100.127.255.254"]
+RESERVED = ["0.0.0.1", "127.0.0.1", "192.0.0.1", "192.0.2.1", "198.51.100.1", "203.0.113.1", "198.19.255.254", "255.255.255.255"]
+METADATA = ["169.254.169.254", "168.63.129.16", "100.100.100.200"]
+INTERNET = ["8.8.8.8", "168.63.129.15", "168.63.129.17", "172.32.0.1", "100.128.0.1", "198.20.0.1", "192.167.255.254"]
+
+
+def test_ranges_that_are_not_the_internet_are_denied_without_any_setting():
+    (listed,) = re.findall(r"ip daddr \{ (0\.0\.0\.0/8[^}]*) \} drop", ruleset.write(Options(), []))
+    denied = [ip_network(part) for part in listed.split(", ")]
+    asked = [*PRIVATE, *RESERVED, *METADATA, "224.0.0.1", "239.255.255.250", "240.0.0.1", *INTERNET]
+    assert [address for address in asked if not any(ip_address(address) in network for network in denied)] == INTERNET
