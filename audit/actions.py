@@ -53,6 +53,10 @@ class Action(StrEnum):
     ADMIN_KEY_ISSUE = "admin_key_issue"
     ADMIN_KEY_REVOKE = "admin_key_revoke"
     MASTER_KEY_ROTATE = "master_key_rotate"
+    STAFF_LOGIN = "staff_login"
+    STAFF_LOGIN_FAILED = "staff_login_failed"
+    STAFF_LOGOUT = "staff_logout"
+    STAFF_CHANGE = "staff_change"
     RETENTION_PRUNE = "retention_prune"
 
 

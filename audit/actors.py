@@ -6,10 +6,11 @@ Actor = NewType("Actor", str)
 
 SYSTEM = Actor("system")  # the fleet's own loops and jobs
 ADMIN = Actor("admin")  # a call with the admin key
+ANONYMOUS = Actor("anonymous")  # somebody at the log-in page who did not prove to be the user whose name they gave
 FORM = "^([a-z0-9][a-z0-9-]{1,62}|admin:[^[:cntrl:]]{1,150})$"
 """What every actor matches, as PostgreSQL reads it. The trigger of `audit_log` refuses a row without this form."""
 
-RESERVED = frozenset({SYSTEM, ADMIN})  # refused as slugs of products, whose actor is their slug
+RESERVED = frozenset({SYSTEM, ADMIN, ANONYMOUS})  # refused as slugs of products, whose actor is their slug
 
 
 def product(slug: str) -> Actor:

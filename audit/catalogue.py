@@ -329,6 +329,31 @@ CATALOGUE: Mapping[Action, Entry] = {
         {"reencrypted": int, "unreadable": int},
         about=About.FLEET,
     ),
+    Action.STAFF_LOGIN: Entry(
+        "a member of staff logged in; `method` is `password`, `password_and_code`, `password_and_recovery_code` or `provider`"
+        " (single sign-on)",
+        "the log-in page",
+        {"method": str},
+        about=About.FLEET,
+    ),
+    Action.STAFF_LOGIN_FAILED: Entry(
+        "a log-in was refused, or a password asked for once more was wrong; `rule` says why, and `user` is the name given, if a"
+        " user has this name (otherwise it may be a password, typed into the wrong field); a row with `count` sums up `count`"
+        " further refusals in the minute after `since`: `users` counts up to 20 pairs of a user's name and an address, `more`"
+        " the refusals of all others",
+        "the log-in page, and pages that ask for the password again",
+        {"rule": str, "user": str, "count": int, "since": str, "users": dict, "more": int},
+        about=About.FLEET,
+    ),
+    Action.STAFF_LOGOUT: Entry("a member of staff logged out", "staff", about=About.FLEET),
+    Action.STAFF_CHANGE: Entry(
+        "a user or a group of the admin was `created`, `changed` or `removed` (`change`): `user` or `group` is its name, `fields`"
+        " has the changed fields, and `before` and `after` their values; no row has the value of a password or a second factor",
+        "staff, single sign-on (`cause` is `provider`), `migrate` (`cause` is `roles`), or another command of `manage.py`"
+        " (`cause` is its name)",
+        {"user": str, "group": str, "change": str, "fields": list, "before": dict, "after": dict, "cause": str},
+        about=About.FLEET,
+    ),
     Action.RETENTION_PRUNE: Entry(
         "a retention run: `partitions` dropped, and partitions `postponed` to the next run because a session was reading them",
         "the keeper",

@@ -69,6 +69,14 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         if not allowed:
             raise PermissionDenied
 
+    def ask_again(self, request: HttpRequest) -> HttpResponse | None:
+        """A page that asks for the password once more; None for whoever proved within 10 minutes who they are.
+
+        For a view that shows a secret, after its check of permissions.
+        """
+        page: HttpResponse | None = self.admin_site.ask_again(request)
+        return page
+
     def get_page(self, request: HttpRequest, found: Any) -> dict[str, Any]:
         """Context of the object's page."""
         return {}

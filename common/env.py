@@ -7,16 +7,17 @@ from ipaddress import ip_address
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from common import env_checks, socket_addresses
 from common.editions import USUAL, Edition
+from common.env_staff import StaffEnv
 
 NETWORK_LIMIT = 900  # endpoints; a network always has fewer
 LONGEST_DEPLOYMENT = 26  # characters; deployment, hyphen and engine id are a single label of a host name: at most 63
 
 
-class Env(BaseSettings):
+class Env(StaffEnv):
     """The `ORCH_*` variables. Durations are seconds (`_S`) or days (`_DAYS`)."""
 
     model_config = SettingsConfigDict(env_prefix="ORCH_", frozen=True, hide_input_in_errors=True)
@@ -325,6 +326,7 @@ class Env(BaseSettings):
             raise ValueError("ORCH_ENGINE_DISK_QUOTA needs ORCH_ENGINE_BACKEND=docker")
         env_checks.runtimes(self.runtimes)
         env_checks.master_keys(self.master_keys)
+        self.check_staff()
         if self.environment == "production":
             self._check_production()
         return self

@@ -1,6 +1,6 @@
 """IP addresses in text: of callers, and typed by people."""
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 
 def parse(text: str) -> str | None:
@@ -13,3 +13,11 @@ def parse(text: str) -> str | None:
     except ValueError:
         return None
     return str(getattr(found, "ipv4_mapped", None) or found)
+
+
+def owner(text: str) -> str:
+    """The address that a caller is counted under: an IPv6 client owns a whole /64 network. Raises ValueError for no address."""
+    address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))
+    return str(address)

@@ -46,8 +46,14 @@ def value(worth: Any) -> str:
     if isinstance(worth, list):
         return ", ".join(value(item) for item in worth) or "none"
     if isinstance(worth, dict):
-        return ", ".join(f"{value(name)} × {value(item)}" for name, item in sorted(worth.items())) or "none"
+        return ", ".join(_pair(name, item) for name, item in sorted(worth.items())) or "none"
     return characters.marked(str(worth))
+
+
+def _pair(name: str, worth: Any) -> str:
+    """`alice × 3` for a count, `is staff: yes` for any other value."""
+    is_count = isinstance(worth, int) and not isinstance(worth, bool)
+    return f"{value(name)} × {worth}" if is_count else f"{value(name).replace('_', ' ')}: {value(worth)}"
 
 
 def line(text: str) -> str:

@@ -49,8 +49,9 @@ USE_I18N = False
 
 PROCESS = os.environ.get("ORCH_PROCESS", "")
 _ALL_APPS = [
-    "unfold",
-    "django.contrib.admin",
+    "unfold.apps.BasicAppConfig",
+    "fleet.staff.apps.AdminConfig",  # Django's admin, with the site `fleet.staff.site`
+    "fleet.staff",  # before Django's users: two commands about users are ours
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -104,11 +105,20 @@ TEMPLATES = [
     }
 ]
 
+PASSWORD_HASHERS = ["fleet.staff.hashers.TakingTurns"]
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+    {"NAME": f"django.contrib.auth.password_validation.{name}", "OPTIONS": options}
+    for name, options in (
+        ("UserAttributeSimilarityValidator", {}),
+        ("MinimumLengthValidator", {"min_length": 12}),
+        ("CommonPasswordValidator", {}),
+    )
 ]
 LOGIN_URL = reverse_lazy("admin:login")
+LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
+SESSION_ENGINE = "fleet.staff.sessions"
+SESSION_COOKIE_AGE = 12 * 3600  # of the cookie; `fleet.staff.sessions` decides when a session ends
+SESSION_COOKIE_PATH = "/admin/"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles" if PRODUCTION else None  # locally WhiteNoise finds the files in the apps' folders
@@ -305,6 +315,7 @@ UNFOLD = {
     "SITE_URL": None,
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("fleet/favicon.svg")}],
     "SHOW_VIEW_ON_SITE": False,
+    "SHOW_HISTORY": False,  # the history of everything is the audit log
     "STYLES": [lambda request: static("fleet/admin.css")],
     "DASHBOARD_CALLBACK": "fleet.dashboard.fill",
     "SIDEBAR": {

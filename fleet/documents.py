@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from audit.actions import Action, Retention
 from audit.catalogue import CATALOGUE, CLAMPED, Entry
+from common.env_staff import StaffEnv
 from common.settings import settings
 from engines.models import Status
 from engines.transitions import TRANSITIONS
@@ -98,6 +99,7 @@ def _key(name: str, kind: type | UnionType, is_shown: bool) -> str:
 def list_settings() -> str:
     """A Markdown table of the `ORCH_*` variables."""
     env = type(settings.ENV)
+    last = StaffEnv.model_fields  # inherited, and so the first of the class
     rows = [
         (
             f"`ORCH_{name.upper()}`",
@@ -105,7 +107,7 @@ def list_settings() -> str:
             _values(field.annotation),
             field.description or "",
         )
-        for name, field in env.model_fields.items()
+        for name, field in sorted(env.model_fields.items(), key=lambda item: item[0] in last)
     ]
     return _table(("variable", "default", "values", "what it is"), rows)
 

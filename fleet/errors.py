@@ -25,6 +25,7 @@ from engines import errors as engines
 from engines.backends.base import BackendError
 from engines.models import Kind
 from fleet import denials
+from fleet.staff.brakes import Paused
 from policy import errors as policy
 from policy.auth import InsufficientScope, InvalidAdminKey, InvalidPlatformKey
 
@@ -71,6 +72,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (PoolTimeout, 503, "UNAVAILABLE"),
     (OperationalError, 503, "UNAVAILABLE"),
     (InterfaceError, 503, "UNAVAILABLE"),
+    (Paused, 503, "UNAVAILABLE"),  # where no page says so itself
     (InvalidToken, 500, "INTERNAL_ERROR"),
     (drf.ParseError, 400, "INVALID_REQUEST"),
     (drf.ValidationError, 400, "INVALID_REQUEST"),

@@ -156,7 +156,16 @@ class _InAdmin(MiddlewareMixin):
 
 
 class Sessions(_InAdmin, SessionMiddleware):
-    """Django's sessions, for `/admin/` only."""
+    """Django's sessions, for `/admin/` only. What people do in a browser prolongs a session; what scripts of a page ask does not.
+
+    Browsers say in `Sec-Fetch-Mode` what a request is for: `navigate` for links and forms.
+    """
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        answer = super().process_response(request, response)
+        if request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate" and response.status_code < 500:
+            request.session.prolong()  # type: ignore[attr-defined]  # `fleet.staff.sessions`
+        return answer
 
 
 class Authentication(_InAdmin, AuthenticationMiddleware):

@@ -95,6 +95,8 @@ class ProductAdmin(ReadOnlyAdmin):
     def register(self, request: HttpRequest) -> HttpResponse:
         """Show the form; if valid, register the product and show its first platform key once."""
         self.check_permission(request, request.user.has_perm(OPERATE))
+        if page := self.ask_again(request):
+            return page
         form = Registration(request.POST if request.method == "POST" else None)
         if form.is_valid():
             try:
@@ -159,6 +161,8 @@ class ProductAdmin(ReadOnlyAdmin):
     def issue_key(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
         """Show the form; if valid, issue one more platform key and show the key once."""
         product = self._operated(request, product_id)
+        if page := self.ask_again(request):
+            return page
         form = NewKey(request.POST if request.method == "POST" else None)
         if not form.is_valid():
             return self._show_form(request, product, form, f"Issue a platform key of {product.slug}", "Issue")
@@ -169,6 +173,8 @@ class ProductAdmin(ReadOnlyAdmin):
     def rotate_keys(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
         """Show the form; if valid, issue a platform key in place of all living keys, and show the new key once."""
         product = self._operated(request, product_id)
+        if page := self.ask_again(request):
+            return page
         form = Rotation(request.POST if request.method == "POST" else None)
         if not form.is_valid():
             return self._show_form(request, product, form, f"Rotate the platform keys of {product.slug}", "Rotate")
@@ -256,6 +262,8 @@ class AdminKeyAdmin(ReadOnlyAdmin):
     def issue(self, request: HttpRequest) -> HttpResponse:
         """Show the form; if valid, issue an admin key and show the key once."""
         self.check_permission(request, request.user.has_perm(OPERATE_ADMIN_KEYS))
+        if page := self.ask_again(request):
+            return page
         form, back = NewAdminKey(request.POST if request.method == "POST" else None), reverse("admin:policy_adminkey_changelist")
         if form.is_valid():
             try:

@@ -19,6 +19,7 @@ from policy.errors import InvalidProduct, PlatformKeyNotFound, ProductNotFound, 
 from policy.models import SLUG_PATTERN, EngineEnv, PlatformKey, Product, Scope
 
 OVERLAP_S = 24 * 3600
+_RESERVED = ", ".join(sorted(RESERVED)[:-1]) + " or " + max(RESERVED)
 MAX_REASON = 200
 
 _KEY, _PRODUCT = Columns(PlatformKey, "k"), Columns(Product, "p")
@@ -242,6 +243,6 @@ def _named(key: PlatformKey) -> dict[str, Any]:
 
 def _check_names(slug: str, display_name: str) -> None:
     if not re.fullmatch(SLUG_PATTERN, slug) or slug in RESERVED:
-        raise InvalidProduct(f"slug: must match {SLUG_PATTERN} and must not be {' or '.join(sorted(RESERVED))}.")
+        raise InvalidProduct(f"slug: must match {SLUG_PATTERN} and must not be {_RESERVED}.")
     if not 1 <= len(display_name) <= 255 or not display_name.isprintable():
         raise InvalidProduct("display_name: must be 1 to 255 printable characters.")

@@ -36,19 +36,23 @@ _SKEW = timedelta(days=1)  # largest change of the database's clock
 log = structlog.get_logger(__name__)
 
 
-def record(action: Action, subject: trail.Subject, *, by: Actor, metadata: Mapping[str, Any]) -> None:
+def record(
+    action: Action, subject: trail.Subject, *, by: Actor, metadata: Mapping[str, Any], counted_as: str | None = None
+) -> None:
     """Write the refusal's row, or count the refusal for the row at the end of the minute.
 
-    `metadata` must have the key `rule`. Raises django.db.Error.
+    `metadata` must have the key `rule`. The row at the end of the minute counts the refusal under `counted_as` in its `users`;
+    without `counted_as`, under the user id of `subject`. Raises django.db.Error.
     """
+    counted_as = counted_as or subject.user_id
     product_id = str(subject.product_id) if subject.product_id else None
     group = json.dumps([action, product_id, subject.product_slug, by, metadata["rule"]])
     try:
-        is_first = tallies.note(group, metadata, subject.user_id)
+        is_first = tallies.note(group, metadata, counted_as)
     except valkey.Away:
-        is_first = _note_here(group, metadata, subject.user_id)
+        is_first = _note_here(group, metadata, counted_as)
     else:
-        is_first = is_first and (_may_begin(group) or _note_here(group, metadata, subject.user_id, may_begin=False))
+        is_first = is_first and (_may_begin(group) or _note_here(group, metadata, counted_as, may_begin=False))
     if not is_first:
         return
     try:

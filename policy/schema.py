@@ -23,7 +23,7 @@ class PolicyField(serializers.JSONField):
 class Registration(api.Registration):
     """A new product."""
 
-    slug = Text(validators=[RegexValidator(f"^{SLUG_PATTERN}$")], help_text="`admin` and `system` are not allowed.")
+    slug = Text(validators=[RegexValidator(f"^{SLUG_PATTERN}$")], help_text="`admin`, `anonymous` and `system` are not allowed.")
     display_name = Text(max_length=255)
     policy = PolicyField(required=False)
 

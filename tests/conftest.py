@@ -85,6 +85,7 @@ def _kept_connection() -> psycopg.Connection[Any]:
 def empty() -> None:
     """Remove every row of ours, past the guards, and every message of Valkey."""
     from common import valkey
+    from fleet.staff import brakes
     from policy import refusals, tallies
 
     try:
@@ -96,6 +97,7 @@ def empty() -> None:
     valkey._open_until = 0.0  # it may have been away in the test before
     tallies._known.clear()
     refusals._firsts.clear()
+    brakes._here.clear()
 
 
 @pytest.fixture

@@ -11,6 +11,12 @@ def end_minutes():
         client.zincrby("{refusals}/due", -2 * refusals.MINUTE_S * 1000, name)
 
 
+def end_minutes_here():
+    """Write the rows of what this process has counted by itself, while Valkey was away."""
+    for tally in list(refusals._here.values()):
+        refusals._end_here(tally)
+
+
 def written():
     """Write the rows of all that was counted so far; returns how many rows."""
     end_minutes()

@@ -1,7 +1,12 @@
 """Members of staff, each with the permissions that a test gives them."""
 
+from datetime import timedelta
+
 from django.contrib.auth.models import Permission, User
 from django.test import Client
+
+from common import times
+from fleet.staff.confirmation import CONFIRMED
 
 VIEWS = ("engines.view_engine", "engines.view_operation", "policy.view_product", "audit.view_auditrow")
 
@@ -20,4 +25,12 @@ def log_in(username, *permissions, superuser=False, **options):
     """A client of a new member of staff, logged in to the admin."""
     client = Client(**options)
     client.force_login(hire(username, *permissions, superuser=superuser))
+    return prove(client)
+
+
+def prove(client, ago=timedelta()):
+    """The client, whose user gave the password at that time before now."""
+    session = client.session
+    session[CONFIRMED] = (times.database_now() - ago).isoformat()
+    session.save()
     return client

@@ -26,12 +26,14 @@ def keep_admin(file: Path) -> None:
     """Make the user `admin`, with the password in `file`, if missing; remove `file` once the password has been changed."""
     from django.contrib.auth import get_user_model
 
-    users = get_user_model().objects
-    admin = users.filter(username=USERNAME).first()
+    from audit.actors import SYSTEM
+    from fleet.staff import accounts
+
+    admin = get_user_model().objects.filter(username=USERNAME).first()
     if admin is None:
         password = secrets.token_urlsafe(12)
         write_private(file, password)
-        users.create_superuser(USERNAME, password=password)
+        accounts.create_superuser(USERNAME, password, by=SYSTEM, cause="make run")
     elif file.exists() and not admin.check_password(file.read_text()):
         file.unlink()
 

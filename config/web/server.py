@@ -24,6 +24,7 @@ from gunicorn import http
 from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.gthread import ThreadWorker
 
+from common import ip_addresses
 from common.settings import settings
 from config.web import connections, framing, refusals, shares
 from config.web.connections import Connection, Phase
@@ -65,7 +66,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE):
                 raise
             return
-        conn = Connection(client, peer, listener.getsockname(), shares.of_peer(peer[0]), self.cfg.keepalive)
+        conn = Connection(client, peer, listener.getsockname(), ip_addresses.owner(peer[0]), self.cfg.keepalive)
         if not self.shares.enter(conn.address):
             self._turn_away(conn)
             return

@@ -5,7 +5,6 @@ Trusted proxies are exempt, because a proxy carries the connections of many clie
 
 from collections import Counter
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
 
 FREE = 16 * 1024  # bytes that every connection may hold; only the bytes above count
 PER_ADDRESS = 16 * 1024 * 1024  # bytes
@@ -44,11 +43,3 @@ class Shares:
             return True
         within = self._bytes[address] <= PER_ADDRESS or self._is_exempt(address)
         return within and self._bytes.total() <= ALTOGETHER
-
-
-def of_peer(peer: str) -> str:
-    """The address that shares are counted for: an IPv6 client owns a whole /64 network."""
-    address = ip_address(peer.partition("%")[0])
-    if isinstance(address, IPv6Address):
-        return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))
-    return str(address)

@@ -156,6 +156,8 @@ class EngineAdmin(KeysetAdmin):
         engine = self.get_engine(engine_id)
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
+        if page := self.ask_again(request):
+            return page
         try:
             key = lifecycle.reveal_key(engine, by=verbs.actor_of(request.user))
         except EngineNotFound as refusal:

@@ -105,7 +105,7 @@ SELECT engine_id, CASE WHEN engine_id IS NULL THEN product_id END AS product_id,
     CROSS JOIN (SELECT min(id) AS first_written FROM audit_log WHERE written_at IS NOT NULL) column_is_there
     CROSS JOIN LATERAL (SELECT
         r.to_status IS NOT NULL AND o.id IS NOT NULL AND r.action NOT IN {AT_REQUEST} AS is_outcome,
-        r.actor NOT IN ('system', 'admin') AND r.actor NOT LIKE 'admin:%' AS is_by_product,
+        r.actor NOT IN ('system', 'admin', 'anonymous') AND r.actor NOT LIKE 'admin:%' AS is_by_product,
         r.metadata ? '{CLAMPED}' AS is_moved,
         -- The writer moves a time to the start of the first month that exists, or to the last microsecond of the last month.
         r.timestamp IN (date_trunc('month', r.timestamp, 'UTC'),

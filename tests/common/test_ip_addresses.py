@@ -19,3 +19,16 @@ from common import ip_addresses
 )
 def test_parse_gives_an_address_or_nothing(text, parsed):
     assert ip_addresses.parse(text) == parsed
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+    ],
+)
+def test_owner_of_an_ipv6_address_is_its_network(peer, address):
+    assert ip_addresses.owner(peer) == address

@@ -52,7 +52,8 @@ def test_register_makes_a_product_and_shows_its_key_this_once(db):
     ("field", "value", "words"),
     [
         ("slug", "", "required"), ("slug", "Harbor", "2 to 63"), ("slug", "a", "2 to 63"), ("slug", "a" * 64, "at most 63"),
-        ("slug", "system", "not be admin or system"), ("slug", "acme", "exists"), ("slug", "ok\x00", "Null characters"),
+        ("slug", "system", "not be admin, anonymous or system"), ("slug", "acme", "exists"),
+        ("slug", "ok\x00", "Null characters"),
         ("display_name", "", "required"), ("display_name", "x" * 256, "at most 255"), ("display_name", "a\nb", "printable"),
         ("max_engines", "-1", "whole number"), ("max_engines", "1.5", "whole number"),
         ("rate_limit_rpm", "many", "whole number"), ("rate_limit_rpm", "1000000001", "whole number"),

@@ -41,16 +41,3 @@ def test_hold_lets_every_connection_hold_little_whatever_others_hold(counted):
 def test_hold_refuses_a_proxy_only_what_no_address_may_hold(counted):
     assert counted.hold(PROXY, shares.ALTOGETHER, 0)
     assert not counted.hold(PROXY, shares.ALTOGETHER, 0)
-
-
-@pytest.mark.parametrize(
-    ("peer", "address"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ("fe80::1%eth0", "fe80::"),
-    ],
-)
-def test_of_peer_counts_an_ipv6_client_by_its_network(peer, address):
-    assert shares.of_peer(peer) == address

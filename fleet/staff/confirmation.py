@@ -1,0 +1,78 @@
+"""The password asked for once more: before a page that shows a secret, or changes who may do what.
+
+A browser that was left open must not be enough for these pages. Whoever proved within the last 10 minutes who they are, by a
+log-in or by the password on our page, is not asked. The page keeps what was sent in a form, and sends it again with the password.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.utils.cache import add_never_cache_headers
+
+from common import times
+from fleet.staff import brakes, passwords
+from fleet.staff.brakes import Paused
+from fleet.staff.forms import PasswordAgain
+from fleet.staff.record import Method
+
+KEPT = timedelta(minutes=10)
+CONFIRMED, METHOD = "confirmed_at", "method"  # keys of a session's data
+PASSWORD, REPEAT = "password_again", "repeat_request"  # fields of the page
+_OF_PAGE = frozenset({PASSWORD, REPEAT, "csrfmiddlewaretoken"})
+
+
+def begin(request: HttpRequest, method: Method) -> None:
+    """Begin the session of somebody who has just proved who they are, by `method`. Saves the session."""
+    session: Any = request.session
+    session[METHOD] = method
+    session.begin()
+    note(request)
+    session.save()
+    session.prolong()
+
+
+def note(request: HttpRequest) -> None:
+    """Note that the user of the request has just proved who they are."""
+    request.session[CONFIRMED] = times.database_now().isoformat()
+
+
+def is_recent(request: HttpRequest) -> bool:
+    """Whether the user of the request proved within KEPT who they are, by the database's clock."""
+    noted = request.session.get(CONFIRMED)
+    return noted is not None and times.database_now() - datetime.fromisoformat(noted) < KEPT
+
+
+def ask(request: HttpRequest, context: dict[str, Any]) -> HttpResponse | None:
+    """None if the user proved recently who they are, or has given the right password on our page with this request.
+
+    Otherwise the page that asks for the password, with `context`, or the way back to a request without a form.
+    """
+    if is_recent(request):
+        return None
+    if request.method != "POST" or PASSWORD not in request.POST:
+        return _page(request, PasswordAgain(), context)
+    form = PasswordAgain(request.POST)
+    try:
+        if not form.is_valid():
+            return _page(request, form, context)
+        found = passwords.check(request, request.user.get_username(), form.cleaned_data[PASSWORD])
+    except Paused as paused:
+        form.add_error(PASSWORD, str(paused))
+        return brakes.answer(_page(request, form, context), paused)
+    if found != request.user:
+        form.add_error(PASSWORD, "The password is wrong.")
+        return _page(request, form, context)
+    note(request)
+    return None if request.POST.get(REPEAT) == "POST" else HttpResponseRedirect(request.get_full_path())
+
+
+def _page(request: HttpRequest, form: PasswordAgain, context: dict[str, Any]) -> HttpResponse:
+    """The page, which keeps the fields of the form that it interrupts."""
+    kept = [(name, value) for name, values in request.POST.lists() if name not in _OF_PAGE for value in values]
+    repeat = request.POST.get(REPEAT, request.method)
+    shown = {"title": "Confirm that it is you", "form": form, "kept": kept, "repeat": repeat, **context}
+    response = TemplateResponse(request, "admin/staff/confirm_password.html", shown)
+    add_never_cache_headers(response)
+    return response

@@ -1,0 +1,62 @@
+"""Forms of staff: users changed by staff, one's own password, and the password given once more."""
+
+from typing import Any
+
+from django import forms
+from django.http import HttpRequest
+from unfold import forms as unfold
+from unfold.widgets import UnfoldAdminPasswordWidget
+
+from fleet.staff import accounts, passwords
+from fleet.staff.brakes import Paused
+
+
+class PasswordAgain(forms.Form):
+    """The password of whoever is logged in, asked for once more."""
+
+    password_again = forms.CharField(
+        label="Your password",
+        strip=False,
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "current-password", "autofocus": ""}),
+    )
+
+
+class OwnPassword(unfold.AdminOwnPasswordChangeForm):  # type: ignore[misc]  # Unfold ships no types
+    """A new password for oneself. Guesses of the old one have the brakes of a log-in."""
+
+    request: HttpRequest
+    paused: Paused | None = None
+
+    def clean_old_password(self) -> str:
+        given: str = self.cleaned_data["old_password"]
+        try:
+            found = passwords.check(self.request, self.user.get_username(), given)
+        except Paused as paused:
+            self.paused = paused
+            raise forms.ValidationError(str(paused)) from paused
+        if found != self.user:
+            raise forms.ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")
+        return given
+
+
+class NewUser(unfold.UserCreationForm):  # type: ignore[misc]  # Unfold ships no types
+    """A new user; the name is for good."""
+
+    def clean_username(self) -> str:
+        username: str = super().clean_username() or ""  # None if the name is taken
+        if username:
+            accounts.check_name(username)
+        return username
+
+
+class UserForm(unfold.UserChangeForm):  # type: ignore[misc]  # Unfold ships no types
+    """A user, changed by staff. The last active superuser stays one."""
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        stays = all(cleaned.get(flag, getattr(self.instance, flag)) for flag in accounts.FLAGS_OF_SUPERUSER)
+        if not stays and accounts.is_last_superuser(self.instance):
+            raise forms.ValidationError(
+                "This is the last active superuser: make another user a superuser first, or nobody could give permissions."
+            )
+        return dict(cleaned)
