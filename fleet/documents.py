@@ -17,6 +17,7 @@ from common.settings import settings
 from engines.models import Status
 from engines.transitions import TRANSITIONS
 from fleet.openapi import document
+from fleet.staff import roles
 
 Move = tuple[Status | None, Status, Action]
 
@@ -96,6 +97,15 @@ def _key(name: str, kind: type | UnionType, is_shown: bool) -> str:
     return f"`{name}` {types}" if is_shown else f"`{name}` {types} (operators only)"
 
 
+def list_roles() -> str:
+    """A Markdown table of the permissions of staff, with a mark for each role that has the permission."""
+    rows = [
+        (f"`{line.permission}`", line.allows, *("✓" if role in line.roles else "–" for role in roles.NAMES))
+        for line in roles.TABLE
+    ]
+    return _table(("permission", "allows", *(f"`{role}`" for role in roles.NAMES)), rows)
+
+
 def list_settings() -> str:
     """A Markdown table of the `ORCH_*` variables."""
     env = type(settings.ENV)
@@ -132,12 +142,12 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
-BLOCKS: Mapping[str, tuple[str, str, Callable[[], str]]] = {
-    "docs/audit-actions.md": ("actions", "The audit log's actions", list_actions),
-    "docs/operations.md": ("settings", "Operations", list_settings),
-    "docs/architecture.md": ("states", "Architecture", draw_states),
+BLOCKS: Mapping[str, tuple[str, Mapping[str, Callable[[], str]]]] = {
+    "docs/audit-actions.md": ("The audit log's actions", {"actions": list_actions}),
+    "docs/operations.md": ("Operations", {"roles": list_roles, "settings": list_settings}),
+    "docs/architecture.md": ("Architecture", {"states": draw_states}),
 }
-"""File → its block: name of the block, title used to create a missing file, and function rendering the block."""
+"""File → the title used to create a missing file, and the file's blocks: name → function rendering the block."""
 
 
 FILES: Mapping[str, Callable[[], str]] = {"docs/openapi.json": document.text}
@@ -165,13 +175,20 @@ def _read(path: Path) -> str:
 
 
 def _fresh(root: Path, name: str) -> str:
-    """The file's text with its block rendered anew."""
+    """The file's text with its blocks rendered anew."""
     if name in FILES:
         return FILES[name]()
-    block, title, render = BLOCKS[name]
-    begin, end = f"<!-- generated: {block} -->", "<!-- /generated -->"
-    made = f"{begin}\n\n{render()}\n\n{end}"
+    title, blocks = BLOCKS[name]
     text = _read(root / name) or f"# {title}\n"
+    for block, render in blocks.items():
+        text = _with_block(text, block, render())
+    return text
+
+
+def _with_block(text: str, block: str, rendered: str) -> str:
+    """The text with the block in place of the block's last rendering, or at the end of a text without the block."""
+    begin, end = f"<!-- generated: {block} -->", "<!-- /generated -->"
+    made = f"{begin}\n\n{rendered}\n\n{end}"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if pattern.search(text):
         return pattern.sub(lambda _: made, text, count=1)

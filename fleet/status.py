@@ -65,13 +65,13 @@ def unavailable() -> str:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-        _migrated = _migrated or _is_migrated()
+        _migrated = _migrated or is_migrated()
     except Error:
         return "database unreachable"
     return "" if _migrated else "migrations missing"
 
 
-def _is_migrated() -> bool:
+def is_migrated() -> bool:
     """Whether every migration is applied, and every action of the catalogue may be written."""
     executor = MigrationExecutor(connection)
     return not executor.migration_plan(executor.loader.graph.leaf_nodes()) and action_table.is_complete()

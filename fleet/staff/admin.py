@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
@@ -27,11 +28,16 @@ class RecordedAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         page: HttpResponse | None = self.admin_site.ask_again(request)
         return page
 
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if request.method == "POST" and (page := self.ask_again(request)):
+    def changeform_view(self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.method == "POST" and self._may_save(request, object_id) and (page := self.ask_again(request)):
             return page
-        response: HttpResponse = super().changeform_view(request, *args, **kwargs)
+        response: HttpResponse = super().changeform_view(request, object_id, *args, **kwargs)
         return response
+
+    def _may_save(self, request: HttpRequest, object_id: str | None) -> bool:
+        if object_id is None:
+            return bool(self.has_add_permission(request))
+        return bool(self.has_change_permission(request, self.get_object(request, unquote(object_id))))
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         form.before = record.snapshot(obj)
@@ -87,7 +93,7 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002 (Django's)
         """The page on which superusers set the password of a user."""
-        user = self.get_object(request, id)
+        user = self.get_object(request, unquote(id))
         if not request.user.is_superuser:
             raise PermissionDenied
         if user is None:
@@ -113,7 +119,8 @@ class GroupAdmin(DjangoGroupAdmin, RecordedAdmin):  # type: ignore[misc]
         return self.has_change_permission(request, obj)
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        if page := self.ask_again(request):
+        may = self.has_delete_permission(request, self.get_object(request, unquote(object_id)))
+        if may and (page := self.ask_again(request)):
             return page
         response: HttpResponse = super().delete_view(request, object_id, extra_context)
         return response

@@ -1,4 +1,80 @@
-"""The roles of staff: groups that every `migrate` brings to what this table says. A new permission is one more line."""
+"""The roles of staff: groups that every `migrate` brings to what TABLE says. A new permission is one more line of TABLE."""
+
+from typing import NamedTuple
+
+from django.contrib.auth.models import Group, Permission
+from django.db import transaction
+
+from audit import actors
+from fleet.staff import accounts
 
 VIEWER, OPERATOR, AUDITOR, ADMIN = "viewer", "operator", "auditor", "admin"
 NAMES = (VIEWER, OPERATOR, AUDITOR, ADMIN)
+
+_ALL = NAMES
+_ACTING = (OPERATOR, ADMIN)
+_OVERSEEING = (AUDITOR, ADMIN)
+
+
+class Line(NamedTuple):
+    """A permission (`app.codename`), what it allows, and the roles that have it."""
+
+    permission: str
+    allows: str
+    roles: tuple[str, ...]
+
+
+TABLE = (
+    Line("engines.view_engine", "look at engines", _ALL),
+    Line("engines.view_operation", "look at operations", _ALL),
+    Line("engines.view_host", "look at hosts, which have no page of their own", _ALL),
+    Line("policy.view_product", "look at products, with their policies and the names of their keys", _ALL),
+    Line("policy.view_platformkey", "look at the names of platform keys, which have no page of their own", _ALL),
+    Line("audit.view_auditrow", "look at audit rows", _ALL),
+    Line("engines.operate_engine", "start, stop, sleep, wake and restart engines", _ACTING),
+    Line("engines.rotate_engine_key", "rotate an engine's key", _ACTING),
+    Line("engines.destroy_engine", "destroy engines", _ACTING),
+    Line("engines.reveal_engine_key", "look at an engine's key (`key_reveal` in the log)", (ADMIN,)),
+    Line("policy.suspend_product", "suspend products, with their engines stopped or not, and resume them", _ACTING),
+    Line(
+        "policy.operate_product",
+        "register products, edit policies and engine environments, override rules, issue, rotate and revoke platform keys:"
+        " whoever issues a platform key may do everything that the key allows, such as read the keys of the product's engines",
+        (ADMIN,),
+    ),
+    Line("policy.delete_product", "delete products without engines", (ADMIN,)),
+    Line("policy.view_adminkey", "look at the admin keys' names", _OVERSEEING),
+    Line(
+        "policy.operate_adminkey",
+        "issue and revoke admin keys: whoever may issue an admin key may do everything that the API offers",
+        (ADMIN,),
+    ),
+    Line("auth.view_user", "look at users", _OVERSEEING),
+    Line("auth.view_group", "look at groups", _OVERSEEING),
+    Line(
+        "auth.change_user",
+        "activate and deactivate users, and change their names for people and addresses of e-mail; only of users who have no"
+        " permission that one lacks oneself",
+        (ADMIN,),
+    ),
+)
+
+
+@transaction.atomic
+def bring() -> None:
+    """Make the missing groups of roles, and give each exactly the permissions of TABLE. A group that changes gets an audit row.
+
+    Needs a database with all migrations. Two calls at once could make a group twice: `migrate` lets them take turns.
+    """
+    for role in NAMES:
+        group = Group.objects.filter(name=role).first() or Group(name=role)
+        with accounts.recorded(group, by=actors.SYSTEM, cause="roles"):
+            if not group.pk:
+                group.save()
+            group.permissions.set(_permissions(role))
+
+
+def _permissions(role: str) -> list[Permission]:
+    wanted = {line.permission for line in TABLE if role in line.roles}
+    found = Permission.objects.select_related("content_type")
+    return [one for one in found if f"{one.content_type.app_label}.{one.codename}" in wanted]

@@ -10,6 +10,7 @@ from audit.catalogue import CATALOGUE
 from engines.models import Status
 from engines.transitions import TRANSITIONS
 from fleet import documents
+from fleet.staff import roles
 
 
 def generate(root, *, check=False):
@@ -24,9 +25,10 @@ def test_documents_of_the_checkout_are_up_to_date():
 
 def test_generate_makes_what_is_missing(tmp_path):
     assert generate(tmp_path) == [f"wrote {name}" for name in (*documents.BLOCKS, *documents.FILES)]
-    for name, (block, title, _) in documents.BLOCKS.items():
+    for name, (title, blocks) in documents.BLOCKS.items():
         text = (tmp_path / name).read_text()
-        assert text.startswith(f"# {title}\n\n<!-- generated: {block} -->\n")
+        assert text.startswith(f"# {title}\n\n<!-- generated: {next(iter(blocks))} -->\n")
+        assert re.findall(r"^<!-- generated: (\w+) -->$", text, re.MULTILINE) == list(blocks)
         assert text.endswith("\n<!-- /generated -->\n")
     assert generate(tmp_path) == []
     assert generate(tmp_path, check=True) == []
@@ -35,12 +37,17 @@ def test_generate_makes_what_is_missing(tmp_path):
 def test_generate_keeps_the_prose_around_a_block(tmp_path):
     generate(tmp_path)
     path = tmp_path / "docs/operations.md"
-    block = path.read_text().split("\n", 2)[2]
+    made = path.read_text()
+    of_roles, of_settings = (
+        made[made.index(f"<!-- generated: {name} -->") :].partition("<!-- /generated -->")[0] for name in ("roles", "settings")
+    )
     path.write_text(
-        "# Running it\n\nBefore, with \\1 in it.\n\n<!-- generated: settings -->\nold\n<!-- /generated -->\n\nAfter.\n"
+        "# Running it\n\nBefore, with \\1 in it.\n\n<!-- generated: settings -->\nold\n<!-- /generated -->\n\nBetween.\n\n"
+        "<!-- generated: roles -->\n<!-- /generated -->\n\nAfter.\n"
     )
     assert generate(tmp_path) == ["wrote docs/operations.md"]
-    assert path.read_text() == f"# Running it\n\nBefore, with \\1 in it.\n\n{block}\nAfter.\n"
+    end = "<!-- /generated -->\n\n"
+    assert path.read_text() == f"# Running it\n\nBefore, with \\1 in it.\n\n{of_settings}{end}Between.\n\n{of_roles}{end}After.\n"
 
 
 def test_generate_adds_a_block_to_a_file_without_one(tmp_path):
@@ -61,6 +68,15 @@ def test_check_names_the_file_that_is_out_of_date_and_changes_nothing(tmp_path, 
         generate(tmp_path, check=True)
     assert raised.value.returncode == 1
     assert path.read_text() == before
+
+
+def test_roles_has_every_permission_with_the_roles_that_have_it():
+    head, _, *lines = documents.list_roles().splitlines()
+    assert head == "| permission | allows | `viewer` | `operator` | `auditor` | `admin` |"
+    for line, told in zip(roles.TABLE, lines, strict=True):
+        permission, allows, *marks = told.strip("| ").split(" | ")
+        assert (permission, allows) == (f"`{line.permission}`", line.allows)
+        assert [role for role, mark in zip(roles.NAMES, marks, strict=True) if mark == "✓"] == list(line.roles)
 
 
 def test_actions_has_every_action_and_key():

@@ -1,13 +1,21 @@
-"""`migrate` as the owner's role: grants the application's role its rights, migrates, adds the actions, and sets time limits."""
+"""`migrate` as the owner's role: grants the application's role its rights, migrates, adds the actions, and sets time limits.
 
+At the end, as the application's role, it brings the roles of staff to what the code says.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.commands import migrate
-from django.db import connections
+from django.db import connections, transaction
+from django.db.backends.utils import CursorWrapper
 
 from audit import action_table
 from common.settings import settings
 from common.statements import LIMITS
+from fleet import status
+from fleet.staff import roles
 
 GRANTS = """
 GRANT USAGE ON SCHEMA public TO {app};
@@ -33,12 +41,12 @@ class Command(migrate.Command):
 
     def handle(self, *args: Any, **options: Any) -> None:
         options["database"] = "owner"
-        connection = connections["owner"]
-        with connection.cursor() as cursor:
-            cursor.execute(GRANTS.format(app=connection.ops.quote_name(settings.DATABASES["default"]["USER"])))
+        with _turn("owner") as cursor:
+            cursor.execute(GRANTS.format(app=connections["owner"].ops.quote_name(settings.DATABASES["default"]["USER"])))
         super().handle(*args, **options)
         if not (options["plan"] or options["check_unapplied"]):
             action_table.fill()
+            _bring_roles()
         _limit_application()
         if _application_may_all():
             self.stderr.write(ONE_ROLE)
@@ -46,12 +54,33 @@ class Command(migrate.Command):
             self.stderr.write(LARGE_OBJECTS)
 
 
+@contextmanager
+def _turn(database: str) -> Iterator[CursorWrapper]:
+    """A transaction, and no other of the block's kind beside it: of two `migrate` at once, the later waits.
+
+    PostgreSQL would refuse the later of two that change one role at once, and both would make the same groups.
+    """
+    with transaction.atomic(using=database), connections[database].cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('migrate'))")
+        yield cursor
+
+
+def _bring_roles() -> None:
+    """Bring the roles of staff to the code's table, unless `migrate` was asked for an earlier or an unfinished state.
+
+    As the application's role, because the audit rows are written as always.
+    """
+    if status.is_migrated():
+        with _turn("default"):
+            roles.bring()
+
+
 def _limit_application() -> None:
     """Give the application's role its time limits, also for sessions that know nothing of our settings.
 
     As the application's role: every role may set its own defaults, and only a superuser those of another.
     """
-    with connections["default"].cursor() as cursor:
+    with _turn("default") as cursor:
         database = connections["default"].ops.quote_name(settings.DATABASES["default"]["NAME"])
         for name, limit in LIMITS.items():
             cursor.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET {name} = '{limit}'")
