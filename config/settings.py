@@ -318,6 +318,7 @@ UNFOLD = {
     "SHOW_HISTORY": False,  # the history of everything is the audit log
     "STYLES": [lambda request: static("fleet/admin.css")],
     "DASHBOARD_CALLBACK": "fleet.dashboard.fill",
+    "ACCOUNT": {"navigation": "fleet.staff.site.account_menu"},
     "SIDEBAR": {
         "navigation": [
             {

@@ -2,18 +2,26 @@
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse
+from django.db.models import Exists, OuterRef, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm
 
-from fleet.staff import accounts, record, roles
+from fleet.staff import accounts, record, roles, second_factor
 from fleet.staff.forms import NewUser, UserForm
+from fleet.staff.models import SecondFactor
+from fleet.staff.second_factor import NotSetUp
+
+REMOVAL = "The next log-in asks for the password alone. Be sure that it was this user who asked you for the removal."
 
 admin.site.index_title = "Overview"
 admin.site.unregister(User)
@@ -65,7 +73,18 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
     form = UserForm
     add_form = NewUser
     change_password_form = AdminPasswordChangeForm
-    list_display = ("username", "email", "first_name", "last_name", "is_active", "is_staff", "is_superuser")
+    list_display = (
+        "username", "email", "first_name", "last_name", "is_active", "is_staff", "is_superuser", "has_second_factor"
+    )  # fmt: skip
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.remove_second_factor)
+        return [path("<int:user_id>/second-factor/", view, name="auth_user_second_factor"), *super().get_urls()]
+
+    def get_queryset(self, request: HttpRequest) -> "QuerySet[User]":
+        having = SecondFactor.objects.confirmed().filter(user=OuterRef("pk"))
+        users: QuerySet[User] = super().get_queryset(request).annotate(second_factor_set_up=Exists(having))
+        return users
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.is_superuser)
@@ -78,12 +97,16 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
         return False
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        own = ("username", "last_login", "date_joined") if obj else ()
+        own = ("username", "last_login", "date_joined", "second_factor_state", "second_factor_removal") if obj else ()
         return own if request.user.is_superuser else (*own, *accounts.FOR_SUPERUSERS)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Django's, without the password for whoever may not set it."""
+        """Django's and the second factor, without the password for whoever may not set it."""
         found = super().get_fieldsets(request, obj)
+        if obj is not None:
+            lost = request.user.is_superuser and obj != request.user and obj.second_factor_set_up
+            shown = ("second_factor_state", "second_factor_removal") if lost else ("second_factor_state",)
+            found = [*found, ("Second factor", {"fields": shown})]
         if obj is None or request.user.is_superuser:
             return found
         return [
@@ -103,6 +126,47 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
         with accounts.recorded(user, by=record.actor_of(request.user)):
             response: HttpResponse = super().user_change_password(request, id, form_url)
         return response
+
+    # -- second factors ------------------------------------------------------------------------------------------------
+
+    @admin.display(description="Second factor", boolean=True)
+    def has_second_factor(self, user: Any) -> bool:
+        """The column of the list."""
+        return bool(user.second_factor_set_up)
+
+    @admin.display(description="State")
+    def second_factor_state(self, user: Any) -> str:
+        """A field of a user's page."""
+        return "Set up" if user.second_factor_set_up else "Not set up"
+
+    @admin.display(description="Lost")
+    def second_factor_removal(self, user: Any) -> str:
+        """The link on a user's page for superusers."""
+        url = reverse("admin:auth_user_second_factor", args=(user.pk,))
+        return format_html('<a class="rh-link" href="{}">Remove the second factor</a>', url)
+
+    def remove_second_factor(self, request: HttpRequest, user_id: int) -> HttpResponse:
+        """Show a confirmation page; on POST, remove the second factor of a user who has lost it. For superusers."""
+        if not request.user.is_superuser:
+            raise PermissionDenied
+        user = self.get_object(request, str(user_id))
+        if user is None:
+            raise Http404
+        if user == request.user:
+            return HttpResponseRedirect(reverse("admin:second_factor_remove"))
+        if page := self.ask_again(request):
+            return page
+        back = reverse("admin:auth_user_change", args=(user.pk,))
+        if request.method != "POST":
+            title = f"Remove the second factor of {user.get_username()}"
+            context = {"title": title, "warning": REMOVAL, "label": "Remove", "back": back}
+            return TemplateResponse(request, "admin/confirm.html", {**self.admin_site.each_context(request), **context})
+        try:
+            second_factor.remove(user, by=record.actor_of(request.user))
+            messages.success(request, f"{user.get_username()} has no second factor any more.")
+        except NotSetUp as refused:
+            messages.error(request, str(refused))
+        return HttpResponseRedirect(back)
 
 
 @admin.register(Group)

@@ -1,11 +1,11 @@
-"""Forms of staff: users changed by staff, one's own password, and the password given once more."""
+"""Forms of staff: users changed by staff, one's own password, the password given once more, and codes of a second factor."""
 
 from typing import Any
 
 from django import forms
 from django.http import HttpRequest
 from unfold import forms as unfold
-from unfold.widgets import UnfoldAdminPasswordWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
 from fleet.staff import accounts, passwords
 from fleet.staff.brakes import Paused
@@ -18,6 +18,17 @@ class PasswordAgain(forms.Form):
         label="Your password",
         strip=False,
         widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "current-password", "autofocus": ""}),
+    )
+
+
+class Code(forms.Form):
+    """A code of an authenticator app, or a recovery code."""
+
+    code = forms.CharField(
+        max_length=64,
+        widget=UnfoldAdminTextInputWidget(
+            attrs={"autocomplete": "one-time-code", "autocapitalize": "none", "spellcheck": "false", "autofocus": ""}
+        ),
     )
 
 

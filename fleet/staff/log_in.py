@@ -8,9 +8,10 @@ from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from unfold.forms import AuthenticationForm
 
-from fleet.staff import brakes, confirmation, passwords, record
+from fleet.staff import brakes, confirmation, passwords, pending, record, second_factor
 from fleet.staff.brakes import Paused
 from fleet.staff.record import Method
 
@@ -38,6 +39,8 @@ class LogInForm(AuthenticationForm):  # type: ignore[misc]  # Unfold ships no ty
 class LogIn(LoginView):
     """The page with the form. A paused log-in is answered with 429."""
 
+    next_page = "admin:index"  # where the address names no page
+
     def form_valid(self, form: Any) -> HttpResponse:
         return proceed(self.request, form.get_user(), self.get_success_url())
 
@@ -47,7 +50,11 @@ class LogIn(LoginView):
 
 
 def proceed(request: HttpRequest, user: User, back: str) -> HttpResponse:
-    """Go on after the right password: log the user in, and lead to the page `back`."""
+    """Go on after the right password: log the user in and lead to the page `back`, or first ask for the second factor."""
+    if second_factor.find(user):
+        end(request)
+        pending.begin(request, user, back)
+        return HttpResponseRedirect(reverse("admin:login_code"))
     complete(request, user, "password")
     return HttpResponseRedirect(back)
 

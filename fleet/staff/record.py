@@ -97,6 +97,11 @@ def second_factor(user: User, *, is_on: bool, by: Actor, cause: str = "") -> Non
     _record_change(user, "changed", ["second_factor"], before, after, by=by, cause=cause)
 
 
+def recovery_codes(user: User, *, by: Actor) -> None:
+    """Write the row of new recovery codes, in the transaction of the change."""
+    _record_change(user, "changed", ["recovery_codes"], {}, {}, by=by)
+
+
 def _record_change(
     holder: Holder,
     what: str,

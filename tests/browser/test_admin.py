@@ -2,11 +2,14 @@
 
 import re
 
+import pyotp
 import pytest
 import requests
 
+from common import times
 from engines.models import Engine, Operation
 from tests import waiting
+from tests.browser.conftest import PASSWORD
 from tests.conftest import make_product
 
 
@@ -135,6 +138,29 @@ def test_staff_register_a_product_and_change_its_keys(admin, stack):
     admin.click("#main button:text-is('Revoke')")
     admin.wait_for_selector("text=is revoked")
     assert (status(first), status(second)) == (401, 200)
+
+
+def test_staff_set_up_a_second_factor_and_log_in_with_a_code(admin):
+    def menu(entry):
+        admin.click("[x-on\\:click*=openUserLinks] >> nth=0")
+        admin.click(f"text={entry}")
+
+    menu("Second factor")
+    admin.click("button:text-is('Set up')")
+    assert admin.locator("svg.rh-qr").bounding_box()["width"] > 150
+    phone = pyotp.TOTP(admin.inner_text("#secret"))
+    admin.fill("#id_code", phone.at(times.database_now()))
+    admin.click("button:text-is('Confirm')")
+    assert len(admin.inner_text("#codes").split()) == 10
+    admin.click("text=Done")
+    admin.wait_for_selector("text=Recovery codes left")
+    menu("Log out")
+    admin.fill("#id_username", "root")
+    admin.fill("#id_password", PASSWORD)
+    admin.click("button[type=submit]")
+    admin.fill("#id_code", phone.at(times.database_now(), counter_offset=1))
+    admin.click("button[type=submit]")
+    admin.wait_for_selector("text=Under way")
 
 
 def test_every_page_opens_without_a_complaint(admin, provision):

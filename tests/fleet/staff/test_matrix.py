@@ -11,14 +11,13 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
-from django.contrib.contenttypes.models import ContentType
 from django.contrib.sessions.models import Session
 from django.test import Client, RequestFactory
 from django.urls.resolvers import RegexPattern
 
 from audit import actors
 from audit.models import AuditRow
-from engines.models import Engine, Kind, OperationState
+from engines.models import Kind, OperationState
 from fleet.staff import roles
 from policy import admin_keys, environments, overrides
 from tests.conftest import make_product
@@ -53,6 +52,11 @@ def looked_at(model, permission):
 PAGES = {
     "": STAFF,
     "login/": ANYBODY,
+    "login/code/": ANYBODY,  # leads to the log-in, unless a log-in is under way
+    "second-factor/": STAFF,
+    "second-factor/set-up/": STAFF,
+    "second-factor/recovery-codes/": STAFF,
+    "second-factor/remove/": STAFF,
     "logout/": ANYBODY,
     "password_change/": STAFF,
     "password_change/done/": STAFF,
@@ -63,7 +67,6 @@ PAGES = {
     "autocomplete/?app_label=auth&model_name=user&field_name=groups": (GROUPS, STAFF),
     "autocomplete/?app_label=engines&model_name=operation&field_name=engine": (ENGINES, STAFF),
     "autocomplete/?app_label=engines&model_name=engine&field_name=product": (PRODUCTS, STAFF),
-    "r/<path:content_type_id>/<path:object_id>/": CLOSED,
     "no-such-page/": CLOSED,
     # users and groups
     "auth/": USERS,
@@ -71,6 +74,7 @@ PAGES = {
     "auth/user/add/": SUPERUSER,
     "auth/user/<path:object_id>/change/": (USERS, CHANGE_USERS),
     "auth/user/<id>/password/": SUPERUSER,
+    "auth/user/<int:user_id>/second-factor/": SUPERUSER,
     **looked_at("auth/group", GROUPS),
     "auth/group/add/": SUPERUSER,
     "auth/group/<path:object_id>/change/": (GROUPS, SUPERUSER),
@@ -209,8 +213,6 @@ def put_objects():
     override = overrides.grant(product.pk, "pids", 70, reason="a test", expires_in_s=60, by=by)
     key, _ = admin_keys.issue("monitor", by=by)
     return {
-        "r content_type_id": ContentType.objects.get_for_model(Engine).pk,
-        "r": engine.pk,
         "auth/user": User.objects.create_user("otto").pk,
         "auth/group": Group.objects.create(name="day shift").pk,
         "audit/auditrow": AuditRow.objects.latest("pk").pk,
@@ -225,7 +227,7 @@ def put_objects():
 
 def address(route, ids):
     model = re.match(r"(\w+(/\w+)?)?", route)[0]
-    return "/admin/" + re.sub(r"<(?:path:|uuid:)?(\w+)>", lambda name: str(ids.get(f"{model} {name[1]}", ids[model])), route)
+    return "/admin/" + re.sub(r"<(?:\w+:)?(\w+)>", lambda name: str(ids.get(f"{model} {name[1]}", ids[model])), route)
 
 
 def everything():
