@@ -47,6 +47,8 @@ class StaffEnv(BaseSettings):
         if not all(theirs and ours for theirs, ours in self.oidc_mapping):
             raise ValueError("ORCH_OIDC_GROUPS: each part must be a provider's group, =, and a group of ours")
         url = urlsplit(self.oidc_issuer)
+        if not url.hostname or url.query or url.fragment:
+            raise ValueError("ORCH_OIDC_ISSUER must be a URL without a query, such as https://login.example.com/realms/staff")
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in ("localhost", "127.0.0.1", "::1")):
             raise ValueError("ORCH_OIDC_ISSUER must be an https:// URL; http:// only for a provider on this machine")
         if "openid" not in self.oidc_scopes.split():

@@ -53,10 +53,15 @@ def is_last_superuser(user: User) -> bool:
     return {found.pk for found in able} == {user.pk}
 
 
-def check_name(username: str) -> None:
-    """Raise ValidationError for the name of a new user that the record could not tell from another's, or that does not show."""
+def check_shows(username: str) -> None:
+    """Raise ValidationError for a name with characters that do not show."""
     if characters.unseen(username):
         raise ValidationError("The name has characters that do not show. Leave them out.")
+
+
+def check_name(username: str) -> None:
+    """Raise ValidationError for the name of a new user that the record could not tell from another's, or that does not show."""
+    check_shows(username)
     if alike := User.objects.filter(username__iexact=username).first():
         raise ValidationError(f"A user is called {alike.username}. Names must differ by more than capital letters.")
 

@@ -16,7 +16,8 @@ from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm
 
-from fleet.staff import accounts, record, roles, second_factor
+from common.settings import settings
+from fleet.staff import accounts, identities, record, roles, second_factor
 from fleet.staff.forms import NewUser, UserForm
 from fleet.staff.models import SecondFactor
 from fleet.staff.second_factor import NotSetUp
@@ -98,7 +99,17 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         own = ("username", "last_login", "date_joined", "second_factor_state", "second_factor_removal") if obj else ()
-        return own if request.user.is_superuser else (*own, *accounts.FOR_SUPERUSERS)
+        linked = () if self._may_link(request) else ("subject",)  # takes the field from the form
+        return (*own, *linked) if request.user.is_superuser else (*own, *linked, *accounts.FOR_SUPERUSERS)
+
+    def _may_link(self, request: HttpRequest) -> bool:
+        """Whether the page has the user's subject at the provider of single sign-on."""
+        return bool(request.user.is_superuser and settings.ENV.oidc_issuer)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if "subject" in form.changed_data:
+            identities.link(obj, form.cleaned_data["subject"], by=record.actor_of(request.user))
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Django's and the second factor, without the password for whoever may not set it."""
@@ -107,6 +118,8 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
             lost = request.user.is_superuser and obj != request.user and obj.second_factor_set_up
             shown = ("second_factor_state", "second_factor_removal") if lost else ("second_factor_state",)
             found = [*found, ("Second factor", {"fields": shown})]
+        if obj and self._may_link(request):
+            found = [*found, ("Single sign-on", {"fields": ("subject",)})]
         if obj is None or request.user.is_superuser:
             return found
         return [

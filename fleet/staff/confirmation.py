@@ -1,17 +1,22 @@
-"""The password asked for once more: before a page that shows a secret, or changes who may do what.
+"""The password, or the provider, asked once more: before a page that shows a secret, or changes who may do what.
 
 A browser that was left open must not be enough for these pages. Whoever proved within the last 10 minutes who they are, by a
 log-in or by the password on our page, is not asked. The page keeps what was sent in a form, and sends it again with the password.
+Users of single sign-on have no password: the provider asks them, and leads back (`fleet.staff.provider`).
 """
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.cache import add_never_cache_headers
 
 from common import times
+from common.settings import settings
 from fleet.staff import brakes, passwords
 from fleet.staff.brakes import Paused
 from fleet.staff.forms import PasswordAgain
@@ -38,6 +43,11 @@ def note(request: HttpRequest) -> None:
     request.session[CONFIRMED] = times.database_now().isoformat()
 
 
+def forget(request: HttpRequest) -> None:
+    """Note that nobody knows when the user of the request last proved who they are: not now, in any case."""
+    del request.session[CONFIRMED]
+
+
 def is_recent(request: HttpRequest) -> bool:
     """Whether the user of the request proved within KEPT who they are, by the database's clock."""
     noted = request.session.get(CONFIRMED)
@@ -51,6 +61,8 @@ def ask(request: HttpRequest, context: dict[str, Any]) -> HttpResponse | None:
     """
     if is_recent(request):
         return None
+    if settings.ENV.oidc_issuer and not cast(User, request.user).has_usable_password():
+        return _page_of_provider(request, context)
     if request.method != "POST" or PASSWORD not in request.POST:
         return _page(request, PasswordAgain(), context)
     form = PasswordAgain(request.POST)
@@ -73,6 +85,26 @@ def _page(request: HttpRequest, form: PasswordAgain, context: dict[str, Any]) ->
     kept = [(name, value) for name, values in request.POST.lists() if name not in _OF_PAGE for value in values]
     repeat = request.POST.get(REPEAT, request.method)
     shown = {"title": "Confirm that it is you", "form": form, "kept": kept, "repeat": repeat, **context}
-    response = TemplateResponse(request, "admin/staff/confirm_password.html", shown)
+    return _uncached(TemplateResponse(request, "admin/staff/confirm_password.html", shown))
+
+
+def _page_of_provider(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
+    """The page for somebody without a password, who proves at the provider who they are. `fleet.staff.provider` leads back."""
+    shown = {"title": "Confirm that it is you", "provider": settings.ENV.oidc_name, "back": _back(request), **context}
+    return _uncached(
+        TemplateResponse(request, "admin/staff/confirm_at_provider.html", {**shown, "is_form": request.method == "POST"})
+    )
+
+
+def _back(request: HttpRequest) -> str:
+    """The page itself; for a form, which no link can send again, the page of the admin on which the form stood."""
+    if request.method != "POST":
+        return request.get_full_path()
+    page = urlsplit(request.headers.get("Referer", ""))
+    is_ours = page.netloc == request.get_host()
+    return page._replace(scheme="", netloc="", fragment="").geturl() if is_ours else reverse("admin:index")
+
+
+def _uncached(response: HttpResponse) -> HttpResponse:
     add_never_cache_headers(response)
     return response

@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from unfold import forms as unfold
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
-from fleet.staff import accounts, passwords
+from fleet.staff import accounts, identities, openid, passwords
 from fleet.staff.brakes import Paused
 
 
@@ -61,7 +61,25 @@ class NewUser(unfold.UserCreationForm):  # type: ignore[misc]  # Unfold ships no
 
 
 class UserForm(unfold.UserChangeForm):  # type: ignore[misc]  # Unfold ships no types
-    """A user, changed by staff. The last active superuser stays one."""
+    """A user, changed by staff. The last active superuser stays one. Superusers link the user with the provider."""
+
+    subject = forms.CharField(
+        label="Subject at the provider",
+        required=False,
+        max_length=openid.MAX_SUBJECT,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Who the person is at the provider of single sign-on: its claim “sub”. The person then logs in as this user.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "subject" in self.fields:  # in the form of superusers
+            self.initial["subject"] = identities.subject_of(self.instance)
+
+    def clean_subject(self) -> str:
+        given: str = self.cleaned_data["subject"]
+        identities.check_subject(self.instance, given)
+        return given
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data

@@ -1,6 +1,6 @@
-"""What the database keeps of staff beside Django's users."""
+"""The tables of staff, beside Django's users and groups."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 from django.contrib.auth.models import User
 from django.contrib.postgres.fields import ArrayField
@@ -35,3 +35,24 @@ class SecondFactor(models.Model):
 
     def __str__(self) -> str:
         return f"second factor of {self.user.get_username()}"
+
+
+# -- single sign-on ----------------------------------------------------------------------------------------------------
+
+
+class Identity(models.Model):
+    """Who a user is at the provider of single sign-on, by issuer and subject.
+
+    A name or an address of e-mail at the provider proves nothing: people choose them, and they pass to other people.
+    """
+
+    user = models.OneToOneField(User, on_delete=models.PROTECT, related_name="identity")
+    issuer = models.CharField(max_length=500)
+    subject = models.CharField(max_length=255)
+
+    class Meta:
+        default_permissions = ()
+        constraints: ClassVar = [models.UniqueConstraint(fields=["issuer", "subject"], name="staff_identity_of_one_user")]
+
+    def __str__(self) -> str:
+        return f"{self.subject} at {self.issuer}"

@@ -102,6 +102,12 @@ def recovery_codes(user: User, *, by: Actor) -> None:
     _record_change(user, "changed", ["recovery_codes"], {}, {}, by=by)
 
 
+def identity(user: User, before: Mapping[str, str], after: Mapping[str, str], *, by: Actor, cause: str = "") -> None:
+    """Write the row of a user who was linked with an identity at the provider, or parted from it, in the same transaction."""
+    if before != after:
+        _record_change(user, "changed", sorted(after), before, after, by=by, cause=cause)
+
+
 def _record_change(
     holder: Holder,
     what: str,

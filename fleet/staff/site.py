@@ -8,23 +8,30 @@ from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.core.exceptions import BadRequest
 from django.core.paginator import InvalidPage
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 from unfold.sites import UnfoldAdminSite
+
+from common.settings import settings
 
 View = Callable[..., HttpResponse]
 
 
 class StaffSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold ships no types
-    def get_urls(self) -> list[URLPattern]:
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        """Django's pages, and those of log-ins and second factors."""
+        from fleet.staff import provider
         from fleet.staff.second_factor_pages import PAGES
 
-        own = [path(route, self.admin_view(partial(view, self)), name=name) for route, view, name in PAGES]
-        usual = [
-            url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"
-        ]  # none of our objects has a page elsewhere
-        return [path("login/code/", self.login_code, name="login_code"), *own, *usual]
+        own = [
+            path("login/code/", self.login_code, name="login_code"),
+            path("provider/", provider.start, name="provider"),
+            path("provider/callback/", provider.callback, name="provider_callback"),
+            *(path(route, self.admin_view(partial(view, self)), name=name) for route, view, name in PAGES),
+        ]
+        # Without Django's way to an object's page outside the admin: none of our objects has any.
+        return [*own, *(url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site")]
 
     def admin_view(self, view: View, cacheable: bool = False) -> View:
         """As Django's. Whoever lacks a factor of the log-in gets the way to it, whatever the page."""
@@ -33,7 +40,7 @@ class StaffSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold ships no types
         def led(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             from fleet.staff import second_factor_pages
 
-            if any("\0" in value for values in request.GET.lists() for value in values[1]):
+            if any("\0" in value for _, values in request.GET.lists() for value in values):
                 raise BadRequest("a parameter has the character NUL, which PostgreSQL stores in no text")
             return second_factor_pages.lead(request) or view(request, *args, **kwargs)
 
@@ -56,6 +63,7 @@ class StaffSite(UnfoldAdminSite):  # type: ignore[misc]  # Unfold ships no types
         context = {**self.each_context(request), "title": "Log in", "app_path": request.get_full_path(), **(extra_context or {})}
         if REDIRECT_FIELD_NAME not in request.GET and REDIRECT_FIELD_NAME not in request.POST:
             context[REDIRECT_FIELD_NAME] = reverse("admin:index")
+        context["provider"] = settings.ENV.oidc_name if settings.ENV.oidc_issuer else ""
         request.current_app = self.name
         page = LogIn.as_view(authentication_form=LogInForm, template_name="admin/login.html", extra_context=context)
         return cast(HttpResponse, page(request))

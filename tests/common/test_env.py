@@ -1,4 +1,4 @@
-"""What production refuses at its start."""
+"""What is refused at the start."""
 
 import pytest
 from cryptography.fernet import Fernet
@@ -32,3 +32,38 @@ def test_production_refuses_a_shorter_key_and_does_not_repeat_it(name):
 
 def test_local_run_takes_any_key():
     assert Env(environment="local", admin_key="short").admin_key == "short"
+
+
+OIDC = {
+    "oidc_issuer": "https://login.example.com",
+    "oidc_client_id": "roundhouse",
+    "oidc_client_secret": "a secret",
+    "oidc_groups": "platform=operators, security=auditors,a=b=auditors",
+}
+
+
+def test_groups_of_the_provider_are_mapped_in_pairs():
+    assert Env(**OIDC).oidc_mapping == (("platform", "operators"), ("security", "auditors"), ("a=b", "auditors"))
+    assert Env(**OIDC | {"oidc_issuer": "http://127.0.0.1:8080/realm"}).oidc_issuer == "http://127.0.0.1:8080/realm"
+    assert Env().oidc_mapping == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("oidc_issuer", "http://login.example.com", "https"),
+        ("oidc_issuer", "login.example.com", "without a query"),
+        ("oidc_issuer", "https://", "without a query"),
+        ("oidc_issuer", "https://login.example.com/?realm=staff", "without a query"),
+        ("oidc_client_id", "", "needs ORCH_OIDC_CLIENT_ID"),
+        ("oidc_client_secret", "", "needs ORCH_OIDC_CLIENT_SECRET"),
+        ("oidc_groups", "", "needs ORCH_OIDC_GROUPS"),
+        ("oidc_groups", "platform", "a group of ours"),
+        ("oidc_groups", "platform=", "a group of ours"),
+        ("oidc_groups", "=operators", "a group of ours"),
+        ("oidc_scopes", "profile", "openid"),
+    ],
+)
+def test_single_sign_on_that_cannot_work_is_refused(name, value, words):
+    with pytest.raises(ValidationError, match=words):
+        Env(**OIDC | {name: value})

@@ -10,7 +10,7 @@ from django.utils import timezone
 from engines import hosts
 from engines.models import Kind, OperationState, Status
 from tests.engines.registry import put_engine, put_operation
-from tests.staff import log_in
+from tests.staff import hire, log_in
 
 
 def policy(response):
@@ -87,6 +87,12 @@ def test_admin_is_for_staff_only(db):
     assert client.get("/admin/")["Location"].startswith("/admin/login/")
     client.force_login(User.objects.create_user("outsider"))
     assert client.get("/admin/")["Location"].startswith("/admin/login/")
+
+
+def test_log_in_without_a_page_to_go_back_to_leads_to_the_overview(db):
+    hire("rita", password="a long password of rita")
+    answer = Client().post("/admin/login/", {"username": "rita", "password": "a long password of rita"})
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/")
 
 
 def test_superuser_gives_staff_their_permissions(db):

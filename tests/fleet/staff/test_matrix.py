@@ -52,6 +52,8 @@ def looked_at(model, permission):
 PAGES = {
     "": STAFF,
     "login/": ANYBODY,
+    "provider/": ANYBODY,
+    "provider/callback/": ANYBODY,
     "login/code/": ANYBODY,  # leads to the log-in, unless a log-in is under way
     "second-factor/": STAFF,
     "second-factor/set-up/": STAFF,
@@ -277,7 +279,14 @@ def test_table_needs_the_permissions_that_roles_give():
     assert needed == {line.permission for line in roles.TABLE} - NO_PAGE
 
 
+@pytest.fixture
+def provider(settings):
+    """Single sign-on is on, with a provider that does not answer: its pages say so."""
+    settings.ENV = settings.ENV.model_copy(update={"oidc_issuer": "http://127.0.0.1:9"})
+
+
 @pytest.mark.parametrize("person", PEOPLE)
+@pytest.mark.usefixtures("provider")
 def test_pages_are_for_those_whom_the_table_names(db, person):
     roles.bring()
     ids, client = put_objects(), log_in(person)

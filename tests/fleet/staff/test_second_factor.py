@@ -431,6 +431,7 @@ def paths(patterns, before="/admin/"):
 def test_required_every_page_leads_to_the_set_up(mara, required):
     client = client_of(mara)
     free = {LOGIN, CODE, "/admin/logout/", "/admin/password_change/", "/admin/password_change/done/", PAGE, f"{PAGE}set-up/"}
+    free |= {"/admin/provider/", "/admin/provider/callback/"}
     found = {*paths(admin.site.get_urls()), "/admin/auth/", "/admin/no-such-page/"}
     assert len(found) > 40
     assert free < found
