@@ -20,6 +20,7 @@ _PICTURE = re.compile("[\U0001f000-\U0001faff]")  # shows, although it may be ne
 _JOINERS = ("\u200c", "\u200d")
 _WHOLE = 2  # the library's number for "fully-qualified" in Unicode's emoji-test.txt
 _VIRAMA = 9  # the combining class of the marks that bind two consonants of an Indic script
+_LOOKALIKES = frozenset({"LATIN", "CYRILLIC", "GREEK", "COPTIC", "ARMENIAN", "CHEROKEE"})
 
 
 def unseen(text: str) -> list[int]:
@@ -36,6 +37,11 @@ def unseen(text: str) -> list[int]:
         for place, character in enumerate(text)
         if not (place in in_emoji or _shows(character) or (character in _JOINERS and _joins(text, place)))
     ]
+
+
+def mixes_alphabets(text: str) -> bool:
+    """Whether the text has letters of several of the alphabets whose letters look alike, such as Latin and Cyrillic."""
+    return len(_LOOKALIKES & {_script(each) for each in text if each.isalpha()}) > 1
 
 
 def marked(text: str) -> str:

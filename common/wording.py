@@ -53,7 +53,7 @@ def value(worth: Any) -> str:
 def _pair(name: str, worth: Any) -> str:
     """`alice × 3` for a count, `is staff: yes` for any other value."""
     is_count = isinstance(worth, int) and not isinstance(worth, bool)
-    return f"{value(name)} × {worth}" if is_count else f"{value(name).replace('_', ' ')}: {value(worth)}"
+    return f"{value(name)} × {worth}" if is_count else f"{value(name).replace('_', ' ')}: {value(worth) or 'empty'}"
 
 
 def line(text: str) -> str:

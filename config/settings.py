@@ -82,6 +82,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "fleet.csp.admin_pages",
     "fleet.middleware.raw_path",
+    "fleet.middleware.plain_forms",
     "fleet.middleware.Sessions",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -105,6 +106,7 @@ TEMPLATES = [
     }
 ]
 
+AUTHENTICATION_BACKENDS = ["fleet.staff.backend.StaffBackend"]
 PASSWORD_HASHERS = ["fleet.staff.hashers.TakingTurns"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}", "OPTIONS": options}
@@ -113,7 +115,7 @@ AUTH_PASSWORD_VALIDATORS = [
         ("MinimumLengthValidator", {"min_length": 12}),
         ("CommonPasswordValidator", {}),
     )
-]
+] + [{"NAME": "fleet.staff.passwords.VariedPassword"}]
 LOGIN_URL = reverse_lazy("admin:login")
 LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
 SESSION_ENGINE = "fleet.staff.sessions"

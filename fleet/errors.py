@@ -25,6 +25,7 @@ from engines import errors as engines
 from engines.backends.base import BackendError
 from engines.models import Kind
 from fleet import denials
+from fleet.staff import brakes
 from fleet.staff.brakes import Paused
 from policy import errors as policy
 from policy.auth import InsufficientScope, InvalidAdminKey, InvalidPlatformKey
@@ -248,4 +249,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
         status, code = 500, "INTERNAL_ERROR"
     if not request.path.startswith("/admin/"):
         return outside(status, code, OUR_OWN_WORDS[code])
-    return render(request, "503.html", status=503) if status == 503 else defaults.server_error(request)
+    if status != 503:
+        return defaults.server_error(request)
+    response = render(request, "503.html", status=503)
+    return brakes.answer(response, error, status=503) if isinstance(error, Paused) else response

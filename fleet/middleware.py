@@ -121,6 +121,18 @@ def raw_path(get_response: Next) -> Next:
     return middleware
 
 
+def plain_forms(get_response: Next) -> Next:
+    """Refuse forms of the admin in another charset than UTF-8: browsers send none, and some charsets are no text at all."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        charset = (request.content_params or {}).get("charset", "utf-8")
+        if request.path.startswith("/admin/") and charset.lower() != "utf-8":
+            return errors.outside(415, "UNSUPPORTED_MEDIA_TYPE", "Forms must be sent in UTF-8.")
+        return get_response(request)
+
+    return middleware
+
+
 def no_store(get_response: Next) -> Next:
     """Forbid caches to keep an answer of the API, because most of them hold a key or a user's data.
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.contrib.auth.models import Permission, User
-from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import connection, transaction
 from django.db.models import Q
 
 from audit.actors import Actor
@@ -34,6 +34,13 @@ def recorded(holder: Holder, *, by: Actor, cause: str = "") -> Iterator[None]:
         record.change(holder, before, by=by, cause=cause)
 
 
+def check_actor(actor: Any) -> None:
+    """Raise PermissionDenied if the actor has lost a flag since the request began, such as while it waited for a lock."""
+    now = User.objects.get(pk=actor.pk)
+    if any(getattr(actor, flag) and not getattr(now, flag) for flag in FLAGS_OF_SUPERUSER):
+        raise PermissionDenied
+
+
 def may_change(actor: Any, user: User) -> bool:
     """Whether the member of staff `actor` may change the user at all."""
     if actor.is_superuser:
@@ -54,21 +61,36 @@ def is_last_superuser(user: User) -> bool:
 
 
 def check_shows(username: str) -> None:
-    """Raise ValidationError for a name with characters that do not show."""
+    """Raise ValidationError for a name with characters that do not show, or that look like those of another alphabet."""
     if characters.unseen(username):
         raise ValidationError("The name has characters that do not show. Leave them out.")
+    if characters.mixes_alphabets(username):
+        raise ValidationError(
+            "The name mixes letters of alphabets that look alike, such as Latin and Cyrillic. Use those of one."
+        )
+
+
+def lock_names() -> None:
+    """Let nobody else make a user before the transaction ends: two names at once might differ by capital letters only."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('names of users'))")
 
 
 def check_name(username: str) -> None:
-    """Raise ValidationError for the name of a new user that the record could not tell from another's, or that does not show."""
+    """Raise ValidationError for the name of a new user that the record could not tell from another's, or that does not show.
+
+    Within a transaction, no other user gets a name before the transaction ends.
+    """
     check_shows(username)
+    lock_names()
     if alike := User.objects.filter(username__iexact=username).first():
         raise ValidationError(f"A user is called {alike.username}. Names must differ by more than capital letters.")
 
 
 def create_superuser(username: str, password: str, *, email: str = "", by: Actor, cause: str) -> User:
-    """Make a superuser, with its audit row."""
+    """Make a superuser, with its audit row. Raises ValidationError for a name like another user's."""
     with transaction.atomic():
+        check_name(username)
         user: User = User.objects.create_superuser(username, email, password)
         record.change(user, {}, by=by, cause=cause)
     return user

@@ -6,8 +6,9 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.core.exceptions import PermissionDenied
+from django.db import connection
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -17,11 +18,12 @@ from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm
 
 from common.settings import settings
-from fleet.staff import accounts, identities, record, roles, second_factor
+from fleet.staff import accounts, identities, record, roles, second_factor, sessions
 from fleet.staff.forms import NewUser, UserForm
 from fleet.staff.models import SecondFactor
 from fleet.staff.second_factor import NotSetUp
 
+LAST = "This is the last active superuser, who needs a password. Make another user a superuser first."
 REMOVAL = "The next log-in asks for the password alone. Be sure that it was this user who asked you for the removal."
 
 admin.site.index_title = "Overview"
@@ -37,8 +39,19 @@ class RecordedAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         page: HttpResponse | None = self.admin_site.ask_again(request)
         return page
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """As Django's. For a change the object is locked, and as it is now: no stale value is written over another's change."""
+        found = super().get_object(request, object_id, from_field)
+        if found is None or request.method != "POST" or not connection.in_atomic_block:
+            return found
+        self.model.objects.select_for_update().get(pk=found.pk)
+        accounts.check_actor(request.user)
+        return super().get_object(request, object_id, from_field)
+
     def changeform_view(self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any) -> HttpResponse:
-        if request.method == "POST" and self._may_save(request, object_id) and (page := self.ask_again(request)):
+        """As Django's. A new object asks for the password before its form, because no page repeats a new password."""
+        is_asking = request.method == "POST" or object_id is None
+        if is_asking and self._may_save(request, object_id) and (page := self.ask_again(request)):
             return page
         response: HttpResponse = super().changeform_view(request, object_id, *args, **kwargs)
         return response
@@ -47,6 +60,12 @@ class RecordedAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         if object_id is None:
             return bool(self.has_add_permission(request))
         return bool(self.has_change_permission(request, self.get_object(request, unquote(object_id))))
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Offer the permissions that a page asks for, and not all that Django makes."""
+        if db_field.related_model is Permission:
+            kwargs["queryset"] = roles.permissions()
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         form.before = record.snapshot(obj)
@@ -97,6 +116,15 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """Allow only the filters of the list: an expression typed into the address could be wrong, or slow."""
+        return lookup in {f"{name}__exact" for name in self.list_filter} | {"groups__id__exact"}
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if not form.instance.is_active:
+            sessions.end_all(form.instance.pk)  # or they would go on once the user is active again
+
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         own = ("username", "last_login", "date_joined", "second_factor_state", "second_factor_removal") if obj else ()
         linked = () if self._may_link(request) else ("subject",)  # takes the field from the form
@@ -137,6 +165,9 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
         if page := self.ask_again(request):
             return page
         with accounts.recorded(user, by=record.actor_of(request.user)):
+            if request.POST.get("usable_password") == "false" and accounts.is_last_superuser(user):
+                messages.error(request, LAST)
+                return HttpResponseRedirect(request.get_full_path())
             response: HttpResponse = super().user_change_password(request, id, form_url)
         return response
 

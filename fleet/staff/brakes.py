@@ -17,9 +17,9 @@ from functools import partial
 
 import redis
 from django.http import HttpResponse
+from django.utils.crypto import salted_hmac
 
 from common import context, ip_addresses, valkey
-from policy import crypto
 
 _FAILURES, _PAUSE = "{log-in}/failures/", "{log-in}/pause/"
 _ENTRIES = 10_000  # names and addresses whose failures a process counts by itself
@@ -52,7 +52,7 @@ class Brake:
 
     def digest(self, value: str) -> str:
         """The name or address in keys of Valkey, where nobody can read it."""
-        return crypto.sign("log-in", f"{self.kind} {value}")
+        return salted_hmac(f"{__name__} {self.kind}", value, algorithm="sha256").hexdigest()[:32]
 
 
 OF_NAME = Brake("name", free=3, longest_s=900, kept_s=24 * 3600)
@@ -138,8 +138,8 @@ def _left_here_ms(digest: str) -> float:
         return (_here.get(digest, (0, 0.0))[1] - time.monotonic()) * 1000
 
 
-def answer(response: HttpResponse, paused: Paused) -> HttpResponse:
-    """The response as the answer to a paused request: 429 with `Retry-After`."""
-    response.status_code = 429
+def answer(response: HttpResponse, paused: Paused, status: int = 429) -> HttpResponse:
+    """The response as the answer to a paused request, with `Retry-After`."""
+    response.status_code = status
     response["Retry-After"] = str(paused.retry_after_s)
     return response

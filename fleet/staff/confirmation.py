@@ -1,7 +1,8 @@
 """The password, or the provider, asked once more: before a page that shows a secret, or changes who may do what.
 
 A browser that was left open must not be enough for these pages. Whoever proved within the last 10 minutes who they are, by a
-log-in or by the password on our page, is not asked. The page keeps what was sent in a form, and sends it again with the password.
+log-in or by the password on our page, is not asked. The page keeps what was sent in a form, new passwords excepted, and sends it
+again with the password.
 Users of single sign-on have no password: the provider asks them, and leads back (`fleet.staff.provider`).
 """
 
@@ -25,7 +26,7 @@ from fleet.staff.record import Method
 KEPT = timedelta(minutes=10)
 CONFIRMED, METHOD = "confirmed_at", "method"  # keys of a session's data
 PASSWORD, REPEAT = "password_again", "repeat_request"  # fields of the page
-_OF_PAGE = frozenset({PASSWORD, REPEAT, "csrfmiddlewaretoken"})
+_NOT_KEPT = frozenset({PASSWORD, REPEAT, "csrfmiddlewaretoken", "password1", "password2"})
 
 
 def begin(request: HttpRequest, method: Method) -> None:
@@ -51,7 +52,9 @@ def forget(request: HttpRequest) -> None:
 def is_recent(request: HttpRequest) -> bool:
     """Whether the user of the request proved within KEPT who they are, by the database's clock."""
     noted = request.session.get(CONFIRMED)
-    return noted is not None and times.database_now() - datetime.fromisoformat(noted) < KEPT
+    if noted is None:
+        return False
+    return timedelta(0) <= times.database_now() - datetime.fromisoformat(noted) < KEPT
 
 
 def ask(request: HttpRequest, context: dict[str, Any]) -> HttpResponse | None:
@@ -60,7 +63,8 @@ def ask(request: HttpRequest, context: dict[str, Any]) -> HttpResponse | None:
     Otherwise the page that asks for the password, with `context`, or the way back to a request without a form.
     """
     if is_recent(request):
-        return None
+        # A page of ours that was sent again, such as from a second tab, is no form that carries anything out.
+        return _back_to_page(request) if request.POST.get(REPEAT, "POST") != "POST" else None
     if settings.ENV.oidc_issuer and not cast(User, request.user).has_usable_password():
         return _page_of_provider(request, context)
     if request.method != "POST" or PASSWORD not in request.POST:
@@ -77,12 +81,16 @@ def ask(request: HttpRequest, context: dict[str, Any]) -> HttpResponse | None:
         form.add_error(PASSWORD, "The password is wrong.")
         return _page(request, form, context)
     note(request)
-    return None if request.POST.get(REPEAT) == "POST" else HttpResponseRedirect(request.get_full_path())
+    return None if request.POST.get(REPEAT) == "POST" else _back_to_page(request)
+
+
+def _back_to_page(request: HttpRequest) -> HttpResponse:
+    return HttpResponseRedirect(request.get_full_path())
 
 
 def _page(request: HttpRequest, form: PasswordAgain, context: dict[str, Any]) -> HttpResponse:
     """The page, which keeps the fields of the form that it interrupts."""
-    kept = [(name, value) for name, values in request.POST.lists() if name not in _OF_PAGE for value in values]
+    kept = [(name, value) for name, values in request.POST.lists() if name not in _NOT_KEPT for value in values]
     repeat = request.POST.get(REPEAT, request.method)
     shown = {"title": "Confirm that it is you", "form": form, "kept": kept, "repeat": repeat, **context}
     return _uncached(TemplateResponse(request, "admin/staff/confirm_password.html", shown))

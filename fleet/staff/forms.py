@@ -1,8 +1,9 @@
 """Forms of staff: users changed by staff, one's own password, the password given once more, and codes of a second factor."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
+from django.contrib.auth.models import User
 from django.http import HttpRequest
 from unfold import forms as unfold
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
@@ -36,6 +37,7 @@ class OwnPassword(unfold.AdminOwnPasswordChangeForm):  # type: ignore[misc]  # U
     """A new password for oneself. Guesses of the old one have the brakes of a log-in."""
 
     request: HttpRequest
+    user: User
     paused: Paused | None = None
 
     def clean_old_password(self) -> str:
@@ -45,13 +47,17 @@ class OwnPassword(unfold.AdminOwnPasswordChangeForm):  # type: ignore[misc]  # U
         except Paused as paused:
             self.paused = paused
             raise forms.ValidationError(str(paused)) from paused
-        if found != self.user:
+        if found is None or found != self.user:
             raise forms.ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")
+        self.user = found  # as the password was checked, and not as the request began
         return given
 
 
 class NewUser(unfold.UserCreationForm):  # type: ignore[misc]  # Unfold ships no types
     """A new user; the name is for good."""
+
+    class Meta(unfold.UserCreationForm.Meta):  # type: ignore[misc]
+        help_texts: ClassVar = {"username": "The record names the user by this name, so nobody can change it later."}
 
     def clean_username(self) -> str:
         username: str = super().clean_username() or ""  # None if the name is taken

@@ -106,6 +106,7 @@ def _email(claims: Claims) -> str:
 
 def _check_is_free(user: User, claims: Claims) -> None:
     """Raise Refused if a user has the name, in whatever case: nobody should look like somebody else."""
+    accounts.lock_names()
     if User.objects.filter(username__iexact=user.username).exists():
         sentence = (
             f"Another user has the name {user.username} already. If it is you, a superuser can link the account: on the user's"

@@ -15,7 +15,7 @@ from fleet.staff import brakes, confirmation, passwords, pending, record, second
 from fleet.staff.brakes import Paused
 from fleet.staff.record import Method
 
-_BACKEND = "django.contrib.auth.backends.ModelBackend"
+MAX_BACK = 1000  # characters of an address to go back to; a session may hold it
 
 
 class LogInForm(AuthenticationForm):  # type: ignore[misc]  # Unfold ships no types
@@ -51,6 +51,7 @@ class LogIn(LoginView):
 
 def proceed(request: HttpRequest, user: User, back: str) -> HttpResponse:
     """Go on after the right password: log the user in and lead to the page `back`, or first ask for the second factor."""
+    back = back if len(back) <= MAX_BACK else reverse("admin:index")
     if second_factor.find(user):
         end(request)
         pending.begin(request, user, back)
@@ -61,8 +62,10 @@ def proceed(request: HttpRequest, user: User, back: str) -> HttpResponse:
 
 @transaction.atomic
 def complete(request: HttpRequest, user: User, method: Method) -> None:
-    """Log the user in: session, time of the last log-in and audit row in one transaction."""
-    auth.login(request, user, backend=_BACKEND)
+    """Log the user in: session, time of the last log-in and audit row in one transaction. An earlier session is logged out."""
+    if request.user.is_authenticated:
+        end(request)
+    auth.login(request, user, backend="fleet.staff.backend.StaffBackend")
     confirmation.begin(request, method)
     record.login(user, method)
     brakes.passed(user.get_username())

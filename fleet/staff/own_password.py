@@ -2,12 +2,16 @@
 
 from typing import Any
 
+from django.contrib.auth import update_session_auth_hash
+from django.contrib.auth.models import User
 from django.contrib.auth.views import PasswordChangeView
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import reverse_lazy
 
 from fleet.staff import accounts, brakes, record
 from fleet.staff.forms import OwnPassword
+
+_CHANGED = "Your account has been changed at the same moment, and your password was not. Log in again."
 
 
 class OwnPasswordChange(PasswordChangeView):
@@ -23,8 +27,18 @@ class OwnPasswordChange(PasswordChangeView):
         return form
 
     def form_valid(self, form: Any) -> HttpResponse:
-        with accounts.recorded(form.user, by=record.actor_of(form.user)):
-            return super().form_valid(form)
+        """Store the new password, unless the user was deactivated, or has got another password, since the old one was checked."""
+        user, checked = form.user, form.user.password
+        user.set_password(form.cleaned_data["new_password1"])  # hashes, before the row is locked
+        with accounts.recorded(user, by=record.actor_of(user)):
+            is_same = User.objects.filter(pk=user.pk, password=checked, is_active=True, is_staff=True)
+            is_done = is_same.update(password=user.password)
+            if is_done and self.request.session.exists(self.request.session.session_key or ""):  # not logged out meanwhile
+                update_session_auth_hash(self.request, user)
+        if is_done:
+            return HttpResponseRedirect(self.get_success_url())
+        form.add_error(None, _CHANGED)
+        return self.form_invalid(form)
 
     def form_invalid(self, form: Any) -> HttpResponse:
         response = super().form_invalid(form)

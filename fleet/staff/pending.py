@@ -38,7 +38,7 @@ def find(request: HttpRequest) -> Pending | None:
     None after LONGEST, and once the user is inactive, has another password, or has no second factor any more.
     """
     noted = request.session.get(PENDING)
-    if noted is None or times.database_now() - datetime.fromisoformat(noted["since"]) >= LONGEST:
+    if noted is None or not timedelta(0) <= times.database_now() - datetime.fromisoformat(noted["since"]) < LONGEST:
         return None
     user = User.objects.filter(pk=noted["user"], is_active=True, is_staff=True).first()
     if user is None or not constant_time_compare(noted["password"], user.get_session_auth_hash()):

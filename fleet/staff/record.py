@@ -86,8 +86,8 @@ def change(holder: Holder, before: Mapping[str, Any], *, by: Actor, cause: str =
 
 
 def removal(group: Group, *, by: Actor) -> None:
-    """Write the row of a group that is about to be removed, in the transaction of the removal."""
-    before = snapshot(group)
+    """Write the row of a group that is about to be removed, with its members, in the transaction of the removal."""
+    before = {**snapshot(group), "members": sorted(group.user_set.values_list("username", flat=True))}
     _record_change(group, "removed", list(before), before, {}, by=by)
 
 

@@ -1,9 +1,12 @@
 """The roles of staff: groups that every `migrate` brings to what TABLE says. A new permission is one more line of TABLE."""
 
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 from django.contrib.auth.models import Group, Permission
 from django.db import transaction
+from django.db.models import Q, QuerySet
 
 from audit import actors
 from fleet.staff import accounts
@@ -71,10 +74,10 @@ def bring() -> None:
         with accounts.recorded(group, by=actors.SYSTEM, cause="roles"):
             if not group.pk:
                 group.save()
-            group.permissions.set(_permissions(role))
+            group.permissions.set(permissions(role))
 
 
-def _permissions(role: str) -> list[Permission]:
-    wanted = {line.permission for line in TABLE if role in line.roles}
-    found = Permission.objects.select_related("content_type")
-    return [one for one in found if f"{one.content_type.app_label}.{one.codename}" in wanted]
+def permissions(role: str | None = None) -> "QuerySet[Permission]":
+    """The permissions of the role; without a role, all permissions that a page asks for."""
+    lines = [line.permission.split(".") for line in TABLE if role is None or role in line.roles]
+    return Permission.objects.filter(reduce(or_, (Q(content_type__app_label=app, codename=name) for app, name in lines)))

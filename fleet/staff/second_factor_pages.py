@@ -43,7 +43,7 @@ def lead(request: HttpRequest) -> HttpResponse | None:
     """
     if _has_proven(request):
         return None
-    if second_factor.find(_user(request)):
+    if second_factor.has(_user(request)):
         log_in.end(request)
         messages.info(request, "You have set up a second factor since you logged in. Log in again.")
         return HttpResponseRedirect(reverse("admin:login"))

@@ -9,6 +9,7 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.models import Session
@@ -33,8 +34,12 @@ class SessionStore(db.SessionStore):
     def prolong(self) -> None:
         """Note an activity: the session ends IDLE from now, or LONGEST after its log-in. No effect before `begin`."""
         if BEGAN in self and self.session_key:
-            row = Session.objects.filter(session_key=_digest(self.session_key), expire_date__lt=Now() + IDLE - GRAIN)
-            row.update(expire_date=min(times.database_now() + IDLE, datetime.fromisoformat(self[BEGAN]) + LONGEST))
+            row = Session.objects.filter(
+                session_key=_digest(self.session_key), expire_date__gt=Now()
+            )  # and not one that has ended
+            row.filter(expire_date__lt=Now() + IDLE - GRAIN).update(
+                expire_date=min(times.database_now() + IDLE, datetime.fromisoformat(self[BEGAN]) + LONGEST)
+            )
 
     def save(self, must_create: bool = False) -> None:
         """As Django's. A change of the data alone does not prolong the session. Raises CreateError, UpdateError."""
@@ -62,6 +67,13 @@ class SessionStore(db.SessionStore):
     def delete(self, session_key: str | None = None) -> None:
         if key := session_key or self.session_key:
             Session.objects.filter(session_key=_digest(key)).delete()
+
+
+def end_all(user_id: int) -> None:
+    """End all sessions of the user. Reads all sessions, of which there are as many as staff at work."""
+    store = SessionStore()
+    theirs = [row.pk for row in Session.objects.all() if store.decode(row.session_data).get(SESSION_KEY) == str(user_id)]
+    Session.objects.filter(pk__in=theirs).delete()
 
 
 def _digest(key: str) -> str:

@@ -61,7 +61,7 @@ def find(request: HttpRequest) -> Visit | None:
     """The visit that the browser began at most KEPT ago."""
     with contextlib.suppress(InvalidToken, ValueError, TypeError):
         visit = Visit(**json.loads(crypto.decrypt(request.COOKIES.get(COOKIE, ""))))
-        return visit if times.database_now() - visit.began_at < KEPT else None
+        return visit if timedelta(0) <= times.database_now() - visit.began_at < KEPT else None
     return None
 
 

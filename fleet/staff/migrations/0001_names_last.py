@@ -11,10 +11,12 @@ END $$;
 CREATE TRIGGER staff_name_stays BEFORE UPDATE OF username ON auth_user
     FOR EACH ROW WHEN (NEW.username IS DISTINCT FROM OLD.username) EXECUTE FUNCTION staff_keep_user();
 CREATE TRIGGER staff_user_stays BEFORE DELETE ON auth_user FOR EACH ROW EXECUTE FUNCTION staff_keep_user();
+CREATE TRIGGER staff_users_stay BEFORE TRUNCATE ON auth_user FOR EACH STATEMENT EXECUTE FUNCTION staff_keep_user();
 """
 UNGUARD = """
 DROP TRIGGER staff_name_stays ON auth_user;
 DROP TRIGGER staff_user_stays ON auth_user;
+DROP TRIGGER staff_users_stay ON auth_user;
 DROP FUNCTION staff_keep_user();
 """
 

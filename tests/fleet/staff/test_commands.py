@@ -49,6 +49,8 @@ def test_createsuperuser_asks_nothing_with_noinput(db, monkeypatch):
         ("root", (PASSWORD, PASSWORD + "!"), "differ"),
         ("ro/ot", (), "valid username"),
         ("taken", (), "already exists"),
+        ("\uff34aken", (), "is called taken"),
+        ("t\u0430ken", (), "mixes letters"),
     ],
 )
 def test_createsuperuser_says_what_is_wrong(db, monkeypatch, username, answers, words):

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth.models import Group
 from django.test import Client
 
 from audit.models import AuditRow
@@ -45,6 +46,27 @@ def test_key_of_an_engine_asks_first(client, product, running_engine):
     assert not AuditRow.objects.filter(action="key_reveal").exists()
     prove(client, ago=timedelta(minutes=9, seconds=50))
     assert "sk-sept-" in client.post(path).text
+
+
+def test_page_that_was_sent_again_carries_nothing_out(client):
+    group = Group.objects.create(name="night shift")
+    path = f"/admin/auth/group/{group.pk}/delete/"
+    assert "Confirm that it is you" in client.get(path).text
+    prove(client)  # in another tab
+    assert client.post(path, {"password_again": "anything", "repeat_request": "GET"})["Location"] == path
+    assert Group.objects.exists()
+
+
+def test_new_passwords_are_never_in_the_page(client):
+    path = "/admin/auth/user/add/"
+    assert "Confirm that it is you" in client.get(path).text
+    page = client.post(path, {"username": "nina", "password1": "another long password", "password2": "another long password"})
+    assert '<input type="hidden" name="username" value="nina">' in page.text
+    assert "another long password" not in page.text
+
+
+def test_clock_that_went_back_confirms_nobody(client):
+    assert "Confirm that it is you" in prove(client, ago=timedelta(days=-3)).get(ISSUE).text
 
 
 @pytest.mark.parametrize("path", ["register/", "{}/issue_key/", "{}/rotate_keys/"])

@@ -4,16 +4,19 @@ import contextlib
 import time
 
 import pytest
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.contrib.auth.models import User
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
 from django.test import Client
 
 from audit.models import AuditRow
 from common import valkey
-from fleet.staff import brakes, hashers
+from fleet.staff import brakes, hashers, passwords
 from tests import floods
 from tests.engines.crew import in_parallel
 from tests.freezing import frozen_valkey
-from tests.staff import hire
+from tests.staff import hire, prove
 
 PASSWORD = "correct horse battery staple"
 LOGIN = "/admin/login/"
@@ -114,6 +117,46 @@ def test_user_who_is_no_staff_gets_the_same_answer(db):
     assert row.metadata == {"rule": "not_staff", "user": "outsider"}
 
 
+def test_log_in_over_another_session_ends_that_session_with_a_row(root):
+    client = Client()
+    client.force_login(hire("nina"))
+    key = client.cookies["sessionid"].value
+    attempt(password=PASSWORD, client=client)
+    assert [row.actor for row in rows("staff_logout")] == ["admin:nina"]
+    old = Client()
+    old.cookies["sessionid"] = key
+    assert old.get("/admin/").status_code == 302
+
+
+def test_hash_of_an_older_version_is_renewed_and_never_over_a_newer_password(root):
+    weak = PBKDF2PasswordHasher().encode(PASSWORD, "salt-of-the-test-12345", 1000)
+    User.objects.update(password=weak)
+    attempt(password=PASSWORD)
+    renewed = User.objects.get()
+    assert renewed.password != weak
+    assert renewed.check_password(PASSWORD)
+    assert not rows("staff_change")
+    stale = User.objects.get()
+    stale.password = weak
+    passwords._renew_hash(stale, "the old password")
+    assert User.objects.get().password == renewed.password
+
+
+@pytest.mark.parametrize("charset", ["idna", "base64", "undefined", "unicode_escape", "utf-16"])
+def test_form_in_a_charset_that_no_browser_sends_is_refused(db, charset):
+    body = '--B\r\nContent-Disposition: form-data; name="username"\r\n\r\n\\ud800x\r\n--B--\r\n'
+    client = Client(raise_request_exception=False)
+    answer = client.generic("POST", LOGIN, body.encode(), f"multipart/form-data; boundary=B; charset={charset}")
+    assert answer.status_code == 415
+
+
+@pytest.mark.parametrize("password", ["a" * 12, " " * 12, "\u200b" * 12, "short"])
+def test_weak_password_is_refused(db, password):
+    with pytest.raises(ValidationError):
+        validate_password(password)
+    validate_password(PASSWORD)
+
+
 # -- the brakes --------------------------------------------------------------------------------------------------------
 
 
@@ -208,11 +251,29 @@ def test_two_hashes_at_a_time_and_no_long_line_for_them(root):
         held.enter_context(hashers.turn())  # a thread that has its turn goes on with it
 
 
-def test_crowd_at_the_log_in_page_gets_429(root):
-    taken = [hashers._places.acquire(blocking=False) for _ in range(hashers.AT_A_TIME + hashers.WAITING)]
+def test_crowd_at_the_log_in_page_gets_429_and_leaves_places_to_staff(root):
+    client = Client()
+    client.force_login(root)
+    taken = [hashers._of_strangers.acquire(blocking=False) and hashers._places.acquire() for _ in range(hashers.OF_STRANGERS)]
     try:
         answer = attempt(password=PASSWORD)
         assert (answer.status_code, answer["Retry-After"]) == (429, "1")
+        change = {"old_password": PASSWORD, "new_password1": "another long password", "new_password2": "another long password"}
+        assert client.post("/admin/password_change/", change).status_code == 302
+    finally:
+        for _ in taken:
+            hashers._places.release()
+            hashers._of_strangers.release()
+
+
+def test_page_without_a_place_to_hash_says_when_to_come_back(root):
+    client = Client(raise_request_exception=False)
+    client.force_login(root)
+    prove(client)
+    taken = [hashers._places.acquire(blocking=False) for _ in range(hashers.PLACES)]
+    try:
+        answer = client.post("/admin/auth/user/add/", {"username": "nina", "password1": PASSWORD, "password2": PASSWORD})
+        assert (answer.status_code, answer["Retry-After"]) == (503, "1")
     finally:
         for _ in taken:
             hashers._places.release()

@@ -64,6 +64,14 @@ def test_session_ends_twelve_hours_after_the_log_in(client):
     assert client.get("/admin/").status_code == 302
 
 
+def test_activity_does_not_bring_back_a_session_that_has_ended(client):
+    session = client.session
+    assert session[sessions.BEGAN]
+    Session.objects.update(expire_date=times.database_now() - timedelta(seconds=1))
+    session.prolong()
+    assert left() < timedelta()
+
+
 def test_session_without_a_complete_log_in_is_short_and_stays_so(db):
     client = Client()
     client.force_login(hire("rita"))

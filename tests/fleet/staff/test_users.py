@@ -1,11 +1,16 @@
 """Users and groups in the admin: nobody grants what they do not have, names last, and every change is a row."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
 import pytest
 from django.contrib.auth.models import Group, Permission, User
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from audit.models import AuditRow
-from fleet.staff import accounts
+from fleet.staff import accounts, record
+from tests import waiting
+from tests.conftest import as_superuser
 from tests.staff import hire, log_in, prove
 
 ADD, CHANGE, VIEW = "auth.add_user", "auth.change_user", "auth.view_user"
@@ -132,7 +137,10 @@ def test_page_of_a_user_shows_no_hash_to_whoever_only_looks(db):
         page = client.get(path).text
         assert "nina" in page
         assert "pbkdf2" not in page
-    assert client.get("/admin/auth/user/?password__startswith=pbkdf2").status_code in (302, 400)
+    for lookup in ("password__startswith=pbkdf2", "email__regex=(", "last_login__year=0"):
+        assert client.get(f"/admin/auth/user/?{lookup}").status_code == 400
+    for lookup in ("is_staff__exact=1", "groups__id__exact=1"):
+        assert client.get(f"/admin/auth/user/?{lookup}").status_code == 200
 
 
 # -- names last --------------------------------------------------------------------------------------------------------
@@ -156,27 +164,45 @@ def test_database_refuses_to_rename_or_delete_a_user(db, change):
 
 
 @pytest.mark.parametrize(
-    ("username", "words"), [("Nina", "already exists"), ("nina\u3164", "do not show"), ("nina", "already exists")]
+    ("username", "words"),
+    [
+        ("Nina", "already exists"),
+        ("nina\u3164", "do not show"),
+        ("nina", "already exists"),
+        ("\uff2eina", "already exists"),
+        ("n\u0456na", "mixes letters"),
+    ],
 )
 def test_new_name_is_told_from_all_others(db, username, words):
     client = log_in("root", superuser=True)
     hire("nina")
+    assert "nobody can change it later" in client.get("/admin/auth/user/add/").text
     response = client.post("/admin/auth/user/add/", {"username": username, "password1": PASSWORD, "password2": PASSWORD})
     assert words in response.text
     assert User.objects.count() == 2
 
 
-def test_deactivated_user_is_out_at_once(db):
+def test_deactivated_user_is_out_at_once_and_for_good(db):
     client, root = log_in("nina"), log_in("root", superuser=True)
     nina = User.objects.get(username="nina")
     assert client.get("/admin/").status_code == 200
     root.post(page_of(nina), form_of(nina, is_active=None))
     assert client.get("/admin/")["Location"].startswith("/admin/login/")
+    nina.refresh_from_db()
+    root.post(page_of(nina), form_of(nina, is_active="on"))
+    assert client.get("/admin/")["Location"].startswith("/admin/login/")
+    assert root.get("/admin/").status_code == 200
 
 
 def test_last_superuser_stays_one(db):
     client = log_in("root", superuser=True)
     root = User.objects.get()
+    root.set_password(PASSWORD)
+    root.save()
+    client.force_login(root)
+    prove(client)
+    assert client.post(page_of(root, "password"), {"usable_password": "false", "unset-password": "1"}).status_code == 302
+    assert User.objects.get().has_usable_password()
     for flag in accounts.FLAGS_OF_SUPERUSER:
         response = client.post(page_of(root), form_of(root, **{flag: None}))
         assert "the last active superuser" in response.text
@@ -184,6 +210,64 @@ def test_last_superuser_stays_one(db):
     hire("second", superuser=True)
     assert client.post(page_of(root), form_of(root, is_superuser=None)).status_code == 302
     assert not User.objects.get(pk=root.pk).is_superuser
+
+
+def test_not_even_the_owner_empties_the_table_of_users(db, superuser):
+    hire("nina")
+    with pytest.raises(psycopg.errors.CheckViolation, match="deactivate the user"):
+        superuser.execute("TRUNCATE auth_user CASCADE")
+
+
+# -- changes at the same moment ----------------------------------------------------------------------------------------
+
+
+def meanwhile(user, change, call):
+    """Lock the user's row, make `change` and commit it while the request `call` waits for the row; returns the answer."""
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            record.snapshot(user)
+            change()
+            answer = pool.submit(call)
+            waiting.until(someone_waits, 10, "the request waits for the row")
+        return answer.result(10)
+
+
+def someone_waits():
+    with as_superuser() as looking:
+        found = looking.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchone()
+    return found[0] > 0
+
+
+def poster(client, path, sent):
+    """Post from another thread, on its own connection."""
+
+    def post():
+        try:
+            return client.post(path, sent)
+        finally:
+            connection.close()
+
+    return post
+
+
+def test_page_writes_no_stale_value_over_the_change_of_another(db):
+    client = log_in("root", superuser=True)
+    nina = hire("nina")
+    post = poster(client, page_of(nina), form_of(nina, first_name="Nina"))
+    answer = meanwhile(nina, lambda: User.objects.filter(pk=nina.pk).update(password="!reset"), post)
+    nina.refresh_from_db()
+    assert (answer.status_code, nina.password, nina.first_name) == (302, "!reset", "Nina")
+
+
+@pytest.mark.parametrize("flag", accounts.FLAGS_OF_SUPERUSER)
+def test_superuser_who_was_demoted_meanwhile_changes_nothing(db, flag):
+    client = log_in("mallory", superuser=True)
+    puppet = hire("puppet")
+    post = poster(client, page_of(puppet), form_of(puppet, is_superuser="on"))
+    answer = meanwhile(puppet, lambda: User.objects.filter(username="mallory").update(**{flag: False}), post)
+    assert answer.status_code == 403
+    assert not User.objects.get(pk=puppet.pk).is_superuser
+    assert not changes()
 
 
 # -- every change is a row ---------------------------------------------------------------------------------------------
@@ -233,6 +317,7 @@ def test_rows_of_a_group(db):
     client.post("/admin/auth/group/add/", {"name": "night shift", "permissions": [reveal.pk]})
     group = Group.objects.get()
     client.post(page_of(group), {"name": "day shift", "permissions": []})
+    hire("nina").groups.add(group)
     client.post(page_of(group, "delete"), {"post": "yes"})
     told = [(row.metadata["group"], row.metadata["change"], row.metadata.get("after")) for row in changes()]
     assert told == [
@@ -240,7 +325,17 @@ def test_rows_of_a_group(db):
         ("day shift", "changed", {"name": "day shift", "permissions": []}),
         ("day shift", "removed", None),
     ]
-    assert changes()[2].metadata["before"] == {"name": "day shift", "permissions": []}
+    assert changes()[2].metadata["before"] == {"name": "day shift", "permissions": [], "members": ["nina"]}
+
+
+def test_page_offers_the_permissions_that_pages_ask_for(db):
+    client = log_in("root", superuser=True)
+    nina, group = hire("nina"), Group.objects.create(name="mine")
+    for holder in (nina, group):
+        page = client.get(page_of(holder)).text
+        assert "Can destroy engines" in page
+        assert "Can add log entry" not in page
+        assert "Can delete user" not in page
 
 
 def test_change_that_cannot_be_recorded_is_not_made(db, superuser):

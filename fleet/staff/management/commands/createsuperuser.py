@@ -27,6 +27,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         username = options["username"] or ("" if options["noinput"] else input("Username: ").strip())
+        username = User.normalize_username(username)
         user = User(username=username, email=options["email"])
         try:
             user.clean_fields(exclude=["password"])
