@@ -1,6 +1,6 @@
 """The `actor` of an audit row: the product, operator or loop behind the action."""
 
-from typing import NewType
+from typing import Any, NewType
 
 Actor = NewType("Actor", str)
 
@@ -21,3 +21,8 @@ def product(slug: str) -> Actor:
 def staff(username: str) -> Actor:
     """A member of staff acting in the admin site."""
     return Actor(f"admin:{username}")
+
+
+def of_user(user: Any) -> Actor:
+    """The same, by the user of Django."""
+    return staff(user.get_username())

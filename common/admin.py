@@ -22,7 +22,19 @@ from common.statements import TookTooLong
 OLDER, NEWER = "older", "newer"  # query parameters of a list: the position of a page
 
 
-class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
+class AsksAgain(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
+    """A model with pages that ask for the password once more."""
+
+    def ask_again(self, request: HttpRequest) -> HttpResponse | None:
+        """A page that asks for the password once more; None for whoever proved within 10 minutes who they are.
+
+        For a view that shows a secret, or changes who may do what; after its check of permissions.
+        """
+        page: HttpResponse | None = self.admin_site.ask_again(request)
+        return page
+
+
+class ReadOnlyAdmin(AsksAgain):
     """A model shown read-only. The page of an object is `page_template`, with the context of `get_page`."""
 
     page_template = ""
@@ -68,14 +80,6 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         """Raise PermissionDenied unless `allowed`."""
         if not allowed:
             raise PermissionDenied
-
-    def ask_again(self, request: HttpRequest) -> HttpResponse | None:
-        """A page that asks for the password once more; None for whoever proved within 10 minutes who they are.
-
-        For a view that shows a secret, after its check of permissions.
-        """
-        page: HttpResponse | None = self.admin_site.ask_again(request)
-        return page
 
     def get_page(self, request: HttpRequest, found: Any) -> dict[str, Any]:
         """Context of the object's page."""

@@ -101,7 +101,7 @@ class ProductAdmin(ReadOnlyAdmin):
         if form.is_valid():
             try:
                 product, key = products.register(
-                    form.cleaned_data["slug"], form.cleaned_data["display_name"], form.policy(), by=actor_of(request)
+                    form.cleaned_data["slug"], form.cleaned_data["display_name"], form.policy(), by=actors.of_user(request.user)
                 )
             except InvalidProduct as error:
                 field, _, rule = str(error).partition(": ")
@@ -124,7 +124,7 @@ class ProductAdmin(ReadOnlyAdmin):
         if form.policy() == product.policy:
             messages.info(request, "The policy is unchanged.")
         else:
-            products.update_policy(product.pk, form.policy(), by=actor_of(request))
+            products.update_policy(product.pk, form.policy(), by=actors.of_user(request.user))
             messages.success(request, "The policy is replaced, and in force from the next request on.")
         return HttpResponseRedirect(page_of(product))
 
@@ -137,7 +137,12 @@ class ProductAdmin(ReadOnlyAdmin):
         cleaned = form.cleaned_data
         seconds = cleaned["hours"] * HOUR_S
         made = overrides.grant(
-            product.pk, cleaned["rule"], cleaned["value"], reason=cleaned["reason"], expires_in_s=seconds, by=actor_of(request)
+            product.pk,
+            cleaned["rule"],
+            cleaned["value"],
+            reason=cleaned["reason"],
+            expires_in_s=seconds,
+            by=actors.of_user(request.user),
         )
         messages.success(request, f"{made.rule} is {wording.value(made.value)} until {wording.moment(made.expires_at)} UTC.")
         return HttpResponseRedirect(page_of(product))
@@ -152,7 +157,7 @@ class ProductAdmin(ReadOnlyAdmin):
                 request, "admin/confirm.html", product, title=title, warning=END_OVERRIDE, label="End", back=page_of(product)
             )
         try:
-            overrides.end(product.pk, override.pk, by=actor_of(request))
+            overrides.end(product.pk, override.pk, by=actors.of_user(request.user))
             messages.success(request, f"The override of {override.rule} has ended.")
         except OverrideNotFound as refusal:
             messages.error(request, str(refusal))
@@ -167,7 +172,7 @@ class ProductAdmin(ReadOnlyAdmin):
         if not form.is_valid():
             return self._show_form(request, product, form, f"Issue a platform key of {product.slug}", "Issue")
         scopes, expires_in_s = form.cleaned_data["scopes"], form.expires_in_s()
-        _, plaintext = products.issue_key(product, by=actor_of(request), scopes=scopes, expires_in_s=expires_in_s)
+        _, plaintext = products.issue_key(product, by=actors.of_user(request.user), scopes=scopes, expires_in_s=expires_in_s)
         return self._show_key(request, product, f"A new platform key of {product.slug}:", plaintext)
 
     def rotate_keys(self, request: HttpRequest, product_id: UUID) -> HttpResponse:
@@ -180,7 +185,7 @@ class ProductAdmin(ReadOnlyAdmin):
             return self._show_form(request, product, form, f"Rotate the platform keys of {product.slug}", "Rotate")
         overlap_s, expires_in_s = form.overlap_s(), form.expires_in_s()
         _, plaintext, replaced = products.rotate_key(
-            product.pk, by=actor_of(request), overlap_s=overlap_s, expires_in_s=expires_in_s
+            product.pk, by=actors.of_user(request.user), overlap_s=overlap_s, expires_in_s=expires_in_s
         )
         words = f"A new platform key of {product.slug}, in place of {', '.join(map(str, replaced)) or 'none'}:"
         return self._show_key(request, product, words, plaintext)
@@ -191,7 +196,7 @@ class ProductAdmin(ReadOnlyAdmin):
         form = EnvForm(request.POST if request.method == "POST" else None)
         if not form.is_valid():
             return self._show_form(request, product, form, f"Replace the engine environment of {product.slug}", "Replace")
-        newest = environments.replace(product.pk, form.cleaned_data["env"], by=actor_of(request))
+        newest = environments.replace(product.pk, form.cleaned_data["env"], by=actors.of_user(request.user))
         messages.success(request, f"The engine environment is version {newest.version if newest else 0}.")
         return HttpResponseRedirect(page_of(product))
 
@@ -205,7 +210,7 @@ class ProductAdmin(ReadOnlyAdmin):
                 request, "admin/confirm.html", product, title=title, warning=WARNING, label="Revoke", back=page_of(product)
             )
         try:
-            products.revoke_key(key.pk, by=actor_of(request))
+            products.revoke_key(key.pk, by=actors.of_user(request.user))
             messages.success(request, f"The key {key} is revoked.")
         except PlatformKeyNotFound as refusal:
             messages.error(request, str(refusal))
@@ -268,7 +273,7 @@ class AdminKeyAdmin(ReadOnlyAdmin):
         if form.is_valid():
             try:
                 key, plaintext = admin_keys.issue(
-                    form.cleaned_data["name"], by=actor_of(request), expires_in_s=form.expires_in_s()
+                    form.cleaned_data["name"], by=actors.of_user(request.user), expires_in_s=form.expires_in_s()
                 )
             except (AdminKeyExists, InvalidAdminKeyName) as error:
                 form.add_error("name", str(error).removeprefix("name: "))
@@ -285,7 +290,7 @@ class AdminKeyAdmin(ReadOnlyAdmin):
             title = f"Revoke admin key {key.name}"
             return self.render(request, "admin/confirm.html", key, title=title, warning=WARNING, label="Revoke", back=back)
         try:
-            admin_keys.revoke(key.pk, by=actor_of(request))
+            admin_keys.revoke(key.pk, by=actors.of_user(request.user))
             messages.success(request, f"The admin key {key.name} is revoked.")
         except AdminKeyNotFound as refusal:
             messages.error(request, str(refusal))
@@ -313,11 +318,6 @@ class AdminKeyAdmin(ReadOnlyAdmin):
 def page_of(product: Product) -> str:
     """Return the address of the product's page."""
     return reverse("admin:policy_product_change", args=[product.pk])
-
-
-def actor_of(request: HttpRequest) -> actors.Actor:
-    """Return the audit actor for the user of the request."""
-    return actors.staff(request.user.get_username())
 
 
 def _override(override: PolicyOverride) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
+from audit import actors
 from common import uuids, wording
 from common.admin import KeysetAdmin, StaticFilter, labelled
 from common.characters import marked
@@ -159,7 +160,7 @@ class EngineAdmin(KeysetAdmin):
         if page := self.ask_again(request):
             return page
         try:
-            key = lifecycle.reveal_key(engine, by=verbs.actor_of(request.user))
+            key = lifecycle.reveal_key(engine, by=actors.of_user(request.user))
         except EngineNotFound as refusal:
             messages.error(request, str(refusal))
             return HttpResponseRedirect(page_of(engine))
@@ -179,7 +180,7 @@ class EngineAdmin(KeysetAdmin):
         opened = []
         for engine in engines:
             try:
-                operation = verb.call(engine, by=verbs.actor_of(request.user), reason=reason)
+                operation = verb.call(engine, by=actors.of_user(request.user), reason=reason)
             except (EngineError, PolicyError) as refusal:
                 messages.error(request, f"{marked(engine.user_id)}: {refusal}")
             except Exception:

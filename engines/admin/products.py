@@ -8,11 +8,12 @@ from django.forms import Form
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 
+from audit import actors
 from engines import lifecycle
 from engines.admin.forms import Resumption, Suspension
 from engines.errors import ProductHasEngines
 from policy import products
-from policy.admin import ProductAdmin, actor_of, page_of
+from policy.admin import ProductAdmin, page_of
 from policy.models import Product
 
 SUSPEND = "policy.suspend_product"
@@ -46,7 +47,7 @@ class ProductWithEnginesAdmin(ProductAdmin):
         form = Suspension(request.POST if request.method == "POST" else None)
         if not form.is_valid():
             return self._render_form(request, product, form, "Suspend")
-        done = lifecycle.suspend_product(product.pk, by=actor_of(request), **form.cleaned_data)
+        done = lifecycle.suspend_product(product.pk, by=actors.of_user(request.user), **form.cleaned_data)
         told = (
             f" {done.stopping} engines are being stopped, {done.busy} busy engines will be stopped later."
             if form.cleaned_data["stop_engines"]
@@ -61,7 +62,7 @@ class ProductWithEnginesAdmin(ProductAdmin):
         form = Resumption(request.POST if request.method == "POST" else None)
         if not form.is_valid():
             return self._render_form(request, product, form, "Resume")
-        products.resume(product.pk, form.cleaned_data["reason"], by=actor_of(request))
+        products.resume(product.pk, form.cleaned_data["reason"], by=actors.of_user(request.user))
         messages.success(request, f"{product.slug} is not suspended any more. No engine was started.")
         return HttpResponseRedirect(page_of(product))
 
@@ -72,7 +73,7 @@ class ProductWithEnginesAdmin(ProductAdmin):
             title, back = f"Delete {product.slug}", page_of(product)
             return self.render(request, "admin/confirm.html", product, title=title, warning=WARNING, label="Delete", back=back)
         try:
-            lifecycle.delete_product(product.pk, by=actor_of(request))
+            lifecycle.delete_product(product.pk, by=actors.of_user(request.user))
         except ProductHasEngines as refusal:
             messages.error(request, str(refusal))
             return HttpResponseRedirect(page_of(product))

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from audit import actors
-from audit.actors import Actor
 from engines import lifecycle
 from engines.models import Engine, Kind, Operation
 
@@ -59,8 +57,3 @@ def offered(user: Any, engine: Engine) -> list[Verb]:
 def may_reveal(user: Any, engine: Engine) -> bool:
     """Whether the user may see the engine's key; a destroyed engine has no key."""
     return bool(user.has_perm(REVEAL)) and engine.destroyed_at is None
-
-
-def actor_of(user: Any) -> Actor:
-    """The actor in audit rows of the user's actions."""
-    return actors.staff(user.get_username())

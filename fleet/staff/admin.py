@@ -14,9 +14,10 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
-from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm
 
+from audit import actors
+from common.admin import AsksAgain
 from common.settings import settings
 from fleet.staff import accounts, identities, record, roles, second_factor, sessions
 from fleet.staff.forms import NewUser, UserForm
@@ -31,13 +32,8 @@ admin.site.unregister(User)
 admin.site.unregister(Group)
 
 
-class RecordedAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
+class RecordedAdmin(AsksAgain):
     """Base of both pages: each change is recorded in its own transaction, and asks for the password once more."""
-
-    def ask_again(self, request: HttpRequest) -> HttpResponse | None:
-        """The page that asks for the password once more, as in `common.admin`."""
-        page: HttpResponse | None = self.admin_site.ask_again(request)
-        return page
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """As Django's. For a change the object is locked, and as it is now: no stale value is written over another's change."""
@@ -73,7 +69,7 @@ class RecordedAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
-        record.change(form.instance, form.before, by=record.actor_of(request.user))
+        record.change(form.instance, form.before, by=actors.of_user(request.user))
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Refuse with 404: the history is the audit log."""
@@ -137,7 +133,7 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         if "subject" in form.changed_data:
-            identities.link(obj, form.cleaned_data["subject"], by=record.actor_of(request.user))
+            identities.link(obj, form.cleaned_data["subject"], by=actors.of_user(request.user))
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Django's and the second factor, without the password for whoever may not set it."""
@@ -164,7 +160,7 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
             raise Http404
         if page := self.ask_again(request):
             return page
-        with accounts.recorded(user, by=record.actor_of(request.user)):
+        with accounts.recorded(user, by=actors.of_user(request.user)):
             if request.POST.get("usable_password") == "false" and accounts.is_last_superuser(user):
                 messages.error(request, LAST)
                 return HttpResponseRedirect(request.get_full_path())
@@ -206,7 +202,7 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
             context = {"title": title, "warning": REMOVAL, "label": "Remove", "back": back}
             return TemplateResponse(request, "admin/confirm.html", {**self.admin_site.each_context(request), **context})
         try:
-            second_factor.remove(user, by=record.actor_of(request.user))
+            second_factor.remove(user, by=actors.of_user(request.user))
             messages.success(request, f"{user.get_username()} has no second factor any more.")
         except NotSetUp as refused:
             messages.error(request, str(refused))
@@ -238,5 +234,5 @@ class GroupAdmin(DjangoGroupAdmin, RecordedAdmin):  # type: ignore[misc]
         return {}
 
     def delete_model(self, request: HttpRequest, obj: Group) -> None:
-        record.removal(obj, by=record.actor_of(request.user))
+        record.removal(obj, by=actors.of_user(request.user))
         super().delete_model(request, obj)

@@ -8,7 +8,8 @@ from django.contrib.auth.views import PasswordChangeView
 from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import reverse_lazy
 
-from fleet.staff import accounts, brakes, record
+from audit import actors
+from fleet.staff import accounts, brakes
 from fleet.staff.forms import OwnPassword
 
 _CHANGED = "Your account has been changed at the same moment, and your password was not. Log in again."
@@ -30,7 +31,7 @@ class OwnPasswordChange(PasswordChangeView):
         """Store the new password, unless the user was deactivated, or has got another password, since the old one was checked."""
         user, checked = form.user, form.user.password
         user.set_password(form.cleaned_data["new_password1"])  # hashes, before the row is locked
-        with accounts.recorded(user, by=record.actor_of(user)):
+        with accounts.recorded(user, by=actors.of_user(user)):
             is_same = User.objects.filter(pk=user.pk, password=checked, is_active=True, is_staff=True)
             is_done = is_same.update(password=user.password)
             if is_done and self.request.session.exists(self.request.session.session_key or ""):  # not logged out meanwhile

@@ -25,13 +25,13 @@ log = structlog.get_logger(__name__)
 
 def login(user: User, method: Method) -> None:
     """Write the row of a log-in."""
-    trail.record(Action.STAFF_LOGIN, by=actor_of(user), metadata={"method": method})
+    trail.record(Action.STAFF_LOGIN, by=actors.of_user(user), metadata={"method": method})
     log.info("staff_login", user=user.get_username(), method=method, address=context.current().client_ip)
 
 
 def logout(user: User) -> None:
     """Write the row of a log-out."""
-    trail.record(Action.STAFF_LOGOUT, by=actor_of(user))
+    trail.record(Action.STAFF_LOGOUT, by=actors.of_user(user))
     log.info("staff_logout", user=user.get_username())
 
 
@@ -127,8 +127,3 @@ def _record_change(
     }
     causes = {"cause": cause} if cause else {}
     trail.record(Action.STAFF_CHANGE, by=by, metadata={kind: name, "change": what, "fields": fields, **values, **causes})
-
-
-def actor_of(user: Any) -> Actor:
-    """The actor in the rows of what the user does."""
-    return actors.staff(user.get_username())

@@ -12,8 +12,9 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.safestring import mark_safe
 
+from audit import actors
 from common import wording
-from fleet.staff import log_in, record, second_factor
+from fleet.staff import log_in, second_factor
 from fleet.staff.confirmation import METHOD
 from fleet.staff.forms import Code
 from fleet.staff.second_factor import SecondFactorError, WrongCode
@@ -52,7 +53,7 @@ def lead(request: HttpRequest) -> HttpResponse | None:
 
 
 def _user(request: HttpRequest) -> User:
-    """Whoever is logged in: `admin_view` lets in nobody else."""
+    """The user of the request, who is logged in: `admin_view` lets in nobody else."""
     return cast(User, request.user)
 
 
@@ -104,7 +105,7 @@ def set_up(site: Site, request: HttpRequest) -> HttpResponse:
     secret, form = second_factor.unconfirmed_secret(_user(request)), Code(request.POST)
     if form.is_valid():
         try:
-            codes = second_factor.confirm(_user(request), form.cleaned_data["code"], by=record.actor_of(_user(request)))
+            codes = second_factor.confirm(_user(request), form.cleaned_data["code"], by=actors.of_user(_user(request)))
         except WrongCode as wrong:
             form.add_error("code", str(wrong))
         else:
@@ -119,7 +120,7 @@ def renew_recovery_codes(site: Site, request: HttpRequest) -> HttpResponse:
     """Show a confirmation page; on POST, show new recovery codes."""
     if request.method != "POST":
         return _confirm(site, request, "Make new recovery codes", _RENEWAL)
-    return _show_codes(site, request, second_factor.renew_recovery_codes(_user(request), by=record.actor_of(_user(request))))
+    return _show_codes(site, request, second_factor.renew_recovery_codes(_user(request), by=actors.of_user(_user(request))))
 
 
 @_guarded
@@ -129,7 +130,7 @@ def remove(site: Site, request: HttpRequest) -> HttpResponse:
         raise SecondFactorError("A second factor is required here, so you cannot remove yours.")
     if request.method != "POST":
         return _confirm(site, request, "Remove your second factor", _REMOVAL)
-    second_factor.remove(_user(request), by=record.actor_of(_user(request)))
+    second_factor.remove(_user(request), by=actors.of_user(_user(request)))
     messages.success(request, "Your second factor is removed.")
     return _back()
 

@@ -17,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import URLPattern
 from django.urls.resolvers import RoutePattern
 
+from audit import actors
 from audit.actions import Action
 from audit.models import AuditRow
 from common import times, valkey
@@ -24,7 +25,6 @@ from fleet.staff import brakes, pending, second_factor
 from fleet.staff.confirmation import METHOD
 from fleet.staff.models import SecondFactor
 from fleet.staff.pending import LONGEST, PENDING
-from fleet.staff.record import actor_of
 from fleet.staff.second_factor import AlreadySetUp, NotSetUp, WrongCode
 from policy import crypto
 from tests.engines.crew import in_parallel
@@ -56,7 +56,7 @@ class Phone:
 def equip(user):
     """Set up a second factor: the phone, and the recovery codes. No code is used up."""
     phone = Phone(second_factor.begin(user))
-    codes = second_factor.confirm(user, phone.code(), by=actor_of(user))
+    codes = second_factor.confirm(user, phone.code(), by=actors.of_user(user))
     SecondFactor.objects.update(last_step=0)
     return phone, codes
 
@@ -139,7 +139,7 @@ def test_check_accepts_no_code_twice_and_none_older_than_the_last(mara):
 def test_confirmation_uses_its_code_up(mara):
     phone = Phone(second_factor.begin(mara))
     code = phone.code()
-    second_factor.confirm(mara, code, by=actor_of(mara))
+    second_factor.confirm(mara, code, by=actors.of_user(mara))
     assert second_factor.check(mara, code) is None
 
 
@@ -280,7 +280,7 @@ def test_log_in_under_way_ends_when_the_account_changes(mara, column):
 def test_log_in_under_way_ends_when_the_second_factor_is_removed(mara):
     equip(mara)
     client = half_way(mara)
-    second_factor.remove(mara, by=actor_of(mara))
+    second_factor.remove(mara, by=actors.of_user(mara))
     assert client.get(CODE)["Location"] == LOGIN
 
 
@@ -333,7 +333,7 @@ def test_set_up_that_was_never_begun_is_refused(mara):
     assert "Begin again" in client.get(PAGE).text
     for verb in (second_factor.remove, second_factor.renew_recovery_codes):
         with pytest.raises(NotSetUp):
-            verb(mara, by=actor_of(mara))
+            verb(mara, by=actors.of_user(mara))
     assert rows() == []
 
 
@@ -342,11 +342,11 @@ def test_verbs_refuse_what_is_set_up_already(mara):
     with pytest.raises(AlreadySetUp):
         second_factor.begin(mara)
     with pytest.raises(NotSetUp):
-        second_factor.confirm(mara, phone.code(), by=actor_of(mara))
-    second_factor.remove(mara, by=actor_of(mara))
+        second_factor.confirm(mara, phone.code(), by=actors.of_user(mara))
+    second_factor.remove(mara, by=actors.of_user(mara))
     second_factor.begin(mara)
     with pytest.raises(WrongCode):
-        second_factor.confirm(mara, "12345", by=actor_of(mara))
+        second_factor.confirm(mara, "12345", by=actors.of_user(mara))
 
 
 def test_new_recovery_codes_replace_the_old(mara):
