@@ -22,7 +22,7 @@ from kombu.transport import redis as kombu_redis
 
 from common import valkey
 
-TASKS = ("engines.tasks.", "policy.tasks.", "audit.tasks.")  # how the names of our tasks begin
+TASKS = ("engines.tasks.", "policy.tasks.", "audit.tasks.", "config.tasks.")  # how the names of our tasks begin
 
 log = structlog.get_logger(__name__)
 

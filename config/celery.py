@@ -15,7 +15,7 @@ from config import broker
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 broker.install()
 
-app = Celery("roundhouse")
+app = Celery("roundhouse", include=["config.tasks"])
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(lambda: [floor for floor in ("engines", "policy", "audit") if floor in settings.INSTALLED_APPS])
 

@@ -115,6 +115,7 @@ PROCESSES = (
     Process("keeper", "app", _celery("keeper"), owns_database=True, nice=WORKERS_NICE),
     Process("beat", "app", _celery("beat"), only="full"),
     Process("prepare", "step", lambda: _module("config.local.prepare"), owns_database=True),
+    Process("await_workers", "step", lambda: _module("config.local.await_workers")),
     Process("stand_down", "step", lambda: _module("config.local.stand_down")),
 )
 BY_NAME = {process.name: process for process in PROCESSES}

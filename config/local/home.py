@@ -40,7 +40,9 @@ def deployment(home: Path) -> str:
 
 
 def lay_out(home: Path) -> None:
-    """Make the folders of `home`. Safe to repeat and to race. Raises Refused if `home` is not writable."""
+    """Make the folders of `home`. Safe to repeat and to race. Raises Refused if `home` is not writable or not printable."""
+    if not str(home).isprintable():  # PostgreSQL's tools refuse a line break, and no terminal shows what is not text
+        raise Refused(f"ORCH_HOME={str(home)!r} has characters that cannot be printed; choose another folder")
     try:
         # Under root, PostgreSQL runs as a user of its own, who has to pass through; everything inside is 0700 or 0600.
         make_folder(home, 0o711 if os.geteuid() == 0 else 0o700)

@@ -95,7 +95,9 @@ def _run(cleanup: ExitStack) -> None:
     supervision.start_process(home, "app", "web")  # first: workers have no work before `web` answers, and would slow `web` down
     _wait_until_healthy(home, api, {"web"})
     supervision.start_group(home, "app")
+    supervision.start_step(home, "await_workers")
     _wait_until_healthy(home, api, {process.name for process in processes if process.kind == "app"})
+    supervision.finish_step(home, "await_workers")
     print(banner.render(home, api, _admin_key(home), backend, edition()), flush=True)
     child.wait()
     cleanup.pop_all()

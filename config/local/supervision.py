@@ -30,7 +30,11 @@ FORKED = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
 
 
 def configuration(home: Path, processes: list[Process]) -> str:
-    """supervisord's configuration, without secrets; paths begin with the home (`%(here)s`), except a short socket folder."""
+    """supervisord's configuration, without secrets; paths begin with the home (`%(here)s`), except a short socket folder.
+
+    supervisord expands `stdout_logfile` twice. Each `%` is doubled there: a home with a `%` in its name is put in by the second
+    expansion only.
+    """
     socket = runtime_folder(home) / "supervisor.sock"
     where = "%(here)s/run/supervisor.sock" if socket.parent == home / "run" else str(socket)
     user = f"user={pwd.getpwuid(0).pw_name}\n" if os.geteuid() == 0 else ""
@@ -76,7 +80,7 @@ stopwaitsecs={process.stop_seconds}
 stopasgroup=true
 killasgroup=true
 redirect_stderr=true
-stdout_logfile=%(here)s/log/{process.name}.log
+stdout_logfile=%%(here)s/log/{process.name}.log
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=1
 """
@@ -88,17 +92,21 @@ def start(home: Path, processes: list[Process]) -> subprocess.Popen[bytes]:
     conf.write_text(configuration(home, processes))
     # PATH leads to our interpreter: the configuration then contains no interpreter path, which might need quoting.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "config.local.supervisor", "-c", str(conf)],
-        env={**os.environ, **FORKED, "PATH": path}, cwd=BASE_DIR, start_new_session=True, umask=0o077,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        preexec_fn=partial(die_with_parent, signal.SIGTERM),
-    )  # fmt: skip
+    log = home / "log" / "supervisor.log"
+    with log.open("ab") as output:  # supervisord says here why it cannot open its own log
+        began = output.tell()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "config.local.supervisor", "-c", str(conf)],
+            env={**os.environ, **FORKED, "PATH": path}, cwd=BASE_DIR, start_new_session=True, umask=0o077,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),
+        )  # fmt: skip
     deadline = time.monotonic() + START_S
     while not supervised(home):
         if child.poll() is not None or time.monotonic() > deadline:
             child.kill()
-            raise Refused(f"the supervisor does not start: see {home / 'log' / 'supervisor.log'}")
+            said = log.read_bytes()[began:].decode(errors="replace")
+            raise Refused(f"the supervisor does not start: {_gist(said)} (see {log})")
         time.sleep(0.05)
     return child
 

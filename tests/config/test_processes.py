@@ -112,7 +112,7 @@ def test_supervisor_configuration_holds_no_secret_and_stops_servers_last(home: P
 def test_steps_run_once_and_are_stopped_before_what_they_use(home: Path) -> None:
     parsed = configparser.RawConfigParser()
     parsed.read_string(supervision.configuration(home, of_kind("server", "app", "step", edition="small")))
-    for name in ("prepare", "stand_down"):
+    for name in ("prepare", "await_workers", "stand_down"):
         assert not parsed.getboolean(f"program:{name}", "autorestart")
         assert parsed.getint(f"program:{name}", "startretries") == 0
     assert parsed.getint("group:step", "priority") > parsed.getint("group:app", "priority")

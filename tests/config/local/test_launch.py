@@ -18,7 +18,7 @@ from config.local.embedded import Servers
 from config.local.home import BASE_DIR
 from tests import kinds, waiting
 from tests import servers as run_servers
-from tests.config.support import Run, environment, healthy, living, manage
+from tests.config.support import Run, environment, healthy, living, manage, stop_launchers
 
 pytestmark = pytest.mark.deployment  # `make run`, also where it gives up
 
@@ -124,11 +124,27 @@ def test_second_copy_on_the_same_home_is_refused(run: Run) -> None:
     assert healthy(run.port)
 
 
+def test_up_is_said_after_a_message_of_each_queue_was_taken(run: Run) -> None:
+    step = supervision.inspect(run.home)["await_workers"]
+    assert (step["statename"], step["exitstatus"]) == ("EXITED", 0)
+
+
+@pytest.fixture
+def odd_home(home: Path) -> Iterator[Path]:
+    """A home with a name that a format string, a shell, an INI file and a URL would each take apart."""
+    path = home.with_name("100% %(here)s; it's #1 \\x ü")
+    yield path
+    stop_launchers(path)
+    Servers(path).remove()
+
+
 @pytest.mark.timeout(240)
-def test_two_copies_run_side_by_side(run: Run, home: Path) -> None:
+def test_two_copies_run_side_by_side_whatever_the_name_of_the_home(run: Run, odd_home: Path) -> None:
+    home = odd_home
     second = Run(home, run_servers.free_port())
     second.wait_for_banner()
-    lasting = set(supervision.inspect(home)) - {"prepare", "stand_down"}
+    lasting = set(supervision.inspect(home)) - {"prepare", "await_workers", "stand_down"}
+    assert (home / "log" / "web.log").exists()
     assert lasting == {"postgres", "valkey", "web", "worker", "keeper"}  # `small`, when nobody says so
     test_process_that_is_killed_comes_back(second, "worker")
     assert healthy(run.port)
@@ -184,6 +200,25 @@ def test_folder_that_cannot_be_written_is_refused_in_one_line() -> None:
     assert refused.returncode == 1
     assert refused.stderr.startswith("roundhouse: cannot write to /proc/home: ")
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\u2028b", "a\udcff"])
+def test_home_that_cannot_be_printed_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    home = tmp_path / name
+    refused = launch(home, run_servers.free_port())
+    assert (refused.returncode, home.exists()) == (1, False)
+    assert refused.stderr == f"roundhouse: ORCH_HOME={str(home)!r} has characters that cannot be printed; choose another folder\n"
+
+
+def test_supervisor_that_does_not_start_says_why(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "setproctitle.py").write_text("raise ImportError('not for this processor')")
+    refused = launch(home, run_servers.free_port(), PYTHONPATH=str(tmp_path))
+    assert refused.returncode == 1
+    log = home / "log" / "supervisor.log"
+    reason = "ImportError: not for this processor"
+    assert refused.stderr == f"roundhouse: the supervisor does not start: {reason} (see {log})\n"
+    assert reason in log.read_text()
+    assert living(home) == []
 
 
 @pytest.mark.parametrize("name", [".", "home"])
