@@ -9,7 +9,7 @@ A product sees its own rows, and in them nothing about others. The operator sees
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, NotRequired
 from urllib.parse import urlencode
@@ -25,7 +25,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from typing_extensions import TypedDict
 
-from audit import actors, search
+from audit import actors, feed, search
 from audit.actions import Action, Retention
 from audit.catalogue import CATALOGUE, CLAMPED
 from audit.models import AuditRow
@@ -35,8 +35,9 @@ from common.keyset import Page
 from common.parameters import read_whole
 from common.statements import TookTooLong
 
-CURSOR, LIMIT = "cursor", "limit"
+CURSOR, LIMIT, AFTER, WAIT = "cursor", "limit", "after", "wait"
 OLDER, NEWER = "older", "newer"  # what a cursor hides: one of these, a dot, and a position
+COMMITTED = "committed"  # in place of a side: the position is one of `audit.feed`
 PAGE, MAX_LIMIT = 100, 1000
 
 
@@ -44,6 +45,11 @@ _OWN_ONLY = "A product sees it in the rows of its own calls only."
 _TXID = Field(
     pattern="^[0-9]{1,20}$",
     description="Only with an admin key: id of the transaction that wrote the row, 64 bits as a string.",
+)
+_STRETCH = Field(
+    ge=0,
+    le=32767,
+    description="Only with an admin key: number of the stretch in which ids of transactions grow. A restore begins a stretch.",
 )
 
 
@@ -72,18 +78,24 @@ class Row(TypedDict):
     on_behalf_of: Annotated[NonEmpty | None, Field(description=f"The call's `X-On-Behalf-Of`. {_OWN_ONLY}")]
     written_at: Annotated[Time | None, Field(description="When the row was written, by the database's clock.")]
     txid: NotRequired[Annotated[NonEmpty, _TXID]]
+    stretch: NotRequired[Annotated[int, _STRETCH]]
     retention: Annotated[str, choice(Retention), Field(description="Name of the period for which the row is kept.")]
 
 
 class Rows(TypedDict):
-    """A page of the audit log, newest first."""
+    """A page of the audit log: newest first or, with `after`, in the order of commits."""
 
     results: list[Row]
-    next: Annotated[Url | None, Field(description="Address of the page of older rows; null if there is none.")]
-    previous: Annotated[Url | None, Field(description="Address of the page of newer rows; null if there is none.")]
+    next: Annotated[
+        Url | None,
+        Field(description="Address of the page of older rows; null if there is none. With `after`: where to go on, never null."),
+    ]
+    previous: Annotated[
+        Url | None, Field(description="Address of the page of newer rows; null if there is none, and with `after`.")
+    ]
 
 
-OF_OPERATOR = ("txid",)
+OF_OPERATOR = ("txid", "stretch")
 """Columns that only the operator sees."""
 FIELDS = tuple(name for name in Row.__annotations__ if name not in OF_OPERATOR)
 """Columns that a product sees."""
@@ -167,26 +179,34 @@ class OperatorFilter(AuditFilter):
     key_id = django_filters.UUIDFilter()
 
 
-KNOWN = (*OperatorFilter.base_filters, LIMIT, CURSOR)
+KNOWN = (*OperatorFilter.base_filters, LIMIT, CURSOR, AFTER, WAIT)
 
 
 @api_view(["GET"])
 def rows(request: Request, user_id: str) -> HttpResponse:
-    """GET /engines/{user_id}/audit: the rows of a product's user, filtered, newest first."""
+    """GET /engines/{user_id}/audit: the rows of a product's user, filtered, newest first or in the order of commits."""
     return own_rows(request, user_id)
 
 
 def own_rows(request: Request, user_id: str | None = None) -> HttpResponse:
-    """The calling product's rows, filtered, newest first. Raises ValidationError."""
+    """The calling product's rows, filtered, newest first or in the order of commits. Raises ValidationError."""
     own = AuditRow.objects.filter(product_id=request.auth.pk)
     if user_id is not None:
         _check_user_id(user_id)
+    if AFTER in request.query_params:
+        return _answer_feed(request, own, AuditFilter, _FOR_PRODUCT, request.auth.pk, user_id)
+    if user_id is not None:
         own = own.filter(search.of_user(user_id, own))
     return _answer(request, own, AuditFilter, _FOR_PRODUCT)
 
 
 def all_rows(request: Request) -> HttpResponse:
-    """Every row, for the operator, filtered, newest first. Raises ValidationError, also for a search that takes too long."""
+    """Every row, for the operator, filtered, newest first or in the order of commits.
+
+    Raises ValidationError, also for a search that takes too long.
+    """
+    if AFTER in request.query_params:
+        return _answer_feed(request, AuditRow.objects.all(), OperatorFilter, _FOR_OPERATOR, actors.ADMIN)
     try:
         with statements.limited():
             return _answer(request, AuditRow.objects.all(), OperatorFilter, _FOR_OPERATOR)
@@ -203,11 +223,56 @@ def _answer(request: Request, found: "QuerySet[AuditRow]", filters: type[AuditFi
     return HttpResponse(f'{{"results":[{",".join(page.rows)}],{links[1:]}', content_type="application/json")
 
 
+def _answer_feed(
+    request: Request,
+    found: "QuerySet[AuditRow]",
+    filters: type[AuditFilter],
+    shown: RawSQL,
+    owner: Hashable,
+    user_id: str | None = None,
+) -> HttpResponse:
+    """A page in the order of commits, of rows beyond the parameter `after`; without such a row, the answer waits `wait` seconds.
+
+    `owner` is whoever takes a place to wait. Raises ValidationError.
+    """
+    _check_parameters(request, (*filters.base_filters, LIMIT, AFTER, WAIT))
+    size = read_whole(request, LIMIT, default=PAGE, least=1, most=MAX_LIMIT)
+    wait_s = read_whole(request, WAIT, default=0, least=0, most=feed.LONGEST_WAIT_S)
+    matching = _filter(request, found, filters)
+    if user_id is not None:
+        matching = matching.filter(search.of_user(user_id, found))
+    page = feed.wait(
+        lambda position: feed.read(found, position, size, shown=shown, matching=None if matching is found else matching),
+        _read_position(request),
+        wait_s,
+        owner,
+    )
+    link = json.dumps(_address(request, AFTER, f"{COMMITTED}.{page.reached}"))
+    return HttpResponse(f'{{"results":[{",".join(page.rows)}],"next":{link},"previous":null}}', content_type="application/json")
+
+
+def _read_position(request: Request) -> str:
+    """The position in the parameter `after`. Raises ValidationError."""
+    after = request.query_params[AFTER]
+    if after in (feed.START, feed.NOW):
+        return str(after)
+    try:
+        kind, _, position = cursors.reveal(after).partition(".")
+    except ValueError:
+        kind, position = "", ""
+    if kind != COMMITTED:
+        known = f"{feed.START}, {feed.NOW}, or the value in `next` of an earlier answer with after"
+        raise ValidationError({AFTER: [f"Must be {known}."]})
+    return position
+
+
 def _read_page(request: Request, found: "QuerySet[AuditRow]", size: int, shown: RawSQL) -> Page:
     """The page at the parameter `cursor`, or the newest. Raises ValidationError."""
     cursor = request.query_params.get(CURSOR, "")
     try:
         side, _, position = cursors.reveal(cursor).partition(".") if cursor else ("", "", "")
+        if cursor and side not in (OLDER, NEWER):
+            raise ValueError("a cursor of another list")
         return keyset.read(found, ("timestamp", "id"), size, shown=shown, **({side: position} if cursor else {}))
     except ValueError as error:
         raise ValidationError({CURSOR: ["Must be a cursor from `next` or `previous` of an earlier answer."]}) from error
@@ -239,9 +304,12 @@ def _check_user_id(user_id: str) -> None:
 
 
 def _link(request: Request, side: str, position: str) -> str | None:
+    """The address of the page on a side of the position; None where there is no position."""
+    return _address(request, CURSOR, f"{side}.{position}") if position else None
+
+
+def _address(request: Request, name: str, hidden: str) -> str:
     """The request's address with a new cursor; the path stays percent-encoded, since a user id may contain an encoded slash."""
-    if not position:
-        return None
-    query = [(name, value) for name, values in request.query_params.lists() for value in values if name != CURSOR]
-    query.append((CURSOR, cursors.hide(f"{side}.{position}")))
+    query = [(key, value) for key, values in request.query_params.lists() for value in values if key != name]
+    query.append((name, cursors.hide(hidden)))
     return str(request.build_absolute_uri(f"{request.path_info}?{urlencode(query)}"))

@@ -2,7 +2,7 @@
 
 from drf_spectacular.utils import OpenApiParameter
 
-from audit import api
+from audit import api, feed
 from audit.actions import Action
 from common import cursors
 from common.endpoints import UUID, Endpoint, describe, page_limit
@@ -19,6 +19,16 @@ FILTERS = (
         "cursor",
         "Position of a page. Follow `next` and `previous` instead of making a cursor yourself.",
         {"type": "string", "pattern": cursors.PATTERN},
+    ),
+    describe(
+        "after",
+        "Instead of `cursor`: rows in the order of commits, each once, from `start`, from `now`, or from a cursor in `next`.",
+        {"type": "string", "pattern": f"^({feed.START}|{feed.NOW})$|{cursors.PATTERN}"},
+    ),
+    describe(
+        "wait",
+        "With `after` only: seconds to wait for a row if there is none.",
+        {"type": "integer", "minimum": 0, "maximum": feed.LONGEST_WAIT_S, "default": 0},
     ),
 )
 _ANY_USER = describe(

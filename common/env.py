@@ -293,7 +293,7 @@ class Env(StaffEnv):
         None,
         ge=0,
         description="Requests per web process that may wait for an operation at a time, shared out evenly among the products"
-        " that want to wait. Unset: half of `ORCH_WEB_THREADS`. Destroys have half as many places in addition.",
+        " that want to. Unset: half of `ORCH_WEB_THREADS`. Destroys have half as many places more, readers of the log a quarter.",
     )
     wait_s: float = Field(
         30,

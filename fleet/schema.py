@@ -36,7 +36,7 @@ ENDPOINTS = (
         " `engine_version` is allowed only with the verb `provision`, and the flags only with the verb `admit`.",
     ),
     Endpoint(
-        "GET", "/audit", api.audit, "list_audit", "List rows of the audit log, newest first",
+        "GET", "/audit", api.audit, "list_audit", "List rows of the audit log, newest first or in the order of commits",
         answer=log.Rows, example=audit.PAGE, parameters=(*audit.FILTERS, *_FILTERS_OF_OPERATOR), tag="record",
         description="With a platform key, the product's own rows. With an admin key, every row, with all that is known of the"
         " calls.",

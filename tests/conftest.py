@@ -68,7 +68,8 @@ DO $$ DECLARE filled text; BEGIN
     FOR filled IN
         SELECT relname FROM pg_class
         WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::regnamespace
-            AND relname NOT IN ('django_migrations', 'django_content_type', 'auth_permission', 'audit_window', 'audit_action')
+            AND relname NOT IN ('django_migrations', 'django_content_type', 'auth_permission', 'audit_window', 'audit_action',
+                'audit_stretch')
         ORDER BY relname LIKE 'audit%', oid
     LOOP
         EXECUTE format('DELETE FROM %I', filled);

@@ -1,8 +1,9 @@
 """The audit log, for a product and for the operator."""
 
 import time
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 from roundhouse_client import results
@@ -10,7 +11,8 @@ from roundhouse_client.results import read
 from roundhouse_client.transport import Transport
 
 PAGE = 500
-LATE_S = 300  # a row may appear LATE_S seconds after its timestamp, the start of its action
+WAIT_S = 25  # a proxy in front of the API often ends an answer that takes longer
+PAUSE_S = 1.0
 
 
 class Record(Transport):
@@ -33,15 +35,33 @@ class Record(Transport):
             page = read(results.Rows, self._call("GET", f"{address.path}?{address.query}"))
             yield from page.results
 
-    def follow_audit(self, tail: int = 20, *, every_s: float = 1.0, **filters: str | datetime | None) -> Iterator[results.Row]:
-        """The last `tail` rows, oldest first, then every new row, without end."""
-        newest = self.list_audit(limit=tail, **filters).results
-        seen = {row.id: row.timestamp for row in newest}
-        floor = min(seen) if seen else 0  # rows older than the first shown rows are not new
-        yield from sorted(newest, key=lambda row: row.id)
+    def list_audit_after(
+        self, after: str = "start", *, wait_s: int = 0, limit: int = PAGE, **filters: str | datetime | None
+    ) -> results.Rows:
+        """The next rows in the order in which their transactions were committed: no row is missed, and none comes twice.
+
+        `after` is `start`, `now`, or `after` of an earlier answer, also of one long ago. Without new rows, the answer comes after
+        `wait_s` seconds, 30 at most, or at once where too many readers wait. An answer without rows may come before the last
+        row, if the filters match few rows: go on from its `after`.
+        """
+        return self._read_after({"after": after, "wait": wait_s, "limit": limit, **filters})
+
+    def _read_after(self, query: Mapping[str, Any]) -> results.Rows:
+        return read(results.Rows, self._call("GET", "/audit", query=query))
+
+    def follow_audit(self, tail: int = 20, *, wait_s: int = WAIT_S, **filters: str | datetime | None) -> Iterator[results.Row]:
+        """The last `tail` rows, oldest first, then every new row, without end.
+
+        New rows come as from `list_audit_after`.
+        """
+        onward: dict[str, Any] = {"limit": PAGE, **filters}
+        page = self._read_after({**onward, "after": "now"})
+        shown = sorted(self.list_audit(limit=tail, **filters).results, key=lambda row: row.id)
+        yield from shown
+        known = {row.id for row in shown}  # some may have been committed after `now`
         while True:
-            time.sleep(every_s)
-            window = {**filters, "since": max(seen.values()) - timedelta(seconds=LATE_S)} if seen else filters
-            fresh = [row for row in self.audit(page_size=PAGE, **window) if row.id not in seen and row.id > floor]
-            yield from sorted(fresh, key=lambda row: row.id)
-            seen |= {row.id: row.timestamp for row in fresh}
+            began = time.monotonic()
+            page = self._read_after({**onward, "after": page.after, "wait": wait_s})
+            yield from (row for row in page.results if row.id not in known)
+            if not page.results and time.monotonic() - began < PAUSE_S:
+                time.sleep(PAUSE_S)  # not let wait

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from datetime import datetime
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from urllib.parse import parse_qs, urlsplit
 
 T = TypeVar("T")
 
@@ -190,15 +191,24 @@ class Row:
     on_behalf_of: str | None = None
     written_at: datetime | None = None
     txid: str | None = None
+    stretch: int | None = None
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A page of the audit log, newest first; `next` is the address of the page of older rows."""
+    """A page of the audit log, newest first; `next` is the address of the page of older rows.
+
+    In the order of commits, `next` is the address of the page of later rows, and `after` the cursor in the address.
+    """
 
     results: list[Row]
     next: str | None
     previous: str | None
+
+    @property
+    def after(self) -> str:
+        """The cursor with which `list_audit_after` goes on; empty on a page that is newest first."""
+        return parse_qs(urlsplit(self.next or "").query).get("after", [""])[0]
 
 
 @dataclass(frozen=True)

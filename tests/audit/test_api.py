@@ -30,7 +30,7 @@ OURS = {  # what the log's layout adds
 OF_CALL = ("request_id", "call_id", "key_id", "client_ip", "user_agent", "on_behalf_of")
 CALL = Call(uuid4(), "r-7", uuid4(), "ci", "203.0.113.7", "acme-backend/3.1", "ada@acme.example")
 COLUMNS = CONTRACT | OURS
-FOR_OPERATORS = {"txid"}  # columns of the log that products do not see
+FOR_OPERATORS = {"txid", "stretch"}  # columns of the log that products do not see
 
 
 def write(product, count=1, *, user_id="alice", action=Action.START, started=None, **more):

@@ -134,7 +134,7 @@ def test_rows_name_whom_the_client_acts_for(server, acme, operator):
 
 def test_audit_is_followed_from_what_is_new(client, acme):
     client.provision("alice")
-    rows = client.follow_audit(1, every_s=0.05, actor=acme.slug)  # without the rows of probes
+    rows = client.follow_audit(1, actor=acme.slug)  # without the rows of probes
     assert next(rows).action == "provision"
     with ThreadPoolExecutor(1) as pool:
         pool.submit(client.stop, "alice")
