@@ -355,9 +355,18 @@ CATALOGUE: Mapping[Action, Entry] = {
         about=About.FLEET,
     ),
     Action.RETENTION_PRUNE: Entry(
-        "a retention run: `partitions` dropped, and partitions `postponed` to the next run because a session was reading them",
+        "a retention run: `partitions` dropped, and partitions `postponed` to the next run because a session was using them; the"
+        " ended `operations` and destroyed `engines` that were removed with the log's last rows of them",
         "the keeper",
-        {"partitions": list, "rows": int, "postponed": list, "standard_days": int, "probe_days": int},
+        {
+            "partitions": list,
+            "rows": int,
+            "postponed": list,
+            "operations": int,
+            "engines": int,
+            "standard_days": int,
+            "probe_days": int,
+        },
         about=About.FLEET,
         takes=Takes.RUN,
     ),

@@ -95,7 +95,7 @@ def read(
     frontier = look(found.db)
     after, until = _parse(position, frontier), frontier.place
     if matching is not None:
-        until = _scanned(found, after, until)
+        until = _last_of(found, after, until, SCAN)
     wanted = _between(found if matching is None else matching, after, until).order_by(*_KEY)
     keys = dict(zip(("_stretch", "_txid"), _KEY[:2], strict=True))
     rows = list(wanted.annotate(shown=shown, **keys).values_list("shown", "_stretch", "_txid", "id")[: size + 1])
@@ -134,9 +134,29 @@ def look(using: str) -> Frontier:
     return Frontier(int(txid), Origin(system, timeline), tuple(Origin(*origin) for origin in known))
 
 
-def _scanned(found: "QuerySet[Any]", after: Place, until: Place) -> Place:
-    """The place of the SCANth row beyond `after`, or `until` if that comes first."""
-    last = _between(found, after, until).order_by(*_KEY).values_list(*_KEY)[SCAN - 1 : SCAN]
+@dataclass(frozen=True)
+class Span:
+    """The rows beyond `after`, up to `until` and with it; `reached` is the position of `until`."""
+
+    after: Place
+    until: Place
+    reached: str
+
+
+def next_span(found: "QuerySet[Any]", position: str, most: int) -> Span:
+    """The next rows of `found` beyond the position, at most `most`; the span is empty once it reaches the frontier.
+
+    Raises ValueError for an invalid position.
+    """
+    frontier = look(found.db)
+    after = _parse(position, frontier)
+    until = _last_of(found, after, frontier.place, most)
+    return Span(after, until, _encode(max(after, until), frontier))
+
+
+def _last_of(found: "QuerySet[Any]", after: Place, until: Place, most: int) -> Place:
+    """The place of row number `most` beyond `after`, or `until` if that comes first."""
+    last = _between(found, after, until).order_by(*_KEY).values_list(*_KEY)[most - 1 : most]
     return next((Place(*map(int, row)) for row in last), until)
 
 

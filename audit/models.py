@@ -2,6 +2,8 @@
 
 # ruff: noqa: DJ001 (null means "does not apply", unlike an empty string)
 
+from typing import ClassVar
+
 from django.db import models
 
 from audit.actions import Action, Retention
@@ -46,3 +48,40 @@ class AuditRow(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} #{self.id}"
+
+
+class HourlyCount(models.Model):
+    """How many rows of an action an actor has caused in an hour: written by `audit.counts`, and kept when the rows are gone."""
+
+    hour = models.DateTimeField(help_text="Its beginning; of a month that has left the log, the beginning of the month.")
+    product_id = models.UUIDField(null=True)
+    action = models.TextField()
+    actor = models.TextField()
+    bucket = models.SmallIntegerField(help_text="Of the rows' durations, see `audit.counts`; -1: not measured.")
+    count = models.BigIntegerField()
+
+    class Meta:
+        default_permissions = ()
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["hour", "product_id", "action", "actor", "bucket"], nulls_distinct=False, name="hourly_count_once"
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["product_id", "action", "hour"], include=["count"], name="hourly_count_of_product"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.action} at {self.hour}"
+
+
+class Counting(models.Model):
+    """The table's single row says how far the rows are counted."""
+
+    position = models.TextField(help_text="In the order of commits, as in `audit.feed`.")
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.position

@@ -1,10 +1,12 @@
 """Pruning of `audit_log`: partitions older than their retention are detached and dropped. Single rows are never deleted.
 
-A run has three steps. A run may die at any point, because the next run continues from the state left by every step:
+A run has five steps. A run may die at any point, because the next run continues from the state left by every step:
 
 1. The window shrinks. From the commit on, writers clamp timestamps to the remaining months.
-2. Expired partitions are detached concurrently, oldest first. No insert waits for a lock; the run waits a while for readers.
-3. Detached partitions are dropped. The audit row of the run is written in the same transaction.
+2. The rows of all writers who may have seen the old window are counted (`audit.counts`); the run waits a while for these writers.
+3. Expired partitions are detached concurrently, oldest first. No insert waits for a lock; the run waits a while for readers.
+4. What upper floors keep only as long as the rows is removed (`PRUNED_WITH_THE_LOG`).
+5. Detached partitions are dropped. The audit row of the run is written in the same transaction.
 """
 
 import time
@@ -14,8 +16,9 @@ from typing import Any
 import psycopg
 import structlog
 from django.db import OperationalError, connections, transaction
+from django.utils.module_loading import import_string
 
-from audit import trail
+from audit import counts, trail
 from audit.actions import Action, Retention
 from audit.actors import SYSTEM
 from audit.partitions import OWNER, alone
@@ -35,11 +38,15 @@ PAUSE_S = 0.25  # between two tries to detach a partition
 
 @dataclass
 class Pruned:
-    """The result of a run: names of dropped partitions, number of dropped rows, names of partitions left to a later run."""
+    """The result of a run: names of dropped partitions, number of dropped rows, names of partitions left to a later run.
+
+    `others`: how many rows of other tables left with the log, by name.
+    """
 
     partitions: list[str] = field(default_factory=list)
     rows: int = 0
     postponed: list[str] = field(default_factory=list)
+    others: dict[str, int] = field(default_factory=dict)
 
 
 def prune(patience_s: float = PATIENCE_S) -> Pruned | None:
@@ -54,8 +61,11 @@ def prune(patience_s: float = PATIENCE_S) -> Pruned | None:
             return None
         run, deadline = Pruned(), time.monotonic() + patience_s
         detached = [name for kind in Retention for name in _detach_expired(kind, run, deadline)]
+        for name in settings.PRUNED_WITH_THE_LOG:
+            run.others |= import_string(name)()
         _drop(detached, run)
-    log.info("retention_pruned", partitions=run.partitions, rows=run.rows, postponed=run.postponed)
+        counts.fold()
+    log.info("retention_pruned", partitions=run.partitions, rows=run.rows, postponed=run.postponed, **run.others)
     return run
 
 
@@ -66,9 +76,13 @@ def _days(kind: Retention) -> int:
 def _detach_expired(kind: Retention, run: Pruned, deadline: float) -> list[str]:
     """Detach the expired partitions of a class, and return the names of the detached partitions.
 
-    A partition kept busy by a reader is postponed, along with all later partitions of the class.
+    A partition kept busy by a reader is postponed, along with all later partitions of the class; all, while a writer may still
+    write into them.
     """
     expired = _find_expired(kind, _shrink_window(kind))
+    if expired and not counts.catch_up(deadline):
+        run.postponed += expired
+        return []
     for number, name in enumerate(expired):
         if not _detach(name, deadline):
             run.postponed += expired[number:]
@@ -163,7 +177,7 @@ def _drop(detached: list[str], run: Pruned) -> None:
             run.partitions.append(name)
             run.rows += int(rows)
     kept = {"standard_days": _days(Retention.STANDARD), "probe_days": _days(Retention.PROBE)}
-    metadata = {"partitions": run.partitions, "rows": run.rows, "postponed": run.postponed, **kept}
+    metadata = {"partitions": run.partitions, "rows": run.rows, "postponed": run.postponed, **run.others, **kept}
     trail.record(Action.RETENTION_PRUNE, by=SYSTEM, metadata=metadata, using=OWNER)
 
 

@@ -2,12 +2,17 @@
 
 from celery import shared_task
 
-from audit import partitions, retention
+from audit import counts, partitions, retention
 
 
 @shared_task(ignore_result=True)
 def make_partitions() -> None:
     partitions.make_ahead()
+
+
+@shared_task(ignore_result=True)
+def count() -> None:
+    counts.count()
 
 
 @shared_task(ignore_result=True)

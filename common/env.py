@@ -11,13 +11,14 @@ from pydantic_settings import SettingsConfigDict
 
 from common import env_checks, socket_addresses
 from common.editions import USUAL, Edition
+from common.env_record import RecordEnv
 from common.env_staff import StaffEnv
 
 NETWORK_LIMIT = 900  # endpoints; a network always has fewer
 LONGEST_DEPLOYMENT = 26  # characters; deployment, hyphen and engine id are a single label of a host name: at most 63
 
 
-class Env(StaffEnv):
+class Env(RecordEnv, StaffEnv):
     """The `ORCH_*` variables. Durations are seconds (`_S`) or days (`_DAYS`)."""
 
     model_config = SettingsConfigDict(env_prefix="ORCH_", frozen=True, hide_input_in_errors=True)
@@ -302,11 +303,6 @@ class Env(StaffEnv):
         " `ORCH_BOOT_TIMEOUT_S`.",
     )
 
-    audit_retention_days: int = Field(365, ge=1, description="Age, in days, after which a month of rows leaves `audit_log`.")
-    audit_probe_retention_days: int = Field(
-        14, ge=1, description="Age, in days, after which rows of health probes leave `audit_log`."
-    )
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.port_min > self.port_max:
@@ -327,6 +323,7 @@ class Env(StaffEnv):
         env_checks.runtimes(self.runtimes)
         env_checks.master_keys(self.master_keys)
         self.check_staff()
+        self.check_record()
         if self.environment == "production":
             self._check_production()
         return self

@@ -45,6 +45,10 @@ class Settings(Protocol):
         """The name of the current process in `config.processes`; empty for a process outside the list."""
 
     @property
+    def PRUNED_WITH_THE_LOG(self) -> list[str]:
+        """Functions of upper floors that the keeper calls at the end of a retention run, by their dotted names."""
+
+    @property
     def DATABASES(self) -> Mapping[str, dict[str, Any]]:
         """Django's databases: the application's role (`default`) and the owner's role (`owner`)."""
 

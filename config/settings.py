@@ -167,6 +167,7 @@ CONSUMERS = OPERATION_WORKERS | {
     "health": (["health"], 3),
     "keeper": (["keeper"], 1),
 }
+PRUNED_WITH_THE_LOG = ["engines.retention.prune"]  # called by the keeper, which knows no floor above the log
 BEAT_SCHEDULE = embedded.home() / "beat-schedule"
 
 # -- PostgreSQL: the application's role, and the owner's role if configured ----------------------------------------------
@@ -287,6 +288,7 @@ CELERY_BEAT_SCHEDULE = {
     "stop-suspended-engines": _every("engines.tasks.stop_suspended", 10.0),
     "make-partitions": _every("audit.tasks.make_partitions", 3600.0),
     "prune-environments": _every("engines.tasks.prune_environments", 3600.0),
+    "count-rows": _every("audit.tasks.count", 60.0),
     "prune-history": _every("audit.tasks.prune", 6 * 3600.0),
 }
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from audit.actions import Action, Retention
 from audit.catalogue import CATALOGUE, CLAMPED, Entry
+from common.env_record import RecordEnv
 from common.env_staff import StaffEnv
 from common.settings import settings
 from engines.models import Status
@@ -109,7 +110,7 @@ def list_roles() -> str:
 def list_settings() -> str:
     """A Markdown table of the `ORCH_*` variables."""
     env = type(settings.ENV)
-    last = StaffEnv.model_fields  # inherited, and so the first of the class
+    last = {**RecordEnv.model_fields, **StaffEnv.model_fields}  # inherited, and so the first of the class
     rows = [
         (
             f"`ORCH_{name.upper()}`",

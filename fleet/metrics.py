@@ -1,4 +1,4 @@
-"""A product's figures: the last hour from the audit log, and lifetime totals from the engines' rows, which are never pruned."""
+"""A product's figures: the last hour from the audit log, and lifetime totals from counts of its rows, which are never pruned."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -9,10 +9,10 @@ from django.db.models.functions import Now
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from audit import counts
 from audit.actions import Action
 from audit.models import AuditRow
 from common.answers import Count
-from engines.models import Engine
 from policy.models import Product
 
 
@@ -37,16 +37,13 @@ def of_product(product: Product) -> Metrics:
         restarts_1h=CountOf("id", filter=Q(action=Action.AUTO_RESTART_START)),
         avg_boot_ms=Avg("duration_ms", filter=Q(action=Action.PROVISION)),
     )
-    totals = Engine.objects.filter(product=product).aggregate(
-        total_provisions=CountOf("id", filter=Q(provisioned_at__isnull=False)),
-        total_destroys=CountOf("id", filter=Q(destroyed_at__isnull=False)),
-    )
+    totals = counts.totals(product.pk, (Action.PROVISION, Action.DESTROY))
     average = figures["avg_boot_ms"]
     return {
         "provisions_1h": figures["provisions_1h"],
         "crashes_1h": figures["crashes_1h"],
         "restarts_1h": figures["restarts_1h"],
         "avg_boot_ms": None if average is None else round(average),
-        "total_provisions": totals["total_provisions"],
-        "total_destroys": totals["total_destroys"],
+        "total_provisions": totals[Action.PROVISION],
+        "total_destroys": totals[Action.DESTROY],
     }

@@ -69,7 +69,7 @@ DO $$ DECLARE filled text; BEGIN
         SELECT relname FROM pg_class
         WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::regnamespace
             AND relname NOT IN ('django_migrations', 'django_content_type', 'auth_permission', 'audit_window', 'audit_action',
-                'audit_stretch')
+                'audit_stretch', 'audit_counting')
         ORDER BY relname LIKE 'audit%', oid
     LOOP
         EXECUTE format('DELETE FROM %I', filled);

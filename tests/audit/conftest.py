@@ -106,3 +106,13 @@ def broken_log(db: None, superuser: psycopg.Connection[Any]) -> Callable[[], Any
             superuser.execute("DROP FUNCTION refuse_insert CASCADE")
 
     return broken
+
+
+@pytest.fixture
+def keep(settings):
+    """Set for how many days rows are kept."""
+
+    def set_days(standard, probe=14):
+        settings.ENV = settings.ENV.model_copy(update={"audit_retention_days": standard, "audit_probe_retention_days": probe})
+
+    return set_days

@@ -17,16 +17,6 @@ FIRST = -5  # month that the log begins with, in tests that prune
 
 
 @pytest.fixture
-def keep(settings):
-    """Set for how many days rows are kept."""
-
-    def set_days(standard, probe=14):
-        settings.ENV = settings.ENV.model_copy(update={"audit_retention_days": standard, "audit_probe_retention_days": probe})
-
-    return set_days
-
-
-@pytest.fixture
 def history(months, keep):
     """Rows in every month from FIRST on; all that is older than the present month and the one before has expired."""
     months.lay_out(FIRST, 3)
@@ -70,13 +60,14 @@ def test_prune_writes_what_it_did(history):
     row = last_run()
     assert (row.actor, row.engine_id, row.product_id) == ("system", None, None)
     assert row.metadata == {
-        "partitions": run.partitions, "rows": run.rows, "postponed": [], "standard_days": 31, "probe_days": 14,
+        "partitions": run.partitions, "rows": run.rows, "postponed": [], "operations": 0, "engines": 0,
+        "standard_days": 31, "probe_days": 14,
     }  # fmt: skip
 
 
 def test_prune_writes_a_row_when_nothing_is_expired(months):
     months.lay_out(0, 3)
-    assert retention.prune() == retention.Pruned([], 0, [])
+    assert retention.prune() == retention.Pruned([], 0, [], {"operations": 0, "engines": 0})
     assert last_run().metadata["partitions"] == []
 
 

@@ -34,6 +34,15 @@ def test_local_run_takes_any_key():
     assert Env(environment="local", admin_key="short").admin_key == "short"
 
 
+def test_retention_below_the_floor_is_refused():
+    with pytest.raises(
+        ValidationError, match=r"ORCH_AUDIT_RETENTION_DAYS=182 is below the floor of 183 days: .* lower ORCH_AUDIT_RE"
+    ):
+        production(audit_retention_days=182)
+    kept = production(audit_retention_days=30, audit_retention_floor_days=30, audit_probe_retention_days=1)
+    assert (kept.audit_retention_days, kept.audit_probe_retention_days) == (30, 1)
+
+
 OIDC = {
     "oidc_issuer": "https://login.example.com",
     "oidc_client_id": "roundhouse",
