@@ -5,10 +5,10 @@ The functions here decide which months get a partition; the SQL function `audit_
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, Error, connections
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +33,17 @@ def alone(*, wait_s: float = 0.0) -> Iterator[bool]:
         yield got
     finally:
         connection.close()
+
+
+def check_session() -> None:
+    """Raise NoSession where the owner's connection leads through a pooler: `alone` and `SET` would be of no use there.
+
+    While the database is away, nothing is raised.
+    """
+    connection = connections[OWNER]
+    with suppress(Error):
+        connection.ensure_connection()
+    connection.close()
 
 
 def _try() -> bool:

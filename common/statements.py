@@ -100,8 +100,3 @@ def unlimited(using: str = "default") -> None:
     """Lift all LIMITS for the rest of the transaction that is open."""
     with connections[using].cursor() as cursor:
         cursor.execute("SELECT set_config(name, '0', true) FROM unnest(%s::text[]) name", [list(LIMITS)])
-
-
-def is_timeout(error: BaseException) -> bool:
-    """Whether PostgreSQL ended the session because a transaction was left open for too long: django.db calls it InternalError."""
-    return isinstance(error.__cause__, psycopg.errors.IdleInTransactionSessionTimeout)

@@ -181,7 +181,10 @@ def _pool_size() -> int:
 def _database(url: str) -> dict[str, Any]:
     """Django's entry for `url`, with a small pool of checked connections per process."""
     entry: dict[str, Any] = dict(dj_database_url.parse(url or "postgresql://unset/unset", engine="common.pooled"))
+    entry["DISABLE_SERVER_SIDE_CURSORS"] = True  # behind a pooler, a cursor does not outlast its transaction
     entry["OPTIONS"] = {
+        # Of several hosts (`?host=a,b`), the one that can be written. On a single host the pool asks.
+        **({"target_session_attrs": "read-write"} if "," in str(entry.get("OPTIONS", {}).get("host", "")) else {}),
         **entry.get("OPTIONS", {}),
         "connect_timeout": 5,
         "prepare_threshold": 0,  # for `common.statements`: prepare at the first use; Django's own cursors never prepare
@@ -204,10 +207,9 @@ DATABASES = {
     "owner": {**_database(ENV.database_owner_url or ENV.database_url), "TEST": {"MIRROR": "default"}},
 }
 DATABASES["owner"]["OPTIONS"] = {k: v for k, v in DATABASES["owner"]["OPTIONS"].items() if k != "pool"}
-# `migrate` gives the application's role time limits. They are not for the owner's work, even where one role is both.
-DATABASES["owner"]["OPTIONS"]["options"] = " ".join(
-    [DATABASES["owner"]["OPTIONS"].get("options", ""), *(f"-c {name}=0" for name in statements.LIMITS)]
-).strip()
+# `migrate` gives the application's role time limits. They are not for the owner's work, even where one role is both. (Set in
+# the session, because PgBouncer refuses `options` before `common.pooled` can say what is wrong.)
+DATABASES["owner"]["SESSION"] = dict.fromkeys(statements.LIMITS, "0")
 
 # -- REST API ----------------------------------------------------------------------------------------------------------
 

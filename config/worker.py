@@ -36,6 +36,9 @@ def main(name: str) -> int:
 
 def _work(name: str) -> int:
     queues, threads = settings.CONSUMERS[name]
+    if name == "keeper" and (wrong := _refused_session()):
+        print(f"settings: {wrong}", file=sys.stderr)
+        return 2
     if "health" in queues:
         allow_open_files()
     worker = app.Worker(
@@ -52,6 +55,18 @@ def _work(name: str) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _refused_session() -> str:
+    """Why the keeper cannot work with the owner's URL; empty if it can."""
+    from audit import partitions
+    from common.pooled.sessions import NoSession
+
+    try:
+        partitions.check_session()
+    except NoSession as error:
+        return str(error)
+    return ""
 
 
 def allow_open_files() -> None:

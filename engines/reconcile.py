@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 
 from audit import trail
 from audit.actions import Action
@@ -60,7 +60,7 @@ def begin() -> None:
     _just_started.set()
     try:
         host_is_settled()
-    except DatabaseError as error:
+    except Error as error:
         log.warning("not_resumed", error=type(error).__name__)
     finally:
         connection.close()

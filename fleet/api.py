@@ -58,7 +58,7 @@ def metrics(request: Request) -> Response:
 @authentication_classes([])
 @permission_classes([])
 def health(request: Request) -> Response:
-    """GET /health: 200 while the database answers and every migration is applied."""
+    """GET /health: 200 while the database can be written and every migration is applied."""
     if reason := state.unavailable():
         return Response(envelope("UNAVAILABLE", f"Not able to serve: {reason}."), status=503)
     return Response(state.of_process())

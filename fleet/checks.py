@@ -1,5 +1,6 @@
 """Checks of a deployment (`manage.py check --deploy`), in addition to Django's own checks."""
 
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -7,6 +8,9 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from django.core import checks
 from django.core.checks import CheckMessage, Tags, register
 
+from audit import partitions
+from audit.partitions import OWNER
+from common.pooled.sessions import NoSession
 from common.settings import settings
 
 
@@ -81,6 +85,18 @@ def check_postgresql(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         if not _is_here(settings.DATABASES[alias]["HOST"])
         and settings.DATABASES[alias]["OPTIONS"].get("sslmode") != "verify-full"
     ]
+
+
+@register(Tags.database, deploy=True)
+def check_owner_session(app_configs: Any, databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """With `--database owner`: report a pooler between the owner and PostgreSQL. While the database is away, report nothing."""
+    if OWNER not in (databases or ()):
+        return []
+    try:
+        partitions.check_session()
+    except NoSession as error:
+        return [checks.Error(str(error), hint="See PgBouncer in docs/operations.md.", id="fleet.E002")]
+    return []
 
 
 @register(Tags.security, deploy=True)

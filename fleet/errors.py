@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from cryptography.fernet import InvalidToken
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db import InterfaceError, InternalError, OperationalError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views import csrf, defaults
@@ -19,7 +19,7 @@ from psycopg_pool import PoolTimeout
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
-from common import context, statements
+from common import context
 from engines import causes
 from engines import errors as engines
 from engines.backends.base import BackendError
@@ -139,8 +139,6 @@ def classify(error: Exception) -> tuple[int, str]:
         return 503, "UNAVAILABLE"
     if isinstance(error, engines.Unfinished) and error.operation.kind == Kind.PROVISION:
         return 504, "BOOT_TIMEOUT"
-    if isinstance(error, InternalError) and statements.is_timeout(error):
-        return 503, "UNAVAILABLE"
     if isinstance(error, engines.Unsuccessful):
         if found := _OF_CAUSE.get(error.operation.error_code):
             return found

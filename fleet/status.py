@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from audit import action_table, partitions
 from common.answers import Count, NonEmpty, Time, choice
+from common.pooled.errors import is_read_only
 from common.times import iso
 from engines import hosts
 from engines.models import Engine
@@ -60,14 +61,13 @@ _migrated = False
 
 
 def unavailable() -> str:
-    """Why the process cannot serve, in a few words; empty if the database answers, and is as `migrate` leaves it."""
+    """Why the process cannot serve, in a few words; empty if the database can be written, and is as `migrate` leaves it."""
     global _migrated
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+        connection.check_writable()  # type: ignore[attr-defined]  # of `common.pooled`
         _migrated = _migrated or is_migrated()
-    except Error:
-        return "database unreachable"
+    except Error as error:
+        return "database read-only" if is_read_only(error) else "database unreachable"
     return "" if _migrated else "migrations missing"
 
 

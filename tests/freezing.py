@@ -4,7 +4,9 @@ import os
 import signal
 from contextlib import contextmanager
 
-from config.local import valkey
+import psutil
+
+from config.local import postgres, valkey
 from tests import servers
 
 
@@ -16,3 +18,19 @@ def frozen_valkey():
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def frozen_postgres():
+    """The kernel goes on accepting connections, and what is sent."""
+    server = psutil.Process(postgres.pid(servers.HOME))
+    frozen = [server]
+    server.suspend()  # first: it must start no more processes
+    for child in server.children():
+        child.suspend()
+        frozen.append(child)
+    try:
+        yield
+    finally:
+        for process in frozen:
+            process.resume()

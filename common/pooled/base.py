@@ -1,99 +1,76 @@
-"""Django's PostgreSQL backend, with a pool that recovers from a restart of the server at once.
+"""Django's PostgreSQL backend, with a pool of our own and with errors that give a connection up.
 
-psycopg's pool finds broken connections one by one, with a pause after every find: a process with a dozen idle connections would
-refuse requests for a minute. Here the first broken connection empties the pool. The pool is made here because Django has no
-setting for the pool's check.
+The pool is made here because Django has no setting for the pool's class. An alias without a pool holds its session: its entry in
+DATABASES has a `SESSION`, the parameters of PostgreSQL that are set for as long as the session lasts.
 """
 
-import select
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, ClassVar
 
 import psycopg
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base
-from psycopg_pool import ConnectionPool, PoolTimeout
 
-ASK_EVERY_S = 0.5
-DRAIN_EVERY_S = 1.0  # threads find broken connections simultaneously: emptying the pool once is enough
-
-
-class Check:
-    """Called with a connection before use: raises if the connection is broken, and closes all idle connections in the pool.
-
-    The end of a connection arrives as bytes or as an end of file from the server or its kernel. While nothing unexpected has
-    arrived, the check saves the round trip of a test statement.
-    """
-
-    def __init__(self) -> None:
-        self.pool: ConnectionPool[Any] | None = None
-        self._emptied_at = float("-inf")
-
-    def __call__(self, connection: "psycopg.Connection[Any]") -> None:
-        if not connection.closed and not _has_news(connection.fileno()):
-            return
-        try:
-            ConnectionPool.check_connection(connection)
-        except psycopg.Error:
-            if self.pool is not None and time.monotonic() - self._emptied_at > DRAIN_EVERY_S:
-                self._emptied_at = time.monotonic()
-                self.pool.drain()
-            raise
-
-
-def _has_news(descriptor: int) -> bool:
-    """Whether the socket has bytes or an end of file to read."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-class Pool(ConnectionPool["psycopg.Connection[Any]"]):
-    """Repeats a request for a connection every ASK_EVERY_S seconds.
-
-    psycopg's pool connects only on a request: after a failed connect, the remaining requests would go on waiting.
-    """
-
-    def getconn(self, timeout: float | None = None) -> "psycopg.Connection[Any]":
-        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
-        while (left := deadline - time.monotonic()) > ASK_EVERY_S:
-            with suppress(PoolTimeout):
-                return super().getconn(ASK_EVERY_S)
-        return super().getconn(max(0.0, left))
+from common.pooled import sessions
+from common.pooled.errors import ErrorWrapper, is_useless_after
+from common.pooled.pool import Pool
+from common.pooled.silence import Connection
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Django's own wrapper, except for the pool."""
+    """Django's own wrapper, except for the pool, the look at new sessions, and the errors."""
 
-    _connection_pools: ClassVar[dict[str, ConnectionPool[Any]]] = {}
+    _connection_pools: ClassVar[dict[str, Pool]] = {}
+    connection: Connection | None
 
     @property
-    def pool(self) -> "ConnectionPool[Any] | None":
+    def pool(self) -> Pool | None:
         options = self.settings_dict["OPTIONS"].get("pool")
         if self.alias == NO_DB_ALIAS or not options:
             return None
         if self.alias not in self._connection_pools:
-            check = Check()
-            check.pool = Pool(
-                kwargs={**self.get_connection_params(), "autocommit": True},
-                open=False,
-                configure=self._configure_connection,  # type: ignore[attr-defined]
-                check=check,
-                **options,
-            )
-            self._connection_pools.setdefault(self.alias, check.pool)
+            kwargs = {**self.get_connection_params(), "autocommit": True}
+            self._connection_pools.setdefault(self.alias, Pool(kwargs=kwargs, set_up=self._configure_connection, **options))
         return self._connection_pools[self.alias]
+
+    def _configure_connection(self, connection: Connection) -> bool:
+        """Called by Django for each new connection, and by the pool for each of its own."""
+        if (session := self.settings_dict.get("SESSION")) is not None:
+            sessions.claim(connection, session)
+        return bool(super()._configure_connection(connection))  # type: ignore[misc]
+
+    @cached_property
+    def wrap_database_errors(self) -> ErrorWrapper:
+        return ErrorWrapper(self)
+
+    def give_up(self, error: psycopg.Error) -> None:
+        """Close the connection after an error that says that it is of no use, and look anew at all others of the pool."""
+        if self.pool is not None:
+            self.pool.empty(read_only=isinstance(error, psycopg.errors.ReadOnlySqlTransaction))
+        if self.connection is not None:
+            self.connection.close()
+        if not self.in_atomic_block:  # the end of a block closes by itself
+            self.close()
+
+    def check_writable(self) -> None:
+        """Ask PostgreSQL on a connection as any request has it. Raises django.db.Error if the database cannot be written."""
+        with self.cursor() as cursor, self.wrap_database_errors:
+            sessions.check_writable(cursor)
 
     @contextmanager
     def lend(self) -> "Iterator[psycopg.Connection[Any]]":
-        """Lend a connection of the pool for a single statement, without Django's set-up. Raises PoolTimeout."""
+        """Lend a connection of the pool for a single statement, without Django's set-up. Raises psycopg.Error."""
         pool = self.pool
         assert pool is not None
         pool.open()
         connection = pool.getconn()
         try:
             yield connection
+        except psycopg.Error as error:
+            if is_useless_after(error):
+                connection.close()
+            raise
         finally:
             pool.putconn(connection)

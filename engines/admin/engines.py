@@ -10,6 +10,7 @@ from cryptography.fernet import InvalidToken
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.core.exceptions import BadRequest
+from django.db import InterfaceError, OperationalError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -183,6 +184,9 @@ class EngineAdmin(KeysetAdmin):
                 operation = verb.call(engine, by=actors.of_user(request.user), reason=reason)
             except (EngineError, PolicyError) as refusal:
                 messages.error(request, f"{marked(engine.user_id)}: {refusal}")
+            except (OperationalError, InterfaceError):  # each further engine would wait for a connection, too
+                messages.error(request, f"{marked(engine.user_id)}: the database is not available just now; nothing was begun.")
+                break
             except Exception:
                 log.exception("staff_verb_failed", verb=verb.kind.value, engine_id=str(engine.pk))
                 messages.error(request, f"{marked(engine.user_id)}: an internal error occurred; the log has the details.")

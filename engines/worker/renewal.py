@@ -1,5 +1,7 @@
 """Renews the leases of the process in a thread, and ends a worker that has stopped consuming its queues.
 
+The same thread gives back the leases of attempts that an absence of PostgreSQL has cut short.
+
 (After a reconnect to Redis, a Celery worker can stay alive and take no more messages: celery#8091, celery#10205.)
 """
 
@@ -13,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.models import Q
 from django.db.models.functions import Now
 
@@ -28,6 +30,7 @@ T = TypeVar("T")
 
 STALLED_LEASES = 2  # lengths of a lease: a healthy worker claims due work within that time
 _held: set[Lease] = set()
+_to_give_back: set[Lease] = set()
 _guard = threading.Lock()
 _last_claim = time.monotonic()
 _renewer: threading.Thread | None = None
@@ -48,6 +51,15 @@ def held(lease: Lease) -> Iterator[None]:
             _held.discard(lease)
 
 
+def give_back(lease: Lease) -> None:
+    """Give the lease back as soon as PostgreSQL takes it, so that the attempt does not count. Returns at once.
+
+    The lease is not renewed meanwhile. If it lapses and another worker claims the operation, giving it back hits nothing.
+    """
+    with _guard:
+        _to_give_back.add(lease)
+
+
 def count() -> int:
     """The number of operations that the process has in hand."""
     return len(_held)
@@ -64,8 +76,12 @@ def _renew_forever() -> None:
     while True:
         time.sleep(settings.ENV.lease_renew_s)
         with _guard:
-            leases = list(_held)
+            leases, interrupted = list(_held), list(_to_give_back)
         _quietly(partial(operations.renew, leases))
+        for lease in interrupted:
+            if _quietly(partial(operations.release, lease, delay_s=0.0)) is not None:
+                with _guard:
+                    _to_give_back.discard(lease)
 
 
 def watch(queues: Sequence[str], most: int) -> None:
@@ -100,10 +116,10 @@ def _work_is_due(queues: list[str]) -> bool:
 
 
 def _quietly(look: Callable[[], T]) -> T | None:
-    """Run a query, or log its DatabaseError and return None: the thread must outlive a database that is away."""
+    """Run a query, or log its error and return None: the thread must outlive a database that is away."""
     try:
         return look()
-    except DatabaseError as error:
+    except Error as error:
         log.warning("lease_thread_database_error", error=type(error).__name__)
         return None
     finally:

@@ -7,6 +7,7 @@ attempt and reconciles the engine, because the worker's last call of the backend
 from uuid import UUID
 
 import structlog
+from django.db import InterfaceError, OperationalError
 
 from common import context
 from common.settings import settings
@@ -14,7 +15,7 @@ from engines import backends, lifecycle, operations, reconcile
 from engines.backends.base import BackendError
 from engines.lifecycle import Outcome
 from engines.models import Kind, Operation
-from engines.operations import LeaseLost
+from engines.operations import Lease, LeaseLost
 from engines.worker import renewal
 from engines.worker.acts import ACTS
 from engines.worker.attempt import EXHAUSTED, Attempt, Failed
@@ -27,14 +28,26 @@ RETRY_MAX_S = 10.0  # longest pause before the next attempt after the backend di
 def run(operation_id: UUID) -> None:
     """Claim and carry out the operation; returns without effect when the operation cannot be claimed.
 
-    Every failure of an engine or its runtime ends in an audit row, or in a later attempt. An exception that leaves `run` is a
-    bug, or PostgreSQL is away: the lease then lapses, and a further attempt is made.
+    Every failure of an engine or its runtime ends in an audit row, or in a later attempt. If PostgreSQL goes away in the middle,
+    the operation is given back once PostgreSQL is there again. Any other exception that leaves `run` is a bug: the lease then
+    lapses, and a further attempt is made.
     """
     lease = operations.claim(operation_id)
     if lease is None:
         return
-    operation = Operation.objects.select_related("engine__product").get(pk=operation_id)
-    about = structlog.contextvars.bound_contextvars(operation_id=str(operation_id))
+    try:
+        _run_claimed(lease)
+    except (OperationalError, InterfaceError) as error:
+        if lease.is_last:  # the time for tries is over: the attempt counts, and the operation ends after a few more
+            raise
+        cause = type(error.__cause__ or error).__name__
+        log.warning("operation_interrupted", operation_id=str(operation_id), attempt=lease.attempt, error=cause)
+        renewal.give_back(lease)
+
+
+def _run_claimed(lease: Lease) -> None:
+    operation = Operation.objects.select_related("engine__product").get(pk=lease.operation_id)
+    about = structlog.contextvars.bound_contextvars(operation_id=str(lease.operation_id))
     with context.of_call(operation.call), about, renewal.held(lease):
         try:
             _carry_out(Attempt(lease, operation, backends.get()))

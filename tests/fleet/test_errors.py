@@ -5,6 +5,7 @@ import json
 import uuid
 from urllib.parse import urlencode
 
+import pytest
 from django.conf import settings
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -14,6 +15,8 @@ from policy import products
 from policy.models import PlatformKey
 from tests.engines.registry import put_engine
 from tests.envelopes import assert_error
+from tests.refused_writes import refusing
+from tests.staff import log_in
 
 ANY_ID = "00000000-0000-4000-8000-000000000000"
 PRODUCTS = [
@@ -318,3 +321,38 @@ def test_nothing_that_can_be_sent_is_a_failure_of_ours(api, verb, body, query):
 
 def _encoded(query):
     return urlencode({name: value.encode("utf-8", "replace") for name, value in query.items()})
+
+
+# -- a database that does not do what it is asked ------------------------------------------------------------------------
+
+HALF_AWAY = {
+    "25006": "read-only",
+    "53100": "disk full",
+    "53200": "out of memory",
+    "53300": "too many connections",
+    "55P03": "lock time-out",
+    "57014": "statement time-out",
+    "57P01": "shutting down",
+    "57P03": "in recovery",
+    "58030": "input/output error",
+    "08006": "connection failure",
+    "26000": "prepared statement lost",
+    "40001": "conflict with recovery",
+}
+
+
+@pytest.mark.parametrize("sqlstate", HALF_AWAY)
+def test_request_is_told_to_try_again_whatever_keeps_the_database_from_writing(api, product, superuser, sqlstate):
+    with refusing(superuser, "engines_operation", sqlstate):
+        assert_error(api.call("POST", "/engines/provision", {"user_id": "alice"}), 503, "UNAVAILABLE")
+    assert api.call("GET", "/engines").json()["total"] == 0
+    assert api.call("POST", "/engines/provision", {"user_id": "alice"}, Prefer="respond-async").status_code == 202
+
+
+@pytest.mark.parametrize("table", ["audit_log", "policy_product"])
+def test_admin_has_a_page_that_says_to_try_again_while_the_database_is_read_only(product, superuser, table):
+    staff = log_in("rita", superuser=True, raise_request_exception=False)
+    with refusing(superuser, table, "25006", on="INSERT OR UPDATE"):
+        page = staff.post(f"/admin/policy/product/{product.pk}/suspend/", {"reason": "unpaid"})
+    assert page.status_code == 503
+    assert "Traceback" not in page.text

@@ -15,6 +15,7 @@ from tests.conftest import make_product
 from tests.engines import crew
 from tests.engines.registry import put_engine
 from tests.envelopes import assert_error
+from tests.read_only import read_only
 from tests.stack import Stack
 
 ROLE = "roundhouse_app"
@@ -86,6 +87,40 @@ def test_database_that_is_away_is_told_and_its_return_noticed(web, superuser):
         connection.pool.drain()  # of this process: its connections are gone too
     waiting.until(web.serves, 3, "it serves again")
     assert web.call("GET", "/status", product.key).status_code == 200
+
+
+@pytest.mark.alone
+def test_database_that_can_only_be_read_is_told_and_its_return_noticed(web):
+    """As after a failover: the sessions have ended, and new ones land on a server that takes no writes."""
+    product = make_product()
+    put_engine(product, "alice", "stopped")
+    web.start("web")
+    waiting.until(web.serves, 30, "the web server answers")
+    with ThreadPoolExecutor() as pool:
+        with read_only():
+            unhealthy = pool.submit(health, web)
+            writes = [pool.submit(web.call, "POST", "/engines/alice/start", product.key) for _ in range(3)]
+            admit = pool.submit(web.call, "POST", "/engines/alice/admit", product.key)
+            told = assert_error(unhealthy.result(), 503, "UNAVAILABLE")["message"]
+            assert told == "Not able to serve: database read-only."
+            for answer in [*writes, admit]:
+                assert_error(answer.result(), 503, "UNAVAILABLE")
+        waiting.until(web.serves, 5, "it serves again")
+        start = web.call("POST", "/engines/alice/start", product.key, Prefer="respond-async")
+        assert start.status_code == 202
+        assert not pool.submit(web.errors).result().count("Traceback")
+
+
+def test_health_notices_at_once_that_living_sessions_cannot_write(client, db, superuser):
+    assert client.get("/health").status_code == 200
+    superuser.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    superuser.execute("SELECT pg_reload_conf()")
+    try:
+        waiting.until(lambda: client.get("/health").status_code == 503, what="it is told")
+    finally:
+        superuser.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        superuser.execute("SELECT pg_reload_conf()")
+    waiting.until(lambda: client.get("/health").status_code == 200, 5, "it serves again")
 
 
 def test_request_beyond_those_that_may_wait_is_answered_at_once(web, subtests):

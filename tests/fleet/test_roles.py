@@ -4,7 +4,7 @@ import subprocess
 
 import psycopg
 import pytest
-from django.db import InternalError, connection, connections, transaction
+from django.db import InternalError, OperationalError, connection, connections, transaction
 
 from common.statements import LIMITS
 from config.local import postgres
@@ -48,7 +48,7 @@ def test_owner_has_no_limits_even_where_one_role_is_both(db):
     with connections["owner"].cursor() as cursor:
         for name in LIMITS:
             cursor.execute("SELECT source, setting FROM pg_settings WHERE name = %s", [name])
-            assert cursor.fetchone() == ("client", "0")
+            assert cursor.fetchone() == ("session", "0")
 
 
 def test_replay_of_the_log_has_no_limits(db):
@@ -103,7 +103,7 @@ def test_transaction_that_idles_too_long_is_ended_and_unavailable(db, superuser)
             waiting.until(lambda: not superuser.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone())
             cursor.execute("SELECT 1")
 
-    with pytest.raises(InternalError) as ended:
+    with pytest.raises(OperationalError) as ended:
         idle()
     connection.close()
     assert classify(ended.value) == (503, "UNAVAILABLE")

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from django.core.management.base import CommandError
 from django.core.management.commands import migrate
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 
-from audit import action_table
+from audit import action_table, partitions
+from common.pooled.sessions import NoSession
 from common.settings import settings
 from common.statements import LIMITS
 from fleet import status
@@ -41,6 +43,10 @@ class Command(migrate.Command):
 
     def handle(self, *args: Any, **options: Any) -> None:
         options["database"] = "owner"
+        try:
+            partitions.check_session()
+        except NoSession as error:
+            raise CommandError(str(error)) from error
         with _turn("owner") as cursor:
             cursor.execute(GRANTS.format(app=connections["owner"].ops.quote_name(settings.DATABASES["default"]["USER"])))
         super().handle(*args, **options)
@@ -81,7 +87,8 @@ def _limit_application() -> None:
     As the application's role: every role may set its own defaults, and only a superuser those of another.
     """
     with _turn("default") as cursor:
-        database = connections["default"].ops.quote_name(settings.DATABASES["default"]["NAME"])
+        cursor.execute("SELECT current_database()")  # a pooler may have another name for it
+        database = connections["default"].ops.quote_name(cursor.fetchone()[0])
         for name, limit in LIMITS.items():
             cursor.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET {name} = '{limit}'")
     connections["default"].close()

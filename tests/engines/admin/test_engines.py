@@ -18,6 +18,7 @@ from engines.admin import timeline, verbs
 from engines.models import Engine, Kind, Operation, OperationState, Status
 from policy import crypto, products
 from tests.engines.registry import put_engine, put_operation
+from tests.refused_writes import refusing
 from tests.staff import hire, log_in
 
 LIST = "/admin/engines/engine/"
@@ -413,3 +414,13 @@ def test_operation_page_shows_its_steps_rows_and_error(product, carry_out, runni
     text = log_in("rita").get(f"{OPERATIONS}{operation.pk}/change/").text
     for words in ("claimed", "stopping", "succeeded", "quiet hours", "running → stopped", "boot_timeout", "Not &lt;healthy&gt;."):
         assert words in text, words
+
+
+def test_verb_on_selected_engines_stops_at_the_first_while_the_database_cannot_be_written(product, superuser):
+    engines = [put_engine(product, name) for name in ("alice", "bob")]
+    client = log_in("rita", *ALL)
+    selected = {"action": "stop", "_selected_action": [engine.pk for engine in engines], "confirmed": "yes"}
+    with refusing(superuser, "engines_operation", "25006"):
+        (message,) = told(client.post(LIST, selected))
+    assert message.endswith(": the database is not available just now; nothing was begun.")
+    assert not Operation.objects.exists()

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 import requests
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -24,6 +24,7 @@ from engines.worker import attempt
 from policy import crypto, products
 from tests import waiting
 from tests.engines.registry import put_engine
+from tests.refused_writes import refusing
 from tests.staff import log_in
 
 ACME = actors.product("acme")
@@ -333,6 +334,28 @@ def test_dispatch_sends_what_nobody_claimed(product, superuser):
     assert queues.dispatch() == 0
     superuser.execute("UPDATE engines_operation SET lease_until = now() - interval '1 second'")
     assert queues.dispatch() == 1
+
+
+def test_attempt_cut_short_by_the_database_is_given_back_and_does_not_count(product, superuser, settings):
+    settings.ENV = settings.ENV.model_copy(update={"lease_renew_s": 0.1})
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    with refusing(superuser, "engines_operation", "25006", on="UPDATE", when="NEW.attempt = OLD.attempt"):
+        worker.run(operation.pk)
+        operation.refresh_from_db()
+        assert (operation.state, operation.attempt, operation.returned) == ("running", 1, 0)
+    waiting.until(lambda: Operation.objects.get().returned == 1, 20, "the operation is given back")
+    worker.run(operation.pk)
+    operation.refresh_from_db()
+    assert (operation.state, operation.attempt, operation.returned) == ("succeeded", 2, 1)
+
+
+def test_attempt_cut_short_by_the_database_counts_when_the_time_for_tries_is_over(product, superuser, settings):
+    settings.ENV = settings.ENV.model_copy(update={"operation_give_up_s": 0.01})
+    operation = lifecycle.provision(product, "alice", by=ACME)
+    operations.release(operations.claim(operation.pk), delay_s=0)
+    cut = refusing(superuser, "engines_operation", "25006", on="UPDATE", when="NEW.attempt = OLD.attempt")
+    with cut, pytest.raises(OperationalError):
+        worker.run(operation.pk)
 
 
 def test_open_joins_the_same_and_refuses_another(running_engine):
