@@ -24,7 +24,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import BooleanField, QuerySet
 from django.db.models.expressions import BaseExpression, RawSQL
 
-from common import compute_permit
+from common import busy_thread, compute_permit
 from common.settings import settings
 from common.shares import LentPlaces
 
@@ -36,7 +36,7 @@ START, NOW = "start", "now"
 """Positions that are no place in the log: before the first row, and at the frontier."""
 
 _KEY = tuple(RawSQL(f"audit_log.{name}", ()) for name in ("stretch", "txid", "id"))  # noqa: S611 (names of ours)
-_places = LentPlaces(max(1, settings.ENV.waiters // 4))  # few: most threads are for those who want something done
+_places = LentPlaces(max(1, settings.ENV.waiters // 4))
 _POSITION = re.compile(r"(\d{1,5})\.(\d{1,19})\.(\d{1,10})\.(\d{1,20})\.(\d{1,19})", re.ASCII)
 
 
@@ -114,6 +114,7 @@ def wait(read: Callable[[str], Page], position: str, seconds: float, owner: Hash
         return page
     try:
         while not page.rows and not place.is_called_back and (left := deadline - time.monotonic()) > 0:
+            busy_thread.stand_aside()
             compute_permit.release()
             connections[DEFAULT_DB_ALIAS].close()
             time.sleep(min(POLL_S, left))  # nobody announces a commit

@@ -283,7 +283,8 @@ class Env(RecordEnv, StaffEnv):
         16,
         ge=2,
         description="Threads per web process for admits and `/health`, and again as many threads for all other requests. One"
-        " product gets at most three quarters of the other threads; more only if `ORCH_WEB_WAITERS` is larger than that.",
+        " product gets at most three quarters of the other threads. Threads that wait for operations, or destroy engines, come"
+        " in addition.",
     )
     web_connections_per_address: int = Field(
         2000,
@@ -294,7 +295,8 @@ class Env(RecordEnv, StaffEnv):
         None,
         ge=0,
         description="Requests per web process that may wait for an operation at a time, shared out evenly among the products"
-        " that want to. Unset: half of `ORCH_WEB_THREADS`. Destroys have half as many places more, readers of the log a quarter.",
+        " that want to wait. Requests for the same operation share a place, destroys need none, readers of the audit log have a"
+        " quarter as many. Unset: half of `ORCH_WEB_THREADS`.",
     )
     wait_s: float = Field(
         30,
@@ -385,11 +387,8 @@ class Env(RecordEnv, StaffEnv):
 
     @property
     def reserved_threads(self) -> int:
-        """Threads for requests other than admits, per web process, that a single product leaves to other products.
-
-        A quarter of the threads, or fewer if a single product could otherwise not have all `waiters` places to wait.
-        """
-        return max(1, min(self.web_threads // 4, self.web_threads - self.waiters))
+        """Threads of each kind, per web process, that a single product leaves to other products."""
+        return max(1, self.web_threads // 4)
 
     @property
     def product_boots(self) -> int:

@@ -32,6 +32,11 @@ class ReservedPlaces:
         self._taken: Counter[Hashable] = Counter()  # places by owner
         self._lock = threading.Lock()
 
+    @property
+    def taken(self) -> int:
+        """How many places are taken, by all owners."""
+        return self._taken.total()
+
     def take(self, owner: Hashable) -> bool:
         """Take a place; False if the owner has its share, or no place is free. Does not wait."""
         with self._lock:

@@ -13,10 +13,12 @@ import sys
 import threading
 from typing import Any
 
+import django
 import structlog
 from celery.signals import worker_init, worker_ready, worker_shutdown
 from django.conf import settings
 
+from config import start_check
 from config.celery import app
 
 OPEN_FILES = 8_192  # at least, if the system allows it: a probe in progress has a connection, and 500 engines are probed at once
@@ -28,6 +30,8 @@ def main(name: str) -> int:
     """Run the process `name` until a signal stops the process; return the exit code."""
     os.environ["ORCH_PROCESS"] = name
     os.environ["CELERY_SKIP_CHECKS"] = "1"  # Django's checks load every page; `migrate` runs the checks
+    django.setup()
+    start_check.run()
     if name == "beat":
         app.Beat(schedule=str(settings.BEAT_SCHEDULE), loglevel="WARNING", quiet=True).run()
         return 0

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from engines import causes
 from engines.models import Operation
 
 
@@ -93,9 +94,9 @@ class NoPlaceToWait(Unfinished):
 
 
 class Unsuccessful(EngineError):
-    """The operation failed, or was superseded."""
+    """The operation failed, or was superseded. The message is for products, and so has no word of the runtime."""
 
     def __init__(self, operation: Operation) -> None:
-        message = operation.error_message or f"The {operation.kind} was superseded by another request."
-        super().__init__(message)
+        code = operation.error_code
+        super().__init__(causes.sentence(code) if code else f"The {operation.kind} was superseded by another request.")
         self.operation = operation

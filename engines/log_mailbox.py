@@ -19,7 +19,7 @@ from policy import crypto
 KEPT_S = 10
 MAX_LINES = 1000  # lines of an answer
 Answer = dict[str, list[str] | str]
-"""`{"lines": [...]}`, oldest first, or `{"error": "..."}`."""
+"""`{"lines": [...]}`, oldest first, or `{"error": "..."}`, the code of a BackendError."""
 log = structlog.get_logger(__name__)
 
 # Returns the answer and removes it; removes, without returning it, what no worker can have left. KEYS: the key.

@@ -1,17 +1,21 @@
 """Checks of a deployment (`manage.py check --deploy`), in addition to Django's own checks."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from django.core import checks
 from django.core.checks import CheckMessage, Tags, register
+from django.db import Error
 
 from audit import partitions
 from audit.partitions import OWNER
+from common.pooled.base import unpooled
 from common.pooled.sessions import NoSession
 from common.settings import settings
+from policy import key_check
 
 
 @register(Tags.security, deploy=True)
@@ -41,6 +45,15 @@ def check_master_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         return []
     hint = 'Make a key: python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
     return [checks.Error("ORCH_MASTER_KEY is empty.", hint=hint, id="fleet.E001")]
+
+
+@register(Tags.security, deploy=True)
+def check_key_of_data(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Report master keys that are not the ones of the database's data. A database that is away is no fault of the settings."""
+    with suppress(Error), unpooled() as connection:
+        if settings.ENV.master_keys and not key_check.fits(connection):
+            return [checks.Error(f"{key_check.WRONG}.", id="fleet.E003")]
+    return []
 
 
 @register(Tags.security, deploy=True)

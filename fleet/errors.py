@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 from cryptography.fernet import InvalidToken
-from django.core.exceptions import BadRequest, PermissionDenied
+from django.core.exceptions import BadRequest, DisallowedHost, PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -20,7 +20,6 @@ from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
 from common import context
-from engines import causes
 from engines import errors as engines
 from engines.backends.base import BackendError
 from engines.models import Kind
@@ -168,10 +167,8 @@ def envelope(code: str, message: str, details: Any = None) -> dict[str, Any]:
 
 
 def _message(error: Exception, code: str) -> str:
-    if isinstance(error, engines.Unsuccessful) and error.operation.error_code:
-        return causes.sentence(error.operation.error_code)
     if isinstance(error, (policy.PolicyError, engines.EngineError)):
-        return FOR_OPERATORS.get(type(error)) or str(error)
+        return next((words for kind, words in FOR_OPERATORS.items() if isinstance(error, kind)), str(error))
     if isinstance(error, drf.ValidationError):
         return "The request is not valid; details name each field and what it must be."
     if isinstance(error, drf.APIException):
@@ -215,6 +212,8 @@ def outside(status: int, code: str, message: str) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if request.path.startswith("/admin/") and not isinstance(exception, DisallowedHost):  # a page has links, which need the host
+        return defaults.bad_request(request, exception)
     return outside(400, "INVALID_REQUEST", "The request cannot be read; check its host and headers.")
 
 

@@ -12,9 +12,11 @@ from cryptography.fernet import InvalidToken
 from django.apps import apps
 from django.db import connection, models
 
-from policy import crypto
+from policy import crypto, key_check
+from policy.models import KeyCheck
 
 BATCH = 500  # tokens per statement
+SAMPLE = 20  # tokens of each column that are tried where there is no key check yet
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,16 @@ class Column:
     def __str__(self) -> str:
         return f"{self.model._meta.db_table}.{self.name}"
 
+    def sample(self) -> list[str]:
+        """SAMPLE of the tokens."""
+        return list(self._filled().values_list(self.name, flat=True)[:SAMPLE])
+
+    def _filled(self) -> "models.QuerySet[Any]":
+        return self.model._default_manager.exclude(**{self.name: ""})
+
     def batches(self) -> Iterator[list[tuple[Any, str]]]:
         """All pairs (primary key, token) in order of the primary key, in lists of up to BATCH pairs."""
-        filled = self.model._default_manager.exclude(**{self.name: ""}).order_by("pk").values_list("pk", self.name)
+        filled = self._filled().order_by("pk").values_list("pk", self.name)
         batch = list(filled[:BATCH])
         while batch:
             yield batch
@@ -47,9 +56,24 @@ class Found:
 
 
 def columns() -> list[Column]:
-    """The columns of tokens of all models."""
+    """The columns of tokens of all models; the key check last, which stands for all others."""
     fields = [(model, field.name) for model in apps.get_models() for field in model._meta.concrete_fields]
-    return [Column(model, name) for model, name in fields if name == "ciphertext" or name.endswith("_ciphertext")]
+    found = [Column(model, name) for model, name in fields if name == "ciphertext" or name.endswith("_ciphertext")]
+    return sorted(found, key=lambda column: column.model is KeyCheck)
+
+
+def ensure_check() -> bool:
+    """Whether a master key is the one of the data; writes the key check if there is none yet.
+
+    Without a key check a sample of each column decides: a master key opens one of them, or there is no token.
+    """
+    if key_check.read(connection) is not None:
+        return key_check.fits(connection)
+    tokens = [token for column in columns() for token in column.sample()]
+    is_right = not tokens or any(map(crypto.opens, tokens))
+    if is_right:
+        key_check.write()
+    return is_right
 
 
 def inspect(column: Column) -> Found:

@@ -15,6 +15,7 @@ from common.times import iso
 from engines import hosts
 from engines.models import Engine
 from engines.models import Status as EngineStatus
+from policy import key_check
 from policy.models import Product
 
 CRITICAL_SHARE = 0.2  # least share of failed engines for `critical`
@@ -61,14 +62,19 @@ _migrated = False
 
 
 def unavailable() -> str:
-    """Why the process cannot serve, in a few words; empty if the database can be written, and is as `migrate` leaves it."""
+    """Why the process cannot serve, in a few words.
+
+    Empty if the database can be written, is as `migrate` leaves it, and has the key check of our master key.
+    """
     global _migrated
     try:
         connection.check_writable()  # type: ignore[attr-defined]  # of `common.pooled`
         _migrated = _migrated or is_migrated()
+        if not _migrated:
+            return "migrations missing"
+        return "" if key_check.fits(connection) else key_check.PART
     except Error as error:
         return "database read-only" if is_read_only(error) else "database unreachable"
-    return "" if _migrated else "migrations missing"
 
 
 def is_migrated() -> bool:

@@ -62,7 +62,7 @@ class PlatformKeyAuthentication(AdmitAuthentication):
 
     def authenticate(self, request: Request) -> tuple[PlatformKey, Product]:
         key, product = super().authenticate(request)
-        thread_share.enter(product)
+        thread_share.enter(product, is_destroy=request.method == "DELETE")  # a product deletes nothing but engines
         return key, product
 
 

@@ -51,10 +51,19 @@ def decrypt(token: str) -> str:
     return _fernet(settings.ENV.master_keys).decrypt(token.encode()).decode()
 
 
+def opens(token: str) -> bool:
+    """Return whether one of the master keys opens the token."""
+    return bool(settings.ENV.master_keys) and _opens(settings.ENV.master_keys, token)
+
+
 def is_current(token: str) -> bool:
     """Return whether the token is encrypted under the first master key."""
+    return _opens(settings.ENV.master_keys[:1], token)
+
+
+def _opens(master_keys: tuple[str, ...], token: str) -> bool:
     try:
-        _fernet(settings.ENV.master_keys[:1]).decrypt(token.encode())
+        _fernet(master_keys).decrypt(token.encode())
     except InvalidToken:
         return False
     return True

@@ -44,7 +44,7 @@ class RuleField(forms.CharField):
         if self.rule.takes == is_egress and text in (INTERNET, NO_EGRESS):
             return text
         if self.rule.takes in (is_image_list, is_egress):
-            return [name.strip() for name in text.replace(",", "\n").splitlines() if name.strip()]
+            return [name.strip() for name in text.replace(",", "\n").split("\n") if name.strip()]
         if self.rule.takes in (is_image, is_runtime):
             return text
         try:
@@ -186,7 +186,8 @@ class EnvForm(forms.Form):
     )
 
     def clean_env(self) -> dict[str, str]:
-        lines = [line for line in self.cleaned_data["env"].splitlines() if line.strip()]
+        # Browsers send both characters at a line's end. No other character ends a line: it may belong to a value.
+        lines = [line for line in self.cleaned_data["env"].replace("\r\n", "\n").split("\n") if line.strip()]
         pairs = [line.partition("=") for line in lines]
         if any(not equals for _, equals, _ in pairs):
             raise forms.ValidationError("Every line must be NAME=value.")

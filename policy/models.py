@@ -262,3 +262,17 @@ class IdempotencyKey(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class KeyCheck(models.Model):
+    """A single row, which shows whether a process has the master keys of the data. Written by `policy.key_check`."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    ciphertext = models.TextField(help_text="Fernet token of a fixed text.")
+
+    class Meta:
+        default_permissions = ()  # no page shows the row
+        constraints = (models.CheckConstraint(condition=Q(id=1), name="key_check_is_one_row"),)
+
+    def __str__(self) -> str:
+        return "key check"

@@ -10,13 +10,28 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import psycopg
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base
+from django.db.utils import DatabaseErrorWrapper
 
 from common.pooled import sessions
 from common.pooled.errors import ErrorWrapper, is_useless_after
 from common.pooled.pool import Pool
 from common.pooled.silence import Connection
+
+
+@contextmanager
+def unpooled() -> "Iterator[psycopg.Connection[Any]]":
+    """A connection of the application's role for the block, without the pool and without Django. Raises django.db.Error.
+
+    For a process that forks afterwards: the threads of a pool do not survive a fork, and receivers of Django's signal for new
+    connections use the pool. Nor does anything wait for a database that is away.
+    """
+    usual = connections[DEFAULT_DB_ALIAS]
+    parameters = usual.get_connection_params()
+    with DatabaseErrorWrapper(usual), psycopg.connect(**parameters, autocommit=True) as connection:
+        yield connection
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

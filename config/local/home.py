@@ -106,7 +106,7 @@ def read_secrets(home: Path) -> dict[str, str]:
     if not path.exists():
         _write_once(path, "".join(f"{name}={value}\n" for name, value in _generate().items()))
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text().split("\n")
     except OSError as error:
         raise Refused(f"cannot read {path}: {error.strerror}") from error
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))

@@ -86,7 +86,7 @@ def _run(cleanup: ExitStack) -> None:
     supervision.start_step(home, "prepare")
     supervision.load_rest(home)  # while `prepare` runs
     supervision.finish_step(home, "prepare")
-    for line in (home / "log" / "prepare.log").read_text(errors="replace").splitlines():
+    for line in (home / "log" / "prepare.log").read_text(errors="replace").split("\n"):
         if line.startswith("warning: "):
             _say(line)
     cleanup.callback(_stand_down, home)

@@ -185,7 +185,7 @@ def finish_step(home: Path, name: str) -> None:
 
 def _gist(text: str) -> str:
     """The line of a command's output with the reason of a failure: the last error, else the last line."""
-    lines = [line for line in text.splitlines() if line.strip()] or ["no output"]
+    lines = [line for line in text.split("\n") if line.strip()] or ["no output"]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)\b", line)]
     return (errors or lines)[-1]
 

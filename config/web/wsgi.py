@@ -10,9 +10,13 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django = get_wsgi_application()
 
-from common.sizes import MAX_BODY  # noqa: E402 (after the set-up of Django, as the next import)
+from common.sizes import MAX_BODY  # noqa: E402 (after the set-up of Django, as the next imports)
+from config import start_check  # noqa: E402
 from config.web import proxies  # noqa: E402 (its settings are Django's)
 from policy import thread_share  # noqa: E402
+
+if os.environ.get("ORCH_PROCESS") == "web":  # the server loads this module once, before it forks
+    start_check.run()
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

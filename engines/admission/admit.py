@@ -6,7 +6,7 @@ An admit is the hot path: two reads, a counter, rarely a write.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
 from django.db.models import Q
@@ -28,7 +28,6 @@ from engines.errors import (
     EngineNotRunning,
     NoPlaceToWait,
     OperationInProgress,
-    Unfinished,
     Unsuccessful,
 )
 from engines.models import Engine, Operation, OperationState
@@ -38,10 +37,10 @@ from policy.models import Product
 from policy.sliding_window import Window
 
 TRIES = 4  # reads of an engine that moves while the admit decides
-# A quarter of the hot threads may be inside the gate. Half may wait for operations, and thus a quarter always stays free.
+# A quarter of the hot threads may be inside the gate. A thread that waits for an operation does not count among the hot threads.
 _gate = Gate(settings.ENV.web_threads // 4 or 1)
-# The hot threads of admits that may have to wait, by product. Beyond the share of their product, admits wait only briefly at the
-# gate, and not at all for operations. An admit of a running engine never waits, and is not counted.
+# The hot threads at the gate, by product. Beyond the share of their product, admits wait only briefly at the gate. An admit of a
+# running engine never waits, and is not counted.
 _threads = ReservedPlaces(settings.ENV.web_threads, settings.ENV.reserved_threads)
 _STALE = Q(last_active_at=None) | Q(last_active_at__lt=Now() - ACTIVE_EVERY)
 
@@ -63,10 +62,7 @@ If an earlier try of the request has opened an operation, returns the earlier op
 
 @dataclass(frozen=True)
 class Wish:
-    """The request behind an admit: product and user, the permitted effects, and the deadline (monotonic clock).
-
-    `is_within_share`: whether the thread is within the product's share of the hot threads.
-    """
+    """The request behind an admit: product and user, the permitted effects, and the deadline (monotonic clock)."""
 
     product: Product
     user_id: str
@@ -74,12 +70,6 @@ class Wish:
     auto_wake: bool
     deadline: float
     intend: Intend
-    is_within_share: bool = True
-
-    @property
-    def patience_s(self) -> float:
-        """The patience at the gate, in seconds."""
-        return PATIENCE_S if self.is_within_share else SHORT_PATIENCE_S
 
     @property
     def by(self) -> Actor:
@@ -127,8 +117,7 @@ def readmit(product: Product, user_id: str, operation: Operation, timeout_s: flo
     """
     with _recorded(product, user_id):
         decisions.check([decisions.suspended(product.suspension_reason)])
-    with _threads.hold(product.pk) as may_wait:
-        _finish(operation, timeout_s, may_wait=may_wait)
+    _finish(operation, timeout_s)
     seen = see(product, user_id)
     if seen is None or seen.engine.pk != operation.engine_id:
         raise EngineNotFound("The engine has been destroyed since the first request.")
@@ -172,11 +161,10 @@ def _pursue(wish: Wish, seen: Seen | None) -> bool:
     course = choose(seen, auto_provision=wish.auto_provision, auto_wake=wish.auto_wake)
     if course == Course.REFUSE:
         return False
-    with _threads.hold(wish.product.pk) as is_within_share:
-        try:
-            return _follow(course, replace(wish, is_within_share=is_within_share), seen)
-        except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
-            return True  # the engine moved after it was read and before it was locked
+    try:
+        return _follow(course, wish, seen)
+    except (EngineNotFound, EngineAlreadyExists, EngineAlreadyRunning, EngineNotRunning, OperationInProgress):
+        return True  # the engine moved after it was read and before it was locked
 
 
 def _follow(course: Course, wish: Wish, seen: Seen | None) -> bool:
@@ -191,7 +179,7 @@ def _follow(course: Course, wish: Wish, seen: Seen | None) -> bool:
 
 def _interrupt_sleep(wish: Wish, seen: Seen) -> bool:
     """Cancel a sleep that no worker has claimed. With `auto_wake`, wait for the end of a claimed sleep."""
-    with _gate.enter(wish.product.pk, wish.patience_s):
+    with _gated(wish.product):
         if lifecycle.cancel_sleep(seen.engine, by=wish.by):
             return True
     if wish.auto_wake and seen.open_id is not None:
@@ -201,42 +189,45 @@ def _interrupt_sleep(wish: Wish, seen: Seen) -> bool:
 
 def _outwait(wish: Wish, sleep_id: UUID) -> None:
     """Wait for the end of a sleep. Raises Crowded when too many requests wait: the sleep is not what the caller asked for."""
-    crowded = Crowded("Too many requests are waiting already; nothing was begun. Try again in a few seconds.")
-    if not wish.is_within_share:
-        raise crowded
     try:
         operations.wait(sleep_id, wish.left_s())
     except NoPlaceToWait as full:
-        raise crowded from full
+        raise Crowded("Too many requests are waiting already; nothing was begun. Try again in a few seconds.") from full
 
 
 def _join(wish: Wish, seen: Seen) -> bool:
     """Wait for the operation that brings the engine up, if it is still open. Always True: the engine must be read again."""
     if (open_id := seen.open_id) is not None:
         operation = wish.intend(lambda: Operation.objects.get(pk=open_id))
-        _finish(operation, wish.left_s(), may_wait=wish.is_within_share)
+        _finish(operation, wish.left_s())
     return True
 
 
 def _begin(wish: Wish, intent: Callable[[], Operation]) -> bool:
     """State the intent, which locks the product, and wait for the operation's success."""
-    with _gate.enter(wish.product.pk, wish.patience_s):
+    with _gated(wish.product):
         operation = wish.intend(intent)
-    _finish(operation, wish.left_s(), may_wait=wish.is_within_share)
+    _finish(operation, wish.left_s())
     return True
 
 
-def _finish(operation: Operation, timeout_s: float, *, may_wait: bool) -> None:
+@contextmanager
+def _gated(product: Product) -> Iterator[None]:
+    """Be inside the gate during the block, and meanwhile count among the hot threads of the product. Raises Crowded."""
+    with (
+        _threads.hold(product.pk) as is_within_share,
+        _gate.enter(product.pk, PATIENCE_S if is_within_share else SHORT_PATIENCE_S),
+    ):
+        yield
+
+
+def _finish(operation: Operation, timeout_s: float) -> None:
     """Wait for the operation's success. Being superseded is no failure: the next read shows the engine's new state.
 
-    Raises Unfinished, Unsuccessful, and NoPlaceToWait: always without `may_wait`, unless the operation has ended already.
+    Raises Unfinished, Unsuccessful, NoPlaceToWait.
     """
     try:
-        operations.finish(operation, timeout_s if may_wait else 0.0)
-    except Unfinished as unfinished:
-        if may_wait or timeout_s <= 0:
-            raise
-        raise NoPlaceToWait(unfinished.operation) from unfinished
+        operations.finish(operation, timeout_s)
     except Unsuccessful as ended:
         if ended.operation.state != OperationState.SUPERSEDED:
             raise

@@ -1,8 +1,10 @@
-"""Waiting for the end of an operation, without holding a database connection."""
+"""Waiting for the end of an operation, without a database connection, and without counting among the busy threads."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -10,17 +12,32 @@ import redis
 import structlog
 from django.db import connection
 
-from common import compute_permit, valkey
+from common import busy_thread, compute_permit, valkey
 from common.settings import settings
-from common.shares import LentPlaces, Place
+from common.shares import LentPlaces, Place, ReservedPlaces
 from engines.errors import NoPlaceToWait, Unfinished, Unsuccessful
 from engines.models import Kind, Operation, OperationState
+from policy import thread_share
 
 log = structlog.get_logger(__name__)
 POLL_S = 0.25
+CROWD = 32  # callers who wait; more of them look more seldom, so that all together ask PostgreSQL at most 128 times a second
 _places = LentPlaces(settings.ENV.waiters)
-_places_of_destroys = LentPlaces(settings.ENV.waiters // 2)
-FREED_S = 1.0  # time in which a request gives its place back after its operation was superseded
+_places_of_destroys = LentPlaces(busy_thread.MOST_ASIDE)  # never all taken, because fewer callers may wait
+_callers = ReservedPlaces(busy_thread.MOST_ASIDE, busy_thread.MOST_ASIDE // 4)  # what the process's memory is for
+
+
+@dataclass
+class _Party:
+    """The callers of this process who wait for one operation. They share a place: all of them are told the same."""
+
+    callers: int = 0
+    place: Place | None = None
+    taking: threading.Lock = field(default_factory=threading.Lock)  # held while a caller takes the place for all
+
+
+_parties: dict[UUID, _Party] = {}  # by operation
+_guard = threading.Lock()  # of `_parties`, and of the numbers of callers
 
 
 def announce(operation_id: UUID) -> None:
@@ -36,7 +53,7 @@ def wait(operation_id: UUID, timeout_s: float) -> Operation:
 
     Raises NoPlaceToWait when too many requests of the process wait: at once, or later, when the product has more places than
     another product that wants to wait. Gives the database connection back between reads; must not be called inside a
-    transaction.
+    transaction. The thread stands aside: it counts neither among the busy threads nor in its product's share of them.
     """
     operation = Operation.objects.select_related("engine").get(pk=operation_id)
     if not operation.is_open or timeout_s <= 0:
@@ -45,32 +62,43 @@ def wait(operation_id: UUID, timeout_s: float) -> Operation:
     compute_permit.release()
     connection.close()
     with _place(operation) as place:
+        busy_thread.stand_aside()
+        thread_share.leave()
         return _wait(operation, place, deadline)
 
 
 @contextmanager
 def _place(operation: Operation) -> Iterator[Place]:
-    """A place to wait, which the product of the operation has during the block. Raises NoPlaceToWait."""
+    """A place to wait during the block, shared with all others who wait for the operation. Raises NoPlaceToWait."""
     product_id = operation.engine.product_id
-    place = _take(operation.kind == Kind.DESTROY, product_id)
-    if place is None:
-        log.warning("product_at_its_share", product_id=str(product_id), of="waiting")
-        raise NoPlaceToWait(operation)
-    try:
+    with _callers.hold(product_id) as may_wait, _in_party(operation.pk) as party:
+        with party.taking:
+            if may_wait and party.place is None:
+                # Nothing may hold a destroy up: destroys have places of their own.
+                party.place = (_places_of_destroys if operation.kind == Kind.DESTROY else _places).take(product_id)
+            place = party.place
+        if place is None or not may_wait:
+            log.warning("product_at_its_share", product_id=str(product_id), of="waiting")
+            raise NoPlaceToWait(operation)
         yield place
+
+
+@contextmanager
+def _in_party(operation_id: UUID) -> Iterator[_Party]:
+    """Be one of the callers who wait for the operation. The last gives the place back; if it was called back, the first does."""
+    with _guard:
+        party = _parties.setdefault(operation_id, _Party())
+        party.callers += 1
+    try:
+        yield party
     finally:
-        place.give_back()
-
-
-def _take(is_destroy: bool, product_id: UUID) -> Place | None:
-    """A place to wait for the product, or None.
-
-    Nothing may hold a destroy up: destroys have places of their own. When all of them are taken, a destroy waits up to FREED_S
-    seconds for the place of the request whose operation it superseded, which is about to give its place back.
-    """
-    if not is_destroy:
-        return _places.take(product_id)
-    return _places_of_destroys.take(product_id) or _places.take(product_id, FREED_S)
+        with party.taking, _guard:
+            party.callers -= 1
+            if not party.callers:
+                del _parties[operation_id]
+            if party.place is not None and (not party.callers or party.place.is_called_back):
+                party.place.give_back()
+                party.place = None
 
 
 def finish(operation: Operation, timeout_s: float) -> Operation:
@@ -95,7 +123,7 @@ def _wait(operation: Operation, place: Place, deadline: float) -> Operation:
             if place.is_called_back:
                 raise NoPlaceToWait(operation)
             connection.close()
-            bell.sleep(min(POLL_S, left))
+            bell.sleep(min(POLL_S * max(1.0, _callers.taken / CROWD), left))
     operation.refresh_from_db()
     return operation
 

@@ -19,7 +19,7 @@ _seen: WeakKeyDictionary[Backend, str] = WeakKeyDictionary()
 
 
 class Failed(Exception):
-    """The operation failed for good: a code and a sentence, for the operation's row and its caller."""
+    """The operation failed for good: a code, and a sentence for operators. A product gets the code's own (`engines.causes`)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -27,9 +27,8 @@ class Failed(Exception):
 
     @classmethod
     def by(cls, error: BackendError) -> Self:
-        """The failure for a backend's error, with a sentence on its cause and remedy, and the runtime's message."""
-        meaning = " ".join((type(error).__doc__ or "").split())
-        return cls(error.code, f"{meaning} ({error})" if str(error) else meaning)
+        """The failure for a backend's error, in words for operators: cause and remedy, and the runtime's message."""
+        return cls(error.code, f"{error.advice} ({error})" if str(error) else error.advice)
 
 
 class Attempt:

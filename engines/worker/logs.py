@@ -12,7 +12,7 @@ from engines.models import Engine
 
 log = structlog.get_logger(__name__)
 
-MAX_LINE, MAX_TEXT = 4_096, 1_000_000  # characters of a line, and of all lines
+MAX_LINE, MAX_TEXT = 4_096, 1_000_000  # characters of a line before the words that it was cut, and of all lines
 
 
 def hand_over(engine_id: UUID, tail: int, token: UUID) -> None:
@@ -30,17 +30,22 @@ def _read(engine: Engine, tail: int) -> Answer:
         return {"lines": _cut(backends.get().logs(Ref(engine.pk, engine.incarnation), tail=tail))}
     except BackendError as error:
         log.warning("logs_not_read", engine_id=str(engine.pk), error=str(error))
-        return {"error": str(error)}
+        return {"error": error.code}  # the runtime's words stay here
 
 
 def _cut(lines: Sequence[str]) -> list[str]:
-    """The newest lines, cut to MAX_LINE per line and MAX_TEXT in all; NUL, which no terminal wants, is left out."""
+    """The newest lines, each cut to MAX_LINE, and MAX_TEXT in all; NUL, which no terminal wants, is left out."""
     cut: list[str] = []
     left = MAX_TEXT
     for line in reversed(lines):
-        kept = line[:MAX_LINE].replace("\0", "")
+        kept = _cut_line(line.replace("\0", ""))
         left -= len(kept) + 1
         if left < 0:
             break
         cut.append(kept)
     return cut[::-1]
+
+
+def _cut_line(line: str) -> str:
+    """The line, or its first MAX_LINE characters and how many are left out."""
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} [{len(line) - MAX_LINE} more characters left out]"

@@ -35,6 +35,10 @@ admin.site.unregister(Group)
 class RecordedAdmin(AsksAgain):
     """Base of both pages: each change is recorded in its own transaction, and asks for the password once more."""
 
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """Allow only the parameters of the list's filters: an expression typed into the address could be wrong, or slow."""
+        return lookup in {f"{name}__exact" for name in self.list_filter} | {f"{name}__id__exact" for name in self.list_filter}
+
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """As Django's. For a change the object is locked, and as it is now: no stale value is written over another's change."""
         found = super().get_object(request, object_id, from_field)
@@ -113,8 +117,8 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):  # type: ignore[misc, type-arg]
         return False
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        """Allow only the filters of the list: an expression typed into the address could be wrong, or slow."""
-        return lookup in {f"{name}__exact" for name in self.list_filter} | {"groups__id__exact"}
+        """As for all our lists, in place of Django's own exceptions for users."""
+        return RecordedAdmin.lookup_allowed(self, lookup, value, request)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -1,13 +1,19 @@
 """Every call that changes something, sent twice under one `Idempotency-Key`: done once, and answered with the same."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+import requests
 from django.conf import settings
 from django.test import Client
 
 from audit import actors
 from audit.models import AuditRow
+from common import valkey
+from engines.models import Operation
 from policy import admin_keys, overrides, products
-from tests.conftest import Api, make_product
+from tests import waiting
+from tests.conftest import Api, empty, make_product, running_stack
 from tests.engines.crew import at_work
 from tests.fleet.endpoints import ALL, ANY_ID
 
@@ -77,3 +83,40 @@ def test_call_that_is_sent_again_is_done_once(db, endpoint):
         assert again.content == first.content
         assert AuditRow.objects.count() == rows
         assert (rows == before) == (str(endpoint) in CHANGE_NOTHING)
+
+
+@pytest.fixture(scope="module")
+def web(database, django_db_blocker):
+    """A web process with a single place to wait."""
+    empty()
+    sizes = {"ORCH_WEB_THREADS": "8", "ORCH_WEB_WAITERS": "1", "ORCH_ENGINE_BACKEND": "memory"}
+    with django_db_blocker.unblock(), running_stack("web", **sizes) as made:
+        yield made
+
+
+@pytest.mark.parametrize("endpoint", CHANGING, ids=str)
+def test_twenty_calls_at_once_are_done_once_and_answered_the_same(web, db, endpoint):
+    acme = make_product()
+    with at_work():
+        path = prepare(endpoint, acme, Api(acme.key))
+    keys = {"X-Admin-Key": settings.ENV.admin_key} if endpoint.header == "X-Admin-Key" else {"X-Platform-Key": acme.key}
+    rows = AuditRow.objects.count()
+
+    def send(_):
+        body = BODIES.get(str(endpoint), {})
+        return requests.request(endpoint.method, web.url + path, json=body, headers={**keys, **KEY}, timeout=30)
+
+    with ThreadPoolExecutor(20) as callers:
+        asked = [callers.submit(send, number) for number in range(20)]
+        waiting.until(lambda: all(each.done() for each in asked) or callers_of_operation() == 20, 10, "all have come")
+        with at_work(1):
+            answers = [each.result() for each in asked]
+    assert {answer.status_code for answer in answers} == {200}, answers[0].text
+    assert len({answer.content for answer in answers}) == 1
+    assert AuditRow.objects.count() - rows in (0, 1, 2)
+
+
+def callers_of_operation():
+    """How many callers wait for the open operation."""
+    opened = Operation.objects.filter(finished_at=None).first()
+    return opened and valkey.client().pubsub_numsub(f"operation:{opened.pk}")[0][1]

@@ -186,9 +186,9 @@ def test_rotate_keys_shows_a_key_in_place_of_those_there_are(product):
 def test_replace_env_takes_lines_and_never_shows_a_value(product):
     client = log_in("rita", OPERATE)
     address = f"{LIST}{product.pk}/replace_env/"
-    sent = client.post(address, {"env": "TOKEN=s3cret=value \n\nREGION=eu\r\n"})
+    sent = client.post(address, {"env": "TOKEN=s3cret=\u2028value\x85 \n\nREGION=eu\r\n"})
     assert sent["Location"] == page(product)
-    assert environments.read(product.pk, 1) == {"TOKEN": "s3cret=value ", "REGION": "eu"}
+    assert environments.read(product.pk, 1) == {"TOKEN": "s3cret=\u2028value\x85 ", "REGION": "eu"}
     assert last_row() == ("engine_env_update", "admin:rita", {"version": 1, "names": ["REGION", "TOKEN"]})
     for text in (client.get(page(product)).text, client.get(address).text):
         assert "s3cret" not in text

@@ -103,7 +103,7 @@ def test_first_key_encrypts_and_all_decrypt(use, old):
 def test_every_column_of_tokens_is_found():
     assert {str(column) for column in master_key.columns()} == {
         "engines_engine.key_ciphertext", "engines_engine.pending_key_ciphertext", "policy_engineenv.ciphertext",
-        "policy_idempotencykey.answer_ciphertext", "staff_secondfactor.secret_ciphertext",
+        "policy_idempotencykey.answer_ciphertext", "policy_keycheck.ciphertext", "staff_secondfactor.secret_ciphertext",
     }  # fmt: skip
 
 

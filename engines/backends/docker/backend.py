@@ -199,10 +199,10 @@ class DockerBackend(Backend):
             if found is None or tail <= 0:
                 return []
             try:
-                written = self._daemon.ask(lambda api: log_reader.read(api, found.id, tail))
+                written, is_cut = self._daemon.ask(lambda api: log_reader.read(api, found.id, tail))
             except NotFound:
                 return []
-        return log_text.last_lines(written, tail)
+        return log_text.last_lines(written, tail, is_cut=is_cut)
 
     def _list(self, labels: Sequence[str]) -> Sequence[Found]:
         """The containers with all the labels, without containers in removal, which cannot run any more."""

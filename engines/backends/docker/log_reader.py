@@ -12,16 +12,25 @@ from docker.errors import create_api_error_from_http_exception
 
 ENTRY = 16 * 1024  # bytes, at most
 FRAME = struct.Struct(">4xL")  # before every entry of an answer: which stream (4 bytes, not needed), and the entry's bytes
-FEW = 256  # entries that fit into MOST in any case
-MOST = FEW * (FRAME.size + ENTRY)  # bytes read of an answer; 4 MB
+FEW = 256  # entries that fit into MOST in any case, with the entry before them
+MOST = (FEW + 1) * (FRAME.size + ENTRY)  # bytes read of an answer; 4 MB
+SPARE = 16  # further entries, so that the oldest line is whole if it has no more than 256 kB
 
 
-def read(api: APIClient, container_id: str, tail: int) -> bytes:
-    """The last `tail` entries, or only the last FEW if all together exceed MOST. Raises APIError, requests.RequestException."""
-    answer = _ask(api, container_id, tail)
+def read(api: APIClient, container_id: str, tail: int) -> tuple[bytes, bool]:
+    """The last entries, and whether they begin in the middle of a line. Raises APIError, requests.RequestException.
+
+    The entries are `tail` and SPARE more, or only the last FEW if all together exceed MOST.
+    """
+    asked = tail + SPARE + 1  # one more: its end shows whether the others begin in the middle of a line
+    answer = _ask(api, container_id, asked)
     if len(answer) > MOST:
-        answer = _ask(api, container_id, min(tail, FEW))
-    return b"".join(_entries(answer[:MOST]))
+        asked = min(asked, FEW + 1)
+        answer = _ask(api, container_id, asked)
+    entries = _entries(answer[:MOST])
+    if len(entries) < asked:
+        return b"".join(entries), False
+    return b"".join(entries[1:]), not bytes(entries[0]).endswith(b"\n")
 
 
 def _ask(api: APIClient, container_id: str, tail: int) -> bytes:

@@ -47,7 +47,6 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PLACE_S = 5.0
 # Parallel starts of a worker keep at most half of the processors busy.
 _places = threading.BoundedSemaphore(max(1, (os.cpu_count() or 1) // 2))
-LOG_LINE = 4_096  # bytes of a log to read per requested line
 
 
 class SubprocessBackend(Backend):
@@ -159,7 +158,9 @@ class SubprocessBackend(Backend):
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         with _errors("logs"):
             path = self._folder(ref.engine_id) / f"{ref.incarnation}.log"
-            return log_text.last_lines(store.tail_bytes(path, min(tail * LOG_LINE, store.LOG_LIMIT)), tail)
+            written = store.tail_bytes(path, store.LOG_LIMIT + 1)
+        is_longer = len(written) > store.LOG_LIMIT
+        return log_text.last_lines(written[is_longer:], tail, is_cut=is_longer and written[:1] != b"\n")
 
     def _folder(self, engine_id: UUID) -> Path:
         return self.root / str(engine_id)

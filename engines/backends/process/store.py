@@ -73,9 +73,10 @@ def is_doomed(folder: Path) -> bool:
 
 
 def trim_log(path: Path) -> None:
-    """Cut a log beyond LOG_LIMIT down to its last LOG_KEPT bytes; no process may have the log open for writing."""
+    """Cut a log beyond LOG_LIMIT down to the lines in its last LOG_KEPT bytes; no process may have the log open for writing."""
     if path.exists() and path.stat().st_size > LOG_LIMIT:
-        _replace(path, tail_bytes(path, LOG_KEPT))
+        kept = tail_bytes(path, LOG_KEPT)
+        _replace(path, kept.partition(b"\n")[2] or kept)
 
 
 def tail_bytes(path: Path, size: int) -> bytes:

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from audit import actors
 from common.settings import settings
 from engines import addresses, lifecycle, operations
-from engines.errors import EngineError
+from engines.errors import EngineError, Unsuccessful
 from engines.models import Engine
 from policy import crypto, products
 from policy.errors import PolicyError
@@ -32,6 +32,8 @@ class Command(BaseCommand):
         try:
             with _product(options["runtime"]) as product:
                 self._carry_through(product)
+        except Unsuccessful as error:
+            raise CommandError(error.operation.error_message or str(error)) from error
         except (EngineError, PolicyError) as error:
             raise CommandError(str(error)) from error
 

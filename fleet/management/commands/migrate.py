@@ -1,23 +1,25 @@
 """`migrate` as the owner's role: grants the application's role its rights, migrates, adds the actions, and sets time limits.
 
-At the end, as the application's role, it brings the roles of staff to what the code says.
+At the end, as the application's role, it brings the roles of staff to what the code says, and writes the key check.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.core.management.base import CommandError
 from django.core.management.commands import migrate
-from django.db import connections, transaction
+from django.db import Error, connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from audit import action_table, partitions
+from common.pooled.base import unpooled
 from common.pooled.sessions import NoSession
 from common.settings import settings
 from common.statements import LIMITS
-from fleet import status
+from fleet import master_key, status
 from fleet.staff import roles
+from policy import key_check
 
 GRANTS = """
 GRANT USAGE ON SCHEMA public TO {app};
@@ -47,12 +49,14 @@ class Command(migrate.Command):
             partitions.check_session()
         except NoSession as error:
             raise CommandError(str(error)) from error
+        _check_master_key()
         with _turn("owner") as cursor:
             cursor.execute(GRANTS.format(app=connections["owner"].ops.quote_name(settings.DATABASES["default"]["USER"])))
         super().handle(*args, **options)
         if not (options["plan"] or options["check_unapplied"]):
             action_table.fill()
             _bring_roles()
+            _keep_key_check()
         _limit_application()
         if _application_may_all():
             self.stderr.write(ONE_ROLE)
@@ -69,6 +73,21 @@ def _turn(database: str) -> Iterator[CursorWrapper]:
     with transaction.atomic(using=database), connections[database].cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('migrate'))")
         yield cursor
+
+
+def _check_master_key() -> None:
+    """Raise CommandError if the database has a key check, and no master key opens it: nothing is migrated then."""
+    with suppress(Error), unpooled() as connection:  # no such table yet; a database that is away is told by `migrate` itself
+        if not key_check.fits(connection):
+            raise CommandError(key_check.WRONG)
+
+
+def _keep_key_check() -> None:
+    """Write the key check of a new database, and of one from before there was a key check. Raises CommandError."""
+    if status.is_migrated() and settings.ENV.master_keys:
+        with _turn("default"):
+            if not master_key.ensure_check():
+                raise CommandError(key_check.WRONG)
 
 
 def _bring_roles() -> None:

@@ -9,6 +9,7 @@ from audit import actors, trail
 from audit.actions import Action
 from fleet import master_key
 from fleet.master_key import Column, Found
+from policy import key_check
 
 PASSES = 20  # at most, over a column with tokens locked or changed meanwhile
 PAUSE_S = 0.5
@@ -19,12 +20,18 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--check", action="store_true", help="change nothing, count the tokens under an old key")
+        lost = "go on with the present keys, although they open not everything: an earlier key is lost"
+        parser.add_argument("--accept-loss", action="store_true", help=lost)
 
-    def handle(self, *args: Any, check: bool, **options: Any) -> None:
+    def handle(self, *args: Any, check: bool, accept_loss: bool, **options: Any) -> None:
         if check:
             self.check_columns()
-        else:
+            return
+        try:
             self.rotate()
+        finally:
+            if accept_loss:
+                key_check.write()
 
     def check_columns(self) -> None:
         """Print per column the number of tokens under an old key. Raises CommandError unless the number is 0 everywhere."""

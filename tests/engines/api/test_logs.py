@@ -90,6 +90,10 @@ def test_lines_that_are_not_ours_are_dropped(db, value):
 def test_lines_are_cut_to_what_an_answer_may_hold():
     lines = worker_logs._cut(["first", *["x" * 10_000] * 300, "la\0st"])
     assert lines[-1] == "last"
-    assert max(map(len, lines)) == worker_logs.MAX_LINE
     assert sum(map(len, lines)) <= worker_logs.MAX_TEXT
     assert "first" not in lines
+
+
+def test_cut_line_says_how_many_characters_are_left_out():
+    whole = "é" * worker_logs.MAX_LINE
+    assert worker_logs._cut([whole, f"{whole}xy\u2028z", "\0" + whole]) == [whole, f"{whole} [4 more characters left out]", whole]

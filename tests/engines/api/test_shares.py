@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
+from common import valkey
 from config.celery import app
 from engines.backends.memory import Behaviour
 from engines.models import Engine, Operation
@@ -76,6 +77,33 @@ def test_provision_waits_for_its_result_while_another_product_takes_all_places(s
     memory_backend.behave(None, Behaviour())
     assert Counter(each.result().status_code for each in asked) == {503: 13, 200: 7}
     waiting.until(lambda: not Operation.objects.filter(finished_at=None).exists(), 30, "what was answered early goes on")
+
+
+def test_destroys_are_waited_for_whatever_else_waits(stack, memory_backend, greedy, modest, pool):
+    """Twenty provisions want the eight places, and then twenty destroys of one product come: more than there are threads."""
+    for number in range(20):
+        put_engine(modest, f"user-{number}")
+    memory_backend.behave(None, NEVER_HEALTHY)
+    asked = [pool.submit(stack.call, "POST", "/engines/provision", greedy.key, {"user_id": f"user-{n}"}) for n in range(20)]
+    waiting.until(lambda: len(answered(asked)) == 12, 15, "all but eight are told to come back")
+    frozen = stack.freeze("worker")
+    try:
+        with ThreadPoolExecutor(20) as callers:
+            destroyed = [callers.submit(stack.call, "DELETE", f"/engines/user-{n}", modest.key) for n in range(20)]
+            waiting.until(lambda: len(waited_for()) == 28, 30, "all destroys are waited for, and eight provisions")
+            assert stack.call("GET", "/engines", modest.key, timeout=5).json()["total"] == 20
+            assert not answered(destroyed)
+            stack.thaw(frozen)
+            assert Counter(each.result().status_code for each in destroyed) == {200: 20}
+    finally:
+        stack.thaw(frozen)
+    memory_backend.behave(None, Behaviour())
+    waiting.until(lambda: not Operation.objects.filter(finished_at=None).exists(), 30, "what was answered early goes on")
+
+
+def waited_for():
+    """The operations for whose end somebody waits."""
+    return valkey.client().pubsub_channels("operation:*")
 
 
 def test_logs_are_read_while_another_product_polls_for_its_own(stack, greedy, modest, pool):

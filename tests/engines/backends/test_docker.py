@@ -379,13 +379,14 @@ def test_logs_are_read_within_a_bound_whatever_an_engine_writes(client):
     try:
         writer.start()
         writer.wait()
-        read = {tail: log_reader.read(client.api, writer.id, tail) for tail in (1, 2_002, 10_000)}
+        read = {tail: log_reader.read(client.api, writer.id, tail) for tail in (1, 2_001, 10_000)}
     finally:
         writer.remove(force=True)
-    assert read[1] == b"last\n"
-    assert read[10_000] == b"\n" * (log_reader.FEW - 1) + b"last\n"  # all of it would be 6 MB
-    lines = log_text.last_lines(read[2_002], 5_000)
-    assert lines == ["second \x1b[31m\ufffd", "third", *[""] * 2_000, "last"]
+    assert read[1] == (b"\n" * log_reader.SPARE + b"last\n", False)
+    assert read[10_000] == (b"\n" * (log_reader.FEW - 1) + b"last\n", False)  # all of it would be 6 MB
+    long, second, *rest = log_text.last_lines(read[2_001][0], 5_000, is_cut=read[2_001][1])
+    assert long.rstrip("x") == log_text.BEGINS_EARLIER
+    assert (second, rest) == ("second \x1b[31m\ufffd\rthird", [*[""] * 2_000, "last"])
 
 
 @pytest.mark.parametrize("verb", ["create", "start", "stop", "destroy", "remove", "observe", "logs"])

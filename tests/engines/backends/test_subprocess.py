@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from engines.backends.base import BackendError, BackendUnavailable, InstanceMissing, PortTaken, Ref, State
+from engines.backends.log_text import BEGINS_EARLIER
 from engines.backends.process import launch, processes, store
 from engines.backends.process.backend import MODULES, SubprocessBackend
 from tests.engines.backends.runtimes import call, execute, is_healthy, processes_of, spec
@@ -371,3 +372,15 @@ def test_start_cuts_a_long_log_and_keeps_its_end(local):
     lines = local.logs(wanted.ref, tail=3)
     assert lines[:2] == ["earlier", "last words"]
     assert "boot 1" in lines[2]
+
+
+def test_logs_hold_a_line_as_the_engine_wrote_it_and_mark_a_cut(local):
+    wanted = made(local)
+    path = folder_of(local, wanted) / "1.log"
+    path.write_bytes("10 %\r20 %\r\nun\u2028broken\x85\n".encode())
+    assert local.logs(wanted.ref, tail=5) == ["10 %\r20 %", "un\u2028broken\x85"]
+    path.write_bytes(b"x" * (store.LOG_LIMIT + 1) + b"\nlast\n")
+    long, last = local.logs(wanted.ref, tail=5)
+    assert (long.rstrip("x"), len(long), last) == (BEGINS_EARLIER, len(BEGINS_EARLIER) + store.LOG_LIMIT - 6, "last")
+    path.write_bytes(b"x\n" + b"y" * (store.LOG_LIMIT - 1) + b"\n")
+    assert local.logs(wanted.ref, tail=1) == ["y" * (store.LOG_LIMIT - 1)]

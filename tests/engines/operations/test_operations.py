@@ -232,7 +232,7 @@ def test_waiter_gives_up_at_its_deadline(operation):
 
 def test_waiter_is_told_of_a_failure(operation):
     thread = end_after(operation, 0.1, OperationState.FAILED)
-    with pytest.raises(Unsuccessful, match="Too late"):
+    with pytest.raises(Unsuccessful, match="was not healthy within"):
         operations.finish(operation, 5)
     thread.join()
 
