@@ -34,8 +34,10 @@ _BOOT: Mapping[str, type | UnionType] = {
     "digest": str,
     "port": int,
     "incarnation": int,
+    "remade": str,  # why the instance was made anew: `refused`, `boot_timeout` or `differs`
+    "proven": bool,
 }
-_ERROR: Mapping[str, type | UnionType] = {"error": str, "attempt": int}
+_ERROR: Mapping[str, type | UnionType] = {"error": str, "attempt": int, "remade": str}
 _REFUSAL: Mapping[str, type | UnionType] = {
     "rule": str,
     "limit": int | str,
@@ -69,8 +71,8 @@ _NEW_KEY: Mapping[str, type | UnionType] = {"scopes": list, "expires_at": str}
 
 # The keys that products see, by group. A key that joins a group above stays hidden until it is named here. Only the rules of a
 # policy are shown by themselves, because they are the product's own.
-_SEEN_BOOT = ("attempt", "image", "digest", "port", "incarnation")
-_SEEN_ERROR = ("error", "attempt")  # `error` is a code
+_SEEN_BOOT = ("attempt", "image", "digest", "port", "incarnation", "remade", "proven")
+_SEEN_ERROR = ("error", "attempt", "remade")  # `error` is a code
 _SEEN_REFUSAL = ("rule", "limit", "value", "count", "since", "users", "more")
 _SEEN_FULL = ("verb", "rule", "count", "since", "users", "more")  # not how full the host is over all products
 _SEEN_OVERRIDE = ("override_id", "rule", "expires_at")
@@ -151,14 +153,15 @@ CATALOGUE: Mapping[Action, Entry] = {
         takes=Takes.ATTEMPT,
     ),
     Action.RESTART: Entry(
-        "engine restarted; `cause` is `requested`, or `host_restarted` after a restart of the engine's host",
+        "engine restarted; `cause` is `requested`, `host_restarted` after a restart of the engine's host, or `reconciled` for an"
+        " engine that should run and did not although its host was not restarted",
         "staff, or the start of the fleet",
         {**_BOOT, **_CAUSE},
         shown=(*_SEEN_BOOT, "cause"),
         takes=Takes.ATTEMPT,
     ),
     Action.RESTART_FAILED: Entry(
-        "a restart failed for good; the engine is `failed`; after the cause `host_restarted`, automatic restarts follow",
+        "a restart failed for good; the engine is `failed`; unless somebody asked for the restart, automatic restarts follow",
         "the worker",
         {"restart_in_s": float, **_ERROR, **_CAUSE},
         shown=("restart_in_s", *_SEEN_ERROR, "cause"),
@@ -210,15 +213,16 @@ CATALOGUE: Mapping[Action, Entry] = {
     Action.HEALTH_CHECK: Entry(
         "probe result, sampled: the first result, every changed result, and otherwise one per `ORCH_HEALTH_ROW_INTERVAL_S`",
         "the health loop",
-        {"healthy": bool, "result": str, "failures": int},
-        shown=("healthy", "result", "failures"),
+        {"healthy": bool, "result": str, "failures": int, "proven": bool},
+        shown=("healthy", "result", "failures", "proven"),
         retention=Retention.PROBE,
     ),
     Action.HEALTH_FAILED: Entry(
-        "engine marked `failed` after consecutive failed probes",
-        "the health loop",
-        {"result": str, "failures": int, "restart_in_s": float},
-        shown=("result", "failures", "restart_in_s"),
+        "engine marked `failed`; `cause` is `probes` (consecutive failed probes), or what the runtime's list says of the engine's"
+        " instance: `instance_ended`, `instance_missing`, or `instance_elsewhere` (the instance runs without the engine's port)",
+        "the health loop, and the reconcile loop",
+        {"cause": str, "result": str, "failures": int, "restart_in_s": float},
+        shown=("cause", "result", "failures", "restart_in_s"),
     ),
     Action.AUTO_RESTART_START: Entry("automatic restart attempted", "the health loop", {"restart": int}, shown=("restart",)),
     Action.AUTO_RESTART_SUCCESS: Entry(

@@ -28,8 +28,10 @@ def alone(*, wait_s: float = 0.0) -> Iterator[bool]:
     deadline = time.monotonic() + wait_s
     connection = connections[OWNER]
     try:
+        pause_s = 0.1
         while not (got := _try()) and time.monotonic() < deadline:
-            time.sleep(0.1)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
         yield got
     finally:
         connection.close()

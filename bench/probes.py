@@ -34,6 +34,7 @@ from engines.health.probes import Result, Target
 SHARE = 0.10  # of a processor, at most, for the process `health`
 HOSTILE_CPU_S = 0.1  # at most, for a probe of a hostile engine
 UP_S = 30.0
+KEY_HASH = "0" * 64
 TICK_S = 5.0  # between two starts of the task that probes the due engines
 LATE_S = 1.0  # a result may come so much later than the interval and the tick allow
 
@@ -79,10 +80,10 @@ def _start(backend: MemoryBackend) -> Target:
     ref = Ref(uuid4(), 1)
     while True:
         port = servers.free_port()
-        backend.create(Spec(ref, "bench", "bench", port))
+        backend.create(Spec(ref, "bench", "bench", port, {"ENGINE_KEY_HASH": KEY_HASH}))
         with suppress(PortTaken):  # somebody was faster
             backend.start(ref)
-            return Target(ref.engine_id, 1, port)
+            return Target(ref.engine_id, 1, port, KEY_HASH)
 
 
 def measure_good(rounds: int, count: int) -> list[Cost]:

@@ -16,6 +16,8 @@ SENTENCES: Mapping[str, str] = {
     "image_missing": "The engines' host does not have the image. Name another image, or ask the operator to add this one.",
     "image_mismatch": "The image that was found does not have the name that was asked for. Name its tag, or ask the operator.",
     "image_unfit": "The image declares volumes or labels that no engine may have. Name another image, or change this one.",
+    "instance_differs": "The engine's instance could not be made anew. Try again, or ask the operator.",
+    "other_runs": "Another instance of the engine is running. Try again, or ask the operator.",
     "instance_missing": "The engine's instance was removed before it was started. Try again, or ask the operator.",
     "port_taken": _NO_PORT,
     "port_exhaustion": _NO_PORT,

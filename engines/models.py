@@ -69,7 +69,7 @@ class Trigger(models.TextChoices):
     REQUESTED = "requested"  # by a product, the operator or staff
     HEALTH = "health"  # automatic restart of a failed engine
     HOST_RESTARTED = "host_restarted"  # an engine should run and does not, because its host was started again
-    RECONCILED = "reconciled"  # an instance runs although its engine should not run
+    RECONCILED = "reconciled"  # an instance runs although its engine should not, or does not run although its engine should
     DISK = "disk"  # a stop: the engine's volume takes too much disk space for the engine to go on, or to be started
 
 
@@ -89,6 +89,10 @@ class EngineQuerySet(models.QuerySet["Engine"]):
     def living(self) -> Self:
         """Every engine that is not destroyed."""
         return self.filter(destroyed_at=None)
+
+    def differing(self) -> Self:
+        """Living engines whose instance is not made of what the settings and the engine's row say, by the last sweep."""
+        return self.living().exclude(differs="")
 
     def locked(self, *, skip_locked: bool = False) -> Self:
         """Lock the rows until the transaction ends; `skip_locked` leaves out rows locked by other transactions.
@@ -155,6 +159,17 @@ class Engine(models.Model):
     disk_exceeded_at = models.DateTimeField(null=True, help_text="Its `disk_exceeded` row; null while within the limit.")
     incarnation = models.IntegerField(default=1, help_text="Which of the instances made for this engine is the valid one.")
     incarnations = models.IntegerField(default=1, help_text="Incarnation numbers given out so far.")
+    incarnation_mark = models.TextField(
+        db_default="",
+        blank=True,
+        help_text="Number and random token of the valid incarnation; counts only with the number in `incarnation`.",
+    )
+    boot_timed_out = models.BooleanField(
+        db_default=False, help_text="The last boot of its instance timed out: its next start makes the instance anew."
+    )
+    differs = models.TextField(
+        db_default="", blank=True, help_text="Parts in which its instance differs from the settings or its row, comma-separated."
+    )
     env_version = models.IntegerField(
         db_default=0, help_text="Version of the product's environment that the valid incarnation was made with; 0: none."
     )
@@ -174,6 +189,12 @@ class Engine(models.Model):
     health_row_at = models.DateTimeField(null=True, help_text="Last `health_check` row.")
     health_failures = models.IntegerField(default=0, help_text="Consecutive failed probes.")
     healthy_since = models.DateTimeField(null=True, help_text="Start of the present run of healthy probes.")
+    proves = models.BooleanField(
+        db_default=False, help_text="Its incarnation has proved an answer: an answer without a proof is a stranger's."
+    )
+    answered_at = models.DateTimeField(
+        null=True, help_text="Last good answer without a proof, if no later result has counted: waits for the runtime's list."
+    )
     next_probe_at = models.DateTimeField(null=True)
     restart_attempts = models.IntegerField(default=0, help_text="Automatic restarts since it was last healthy for long.")
     next_restart_at = models.DateTimeField(null=True)
@@ -195,6 +216,7 @@ class Engine(models.Model):
             models.Index(fields=["next_restart_at"], condition=Q(next_restart_at__isnull=False), name="engine_restart_due"),
             models.Index(fields=["product", "-created_at", "id"], name="engine_by_product"),
             models.Index(fields=["-created_at", "id"], name="engine_newest"),
+            models.Index(fields=["host"], condition=~Q(differs=""), name="engine_differs"),
         ]
         constraints: ClassVar = [
             models.UniqueConstraint(
@@ -222,6 +244,15 @@ class Engine(models.Model):
 
     def __str__(self) -> str:
         return f"{characters.marked(self.user_id)} ({self.pk})"
+
+    @property
+    def mark(self) -> str:
+        """The `backends.base.Ref.mark` of the valid incarnation.
+
+        Code from before there were tokens moves `incarnation` alone: the incarnation that it made has no token.
+        """
+        is_of_number = self.incarnation_mark.partition("-")[0] == str(self.incarnation)
+        return self.incarnation_mark if is_of_number else str(self.incarnation)
 
 
 class Operation(models.Model):
@@ -304,6 +335,12 @@ class Operation(models.Model):
             user_agent=self.user_agent,
             on_behalf_of=self.on_behalf_of,
         )
+
+    @property
+    def mark(self) -> str:
+        """The `backends.base.Ref.mark` of the incarnation that the operation leaves valid; a rotation draws a new token."""
+        kept = str(self.incarnation) if self.kind == Kind.ROTATE_KEY else self.engine.mark
+        return str(self.params.get("mark", kept))
 
     @property
     def env_version(self) -> int:

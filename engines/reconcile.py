@@ -4,8 +4,8 @@ Instances of destroyed engines and of old incarnations are removed. Instances of
 a host came back, its engines are restarted. Running engines obey the present rule `egress` of their products.
 
 The registry is the truth. An engine with an open operation is left to the operation. Destroying an instance is safe at any time,
-because neither the id of a destroyed engine nor an incarnation's number is ever used again. Stops and restarts go through an
-operation.
+because neither the id of a destroyed engine nor the mark of an incarnation is ever used again. Stops and restarts go through
+an operation.
 """
 
 from collections import defaultdict
@@ -23,9 +23,10 @@ from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
 from common.settings import settings
-from engines import backends, hosts, lifecycle, operations
+from engines import backends, hosts, lifecycle, operations, sightings, specs
 from engines.backends.base import BackendError, BackendUnavailable, Egress, Instance, Ref, State
-from engines.models import Engine, Operation, Status
+from engines.models import Engine, Operation, Status, Trigger
+from engines.sightings import Watched
 from policy import overrides, products, rules
 
 log = structlog.get_logger(__name__)
@@ -68,18 +69,33 @@ def begin() -> None:
 
 def sweep() -> int:
     """Reconcile all instances with the registry; returns the number of corrections, 0 while the runtime does not answer."""
+    watched = sightings.watched()  # before the list
     found = _by_engine()
     if found is None:
         return 0
+    corrections = _judge(sightings.compare(watched, found))
     _note_what_runs(found)
-    corrections = 0
+    _note_differing(found)
     with suppress(BackendError):
-        for engine_id in _suspects(found):
-            corrections += _corrected(engine_id, partial(_reconcile, engine_id, found[engine_id]))
+        corrections += _correct_all(found)
         for owner in _owners_of_left_volumes(found):
             corrections += _corrected(owner.pk, partial(_remove_volume, owner))
         backends.get().tidy()
     return corrections
+
+
+def _correct_all(found: Mapping[UUID, list[Instance]]) -> int:
+    """Correct every instance with a fault; returns the number of corrections. Raises BackendUnavailable."""
+    return sum(_corrected(suspect, partial(_reconcile, suspect, found[suspect])) for suspect in _suspects(found))
+
+
+def _judge(faults: Mapping[Watched, str]) -> int:
+    """Count noted answers, and mark engines as failed whose instances have ended, by a list of the runtime; returns how many.
+
+    After a restart of the host or its runtime, the engines are resumed instead.
+    """
+    sightings.confirm(faults)
+    return sightings.fail(faults) if any(faults.values()) and host_is_settled() else 0
 
 
 def _corrected(engine_id: UUID, correct: Callable[[], int]) -> int:
@@ -118,6 +134,24 @@ def _note_what_runs(found: Mapping[UUID, Iterable[Instance]]) -> None:
     failed.filter(may_run=False, pk__in=running).update(may_run=True)
 
 
+def _note_differing(found: Mapping[UUID, Iterable[Instance]]) -> None:
+    """Store on every living engine in which parts its instance differs. An engine without its instance differs in none.
+
+    Pages and `manage.py doctor` count what is stored: neither asks the runtime. Only rows with a change are written.
+    """
+    backend = backends.get()
+    owners = Engine.objects.living().filter(pk__in=found).select_related("product")
+    now: dict[str, list[UUID]] = defaultdict(list)
+    for owner, spec in specs.of_valid(owners):
+        instance = next((each for each in found[owner.pk] if each.ref == spec.ref), None)
+        differs = ",".join(backend.differing(instance, spec)) if instance else ""
+        if differs != owner.differs:
+            now[differs].append(owner.pk)
+    for differs, engine_ids in now.items():
+        Engine.objects.filter(pk__in=engine_ids).update(differs=differs)
+    Engine.objects.differing().exclude(pk__in=found).update(differs="")
+
+
 def join() -> None:
     """Connect this process to the engines' networks before its first probe. After a failure, a later sweep tries again."""
     try:
@@ -134,14 +168,18 @@ def engine(engine_id: UUID) -> int:
 
 
 def _by_engine() -> dict[UUID, list[Instance]] | None:
-    """The instances of the runtime, by engine id; None while the runtime does not answer."""
-    found: dict[UUID, list[Instance]] = defaultdict(list)
+    """The instances of the runtime, by engine id; None while the runtime does not answer, or answers with an error."""
     try:
-        for instance in backends.get().list():
-            found[instance.ref.engine_id].append(instance)
-    except BackendUnavailable as error:
+        return _list_by_engine()
+    except BackendError as error:
         log.warning("backend_unavailable", error=str(error))
         return None
+
+
+def _list_by_engine() -> dict[UUID, list[Instance]]:
+    found: dict[UUID, list[Instance]] = defaultdict(list)
+    for instance in backends.get().list():
+        found[instance.ref.engine_id].append(instance)
     return found
 
 
@@ -159,7 +197,7 @@ def _fault(owner: Engine, instance: Instance) -> str:
     """The fault of an instance whose engine has no open operation: a single word, empty for no fault."""
     if owner.destroyed_at is not None:
         return "engine_destroyed"
-    if instance.ref.incarnation != owner.incarnation:
+    if instance.ref != specs.ref_of(owner):
         return "old_incarnation"
     should_not_run = owner.status in (Status.STOPPED, Status.SLEEPING)
     return "runs" if should_not_run and instance.state == State.RUNNING else ""
@@ -220,11 +258,16 @@ def _egress_of(slugs: Set[str]) -> dict[str, Egress]:
 def resume() -> int:
     """Restart every engine that should run and does not; returns the number of opened operations. Raises BackendUnavailable.
 
-    An engine whose volume takes too much disk space is stopped instead.
+    Instances with a fault are corrected first: the instance of a newer incarnation than the registry knows, as after a restore of
+    the database, would keep the valid one from starting. An engine whose volume takes too much disk space is stopped instead.
     The `background` processes carry out as many restarts at a time as they have threads. Any number of processes may resume
     engines at once: the registry is read before the runtime, and an engine that has moved since then is left alone.
     """
-    wanted = list(Engine.objects.filter(status=Status.RUNNING).values_list("pk", "incarnation", "seq"))
-    running = {found.ref for found in backends.get().list() if found.state == State.RUNNING} if wanted else set()
-    missing = [(engine_id, seq) for engine_id, incarnation, seq in wanted if Ref(engine_id, incarnation) not in running]
-    return sum(lifecycle.resume(engine_id, seq, by=SYSTEM) is not None for engine_id, seq in missing)
+    trigger = Trigger.RECONCILED if hosts.is_known(backends.get().identity()) else Trigger.HOST_RESTARTED
+    should_run = Engine.objects.filter(status=Status.RUNNING).only("incarnation", "incarnation_mark", "seq")
+    wanted = [(specs.ref_of(engine), engine.seq) for engine in should_run]
+    found = _list_by_engine()
+    _correct_all(found)
+    running = {each.ref for instances in found.values() for each in instances if each.state == State.RUNNING}
+    missing = [(ref.engine_id, seq) for ref, seq in wanted if ref not in running]
+    return sum(lifecycle.resume(engine_id, seq, by=SYSTEM, trigger=trigger) is not None for engine_id, seq in missing)

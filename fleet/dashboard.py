@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -19,7 +19,7 @@ RECENT = timedelta(days=1)
 def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Unfold's callback: add the parts of the index which the user may see to `context`."""
     if request.user.has_perm("engines.view_engine"):
-        context["states"] = _states()
+        context["states"], context["differing"] = _states()
         context["unreachable_hosts"] = hosts.unreachable()
     if request.user.has_perm("engines.view_operation"):
         operations = Operation.objects.select_related("engine")
@@ -29,15 +29,17 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     return context
 
 
-def _states() -> list[dict[str, Any]]:
-    """Every state of a living engine with its number of engines and its badge."""
-    living = Engine.objects.living()
-    counts = dict(living.values_list("status").annotate(Count("pk")).order_by())
-    return [
+def _states() -> tuple[list[dict[str, Any]], int]:
+    """Every state of a living engine with its number of engines and its badge; and how many engines' instances differ."""
+    differing = Count("pk", filter=~Q(differs=""))
+    found = list(Engine.objects.living().values_list("status").annotate(Count("pk"), differ=differing).order_by())
+    counts = {status: count for status, count, _ in found}
+    states = [
         {"status": status.value, "count": counts.get(status.value, 0), "badge": STATUS_BADGES.get(status.value)}
         for status in Status
         if status != Status.DESTROYED
     ]
+    return states, sum(count for _, _, count in found)
 
 
 def _newest(operations: "QuerySet[Operation]") -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ versions no longer needed.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from uuid import UUID
 
 from cryptography.fernet import InvalidToken
@@ -85,6 +85,22 @@ def read(product_id: UUID, version: int) -> dict[str, str]:
             f"Version {version} of the product's engine environment cannot be read; replace the environment."
         )
     return values
+
+
+def read_many(versions: Set[tuple[UUID, int]]) -> dict[tuple[UUID, int], dict[str, str]]:
+    """Return the variables of many versions, by product and version. A version that cannot be read is left out.
+
+    Sends one query, or none where no product has variables.
+    """
+    stored = {wanted for wanted in versions if wanted[1]}
+    read: dict[tuple[UUID, int], dict[str, str]] = {wanted: {} for wanted in versions - stored}
+    if stored:
+        product_ids, numbers = zip(*stored, strict=True)
+        for found in EngineEnv.objects.filter(product_id__in=product_ids, version__in=numbers):
+            wanted = (found.product_id, found.version)
+            if wanted in stored and (values := _values(found)) is not None:
+                read[wanted] = values
+    return read
 
 
 def _values(found: EngineEnv | None) -> dict[str, str] | None:

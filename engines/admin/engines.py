@@ -55,6 +55,12 @@ class StatusFilter(StaticFilter):
     }
 
 
+class DiffersFilter(StaticFilter):
+    title = "instance"
+    parameter_name = "instance"
+    choices_of = {"differs": ("differs from settings or registry", Q(destroyed_at=None) & ~Q(differs=""))}
+
+
 @admin.display(description="User id")
 def user_id(engine: Engine) -> str:
     """The column of the user ids."""
@@ -65,7 +71,7 @@ def user_id(engine: Engine) -> str:
 class EngineAdmin(KeysetAdmin):
     page_template = "admin/engines/engine/page.html"
     list_display = (user_id, "badge", "product_slug", "engine_version", "port", "disk", "created", "last_active")
-    list_filter = (StatusFilter,)
+    list_filter = (StatusFilter, DiffersFilter)
     list_select_related = ("product",)
     search_fields = ("user_id",)  # get_search_results decides; without search_fields, Django shows no search box
     search_help_text = "User, engine id, product's slug or id: exact"
@@ -97,6 +103,7 @@ class EngineAdmin(KeysetAdmin):
             "verbs": verbs.offered(request.user, found),
             "may_reveal": verbs.may_reveal(request.user, found),
             "moments": self._moments(found),
+            "differs": found.differs.replace(",", ", ") if found.destroyed_at is None else "",
             "disk": render_disk(found, lifecycle.disk_mb(found.product)) if found.destroyed_at is None else None,
         }
         if request.user.has_perm("engines.view_operation"):

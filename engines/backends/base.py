@@ -19,107 +19,53 @@ from uuid import UUID
 from common import image_references
 from common.image_references import Reference
 
+# re-exported for the callers
+from engines.backends.errors import (
+    BackendError as BackendError,
+)
+from engines.backends.errors import (
+    BackendUnavailable as BackendUnavailable,
+)
+from engines.backends.errors import (
+    DiskFull as DiskFull,
+)
+from engines.backends.errors import (
+    ImageMismatch as ImageMismatch,
+)
+from engines.backends.errors import (
+    ImageMissing as ImageMissing,
+)
+from engines.backends.errors import (
+    ImageUnfit as ImageUnfit,
+)
+from engines.backends.errors import (
+    InstanceDiffers as InstanceDiffers,
+)
+from engines.backends.errors import (
+    InstanceMissing as InstanceMissing,
+)
+from engines.backends.errors import (
+    NetworkFull as NetworkFull,
+)
+from engines.backends.errors import (
+    NetworkUnguarded as NetworkUnguarded,
+)
+from engines.backends.errors import (
+    OtherRuns as OtherRuns,
+)
+from engines.backends.errors import (
+    PortTaken as PortTaken,
+)
+from engines.backends.errors import (
+    QuotaMissing as QuotaMissing,
+)
+from engines.backends.errors import (
+    RuntimeMissing as RuntimeMissing,
+)
+from engines.backends.marks import MARK
+
 MB = 2**20
 INNER_PORT = 8000  # the port on which an engine listens inside a container, which has its own address
-
-
-class BackendError(Exception):
-    """The backend could not carry out the call."""
-
-    code = "backend_error"
-    advice = "The runtime refused: remove the cause that it names, then repeat the request."  # for operators
-    retryable = False  # True: the worker repeats the attempt by itself
-
-
-class BackendUnavailable(BackendError):
-    """The runtime did not answer in time, and the state of its instances is unknown."""
-
-    code = "backend_unavailable"
-    advice = "The runtime did not answer in time, or could not work: check that it runs, has room and is not overloaded."
-    retryable = True
-
-
-class ImageMissing(BackendError):
-    """The runtime has no image with the name in the spec."""
-
-    code = "image_missing"
-    advice = "The engines' host has no image of this name: build or pull the image there, then repeat the request."
-
-
-class ImageMismatch(BackendError):
-    """The runtime answered with an image that does not have the name in the spec. No instance was made of the image."""
-
-    code = "image_mismatch"
-    advice = (
-        "The runtime answered with an image of another name, and no engine was made of it: check which names the image has on the"
-        " engines' host, then repeat the request."
-    )
-
-
-class PortTaken(BackendError):
-    """Another process uses the instance's port. The caller picks the next port, then calls `create` and `start` again."""
-
-    code = "port_taken"
-    advice = "Something else uses the engine's port: choose a free range (ORCH_PORT_MIN, ORCH_PORT_MAX), then repeat the request."
-
-
-class InstanceMissing(BackendError):
-    """The instance to start was never created, or somebody removed it since. The next attempt creates the instance again."""
-
-    code = "instance_missing"
-    advice = "Something removed the engine's instance before it was started: find out what, then repeat the request."
-    retryable = True
-
-
-class NetworkFull(BackendError):
-    """No network has a free address, and the runtime cannot add a network."""
-
-    code = "network_full"
-    advice = "No network has a free address: give the runtime more or larger address pools."
-
-
-class NetworkUnguarded(BackendError):
-    """No instance starts, because the network guard, which keeps engines apart, is not in force."""
-
-    code = "network_unguarded"
-    advice = (
-        "No engine starts, because the guard that keeps engines apart is not in force: check that the guard's image exists and"
-        " that the guard's container runs."
-    )
-
-
-class RuntimeMissing(BackendError):
-    """The host lacks the container runtime of the spec, and no other container runtime stands in."""
-
-    code = "runtime_missing"
-    advice = (
-        "The engines' host lacks the container runtime in which the engine has to run: add it to the configuration of the host's"
-        " daemon, or choose another in the product's policy."
-    )
-
-
-class DiskFull(BackendError):
-    """The runtime's disk is full."""
-
-    code = "disk_full"
-    advice = "The disk of the engines' host is full: free space there, then repeat the request."
-
-
-class QuotaMissing(BackendError):
-    """The disk of the engines' host has no project quotas."""
-
-    code = "quota_missing"
-    advice = "The disk of the engines' host has no project quotas: mount it as XFS with pquota, or unset ORCH_ENGINE_DISK_QUOTA."
-
-
-class ImageUnfit(BackendError):
-    """The image declares volumes that an engine cannot have, or labels or a command of many thousand characters."""
-
-    code = "image_unfit"
-    advice = (
-        "The image declares volumes that an engine cannot have, or labels or a command of many thousand characters: build the"
-        " image without them; engines keep their data in /data."
-    )
 
 
 class State(StrEnum):
@@ -134,10 +80,29 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Ref:
-    """Names an instance by its engine and incarnation."""
+    """Names an instance by its engine and incarnation.
+
+    The registry counts incarnations, and counts anew after a restore of its database. The random `token` of an incarnation thus
+    tells two incarnations with one number apart. The first incarnation of an engine, and all from before there were tokens, have
+    an empty token.
+    """
 
     engine_id: UUID
     incarnation: int
+    token: str = ""
+
+    @property
+    def mark(self) -> str:
+        """Number and token as one text: `2-5f0c9a1be7d3`, or `1` without a token."""
+        return f"{self.incarnation}-{self.token}" if self.token else str(self.incarnation)
+
+    @classmethod
+    def parse(cls, engine_id: UUID, mark: str) -> Self:
+        """The ref with this `mark`. Raises ValueError."""
+        found = MARK.fullmatch(mark)
+        if found is None:
+            raise ValueError(f"no mark of an incarnation: {mark!r}")
+        return cls(engine_id, int(found[1]), found[2] or "")
 
 
 @dataclass(frozen=True)
@@ -173,11 +138,29 @@ class Spec:
 
 @dataclass(frozen=True)
 class Instance:
-    """An instance in the answer of `list`."""
+    """An instance in the answer of `list`.
+
+    `port`: where a running instance can be reached, by what the runtime has set up; None for an instance that cannot be reached.
+    For an instance that does not run: the port of its next start. `made_of`: what the backend has noted of its making, for
+    `Backend.differing`.
+    """
 
     ref: Ref
     state: State
     port: int | None = None
+    made_of: Mapping[str, str] = field(default_factory=dict)
+
+    def serves(self, ref: Ref, port: int) -> bool:
+        """Whether this is the instance `ref`, runs, and has the port: then nobody else can answer on the port."""
+        return (self.ref, self.state, self.port) == (ref, State.RUNNING, port)
+
+
+@dataclass(frozen=True)
+class Made:
+    """The answer of `create`: the digest of the instance's image, and whether the call made the instance."""
+
+    digest: str
+    is_new: bool
 
 
 def parse_image(image: str) -> Reference:
@@ -274,20 +257,23 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
-        """Make the instance without starting it, and the engine's volume if missing; returns the digest of the instance's image.
+    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> Made:
+        """Make the instance without starting it, and the engine's volume if missing.
 
         A container without our labels may have the engine's name. The backend removes the container to make the instance, and
         calls `on_evicted` with the runtime's id of every removed container, also when the verb fails afterwards.
 
         Before: nothing is required. After: `observe` says CREATED for a new instance. An existing instance with the same labels
-        is adopted in any state, and keeps its state. While an adopted instance does not run, its port follows `spec.port`, and
-        the most that a file may take follows `spec.limits`; if the change takes a new instance, `observe` says CREATED.
+        is adopted in any state, and keeps its state, if `differing` finds no difference. While an adopted instance does not run,
+        its port follows `spec.port`, and the most that a file may take follows `spec.limits`; if the change takes a new instance,
+        `observe` says CREATED.
 
-        An adopted instance keeps its container runtime. A new instance runs in `spec.runtime` or not at all.
+        An instance that differs is left as it is, and InstanceDiffers names the parts: the caller stops and destroys the
+        instance, then calls `create` again. An adopted instance keeps what a policy had asked for when it was made. A new
+        instance runs in `spec.runtime` or not at all.
 
-        Raises ImageMissing, ImageMismatch, ImageUnfit, QuotaMissing, RuntimeMissing, NetworkFull, DiskFull, BackendUnavailable,
-        BackendError.
+        Raises InstanceDiffers, ImageMissing, ImageMismatch, ImageUnfit, QuotaMissing, RuntimeMissing, NetworkFull, DiskFull,
+        BackendUnavailable, BackendError.
         """
 
     @abstractmethod
@@ -298,9 +284,9 @@ class Backend(ABC):
 
         Before: the instance exists, else InstanceMissing. After: `observe` says RUNNING, or EXITED if the engine ended by itself
         at once. A repeat on a running instance does nothing. Two instances of an engine never run at the same time: `start`
-        raises BackendError while a second instance runs. Instances of the engine that do not run may be gone afterwards; `create`
-        makes them again. Raises PortTaken, RuntimeMissing, NetworkFull, NetworkUnguarded, DiskFull,
-        BackendUnavailable.
+        raises OtherRuns while a second instance runs. Instances of the engine that do not run may be gone afterwards; `create`
+        makes them again. Raises PortTaken, RuntimeMissing, NetworkFull, NetworkUnguarded, DiskFull, BackendUnavailable, and
+        BackendError for any other refusal of the runtime: a new instance may be accepted.
         """
 
     @abstractmethod
@@ -318,6 +304,15 @@ class Backend(ABC):
         Before: nothing is required. After: `observe` says ABSENT, `list` leaves the instance out, and `logs` has no lines.
         Other incarnations of the engine are not changed. A repeat, or a call for an instance that never existed, changes nothing.
         Raises BackendUnavailable, BackendError. After an error the instance may have ended already; a repeat removes it.
+        """
+
+    @abstractmethod
+    def retire(self, engine_id: UUID, *, but: Collection[Ref] = (), grace_s: float) -> Sequence[Ref]:
+        """Stop every instance of the engine except those in `but`, as `stop` does, and remove it; returns what was removed.
+
+        Before: nothing is required. After: `list` names no instance of the engine but those in `but`, which are not changed. The
+        volume stays. A repeat, or a call for an engine that never existed, changes nothing. Raises BackendUnavailable,
+        BackendError. After an error some of the instances may be gone; a repeat removes the others.
         """
 
     @abstractmethod
@@ -339,12 +334,22 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def list(self) -> Sequence[Instance]:
-        """Every instance of the deployment, in any order.
+    def list(self, engine_id: UUID | None = None) -> Sequence[Instance]:
+        """Every instance of the deployment, or of one engine, in any order.
 
         Before: nothing is required. After: nothing has changed, after any number of calls. An instance made or removed during the
-        call may be in the list or not. An empty list means that the deployment has no instance: a runtime without an answer
+        call may be in the list or not. An empty list means that there is no such instance: a runtime without an answer
         raises BackendUnavailable, and an error as the answer raises BackendError.
+        """
+
+    @abstractmethod
+    def differing(self, instance: Instance, spec: Spec) -> Sequence[str]:
+        """The parts of a listed instance that are not as the spec and the settings say, sorted; empty if all are.
+
+        Parts are `address`, `environment`, `image`, `key`, `limits`, `mounts`, `network`, `profile`, `runtime` and `user`, as far
+        as the backend has them, and `unknown` for an instance from before the parts were noted. What a policy asks for is no
+        difference: the ceilings of a policy, and its container runtime, are taken as they were when the instance was made.
+        Asks the runtime nothing and raises nothing.
         """
 
     @abstractmethod

@@ -62,6 +62,10 @@ class Engine:
         """Whether `key` is the engine's key; takes the same time for every wrong key."""
         return hmac.compare_digest(hashlib.sha256(key.encode()).hexdigest(), self.settings.key_hash)
 
+    def prove(self, nonce: str) -> str:
+        """The proof that an answer to a request with this nonce is the engine's own: an HMAC, keyed by the hash of the key."""
+        return hmac.new(self.settings.key_hash.encode(), nonce.encode(), "sha256").hexdigest()
+
     def health(self) -> tuple[int, dict[str, Any]]:
         """HTTP status and body of `/health`."""
         mode = self.faults.mode

@@ -1,9 +1,12 @@
 """HTTP for the engine: `GET /health`, `GET /counter`, `POST /execute`, and `POST /faults` where faults are switched on.
 
+The answer to `/health` has a proof in `X-Engine-Proof` if the request has a nonce in `X-Engine-Nonce`.
+
 All endpoints but `/health` need the engine's key in `X-Engine-Key`. Errors are `{"error": {"code": "...", "message": "..."}}`.
 """
 
 import json
+import re
 import socketserver
 import sqlite3
 import time
@@ -15,6 +18,7 @@ from .faults import Fault, WrongFault
 
 MAX_BODY = 1_048_576  # bytes
 MAX_TOKENS = 10_000
+NONCE = re.compile("[0-9a-f]{32}")
 IDLE_S = 30  # for a read from a client, or a write to a client
 
 
@@ -98,7 +102,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _health(self, body: bytes) -> None:
-        self._send(*self.engine.health())
+        nonce = self.headers.get("X-Engine-Nonce", "")
+        proof = [("X-Engine-Proof", self.engine.prove(nonce))] if NONCE.fullmatch(nonce) else []
+        self._send(*self.engine.health(), *proof)
 
     def _counter(self, body: bytes) -> None:
         self._send(200, {"counter": self.engine.count(), "boots": self.engine.boots})
@@ -159,11 +165,13 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(400, "INVALID_REQUEST", "The body must be a JSON object.")
         return parsed
 
-    def _send(self, status: int, content: dict[str, Any]) -> None:
+    def _send(self, status: int, content: dict[str, Any], *headers: tuple[str, str]) -> None:
         encoded = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(encoded)))
+        for name, value in headers:
+            self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()

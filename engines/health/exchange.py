@@ -6,7 +6,8 @@ consists of: bytes and parts. The caller's time-out bounds the time. Nothing is 
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import h11
@@ -17,24 +18,30 @@ BODY_CAP = 64 * 1024
 # Pieces received, and interim answers, heads and parts of a body read from the pieces: a tiny part takes as long as a large one.
 PARTS_CAP = 512
 
+Headers = Sequence[tuple[bytes, bytes]]
+
 
 @dataclass(frozen=True)
 class Answer:
-    """A final answer. A `status` outside of 200 to 299 comes without the body, which is not read."""
+    """A final answer; names of headers are in lower case. A `status` outside of 200 to 299 comes without the body, unread."""
 
     status: int
     body: bytes
+    headers: Headers = ()
 
 
 class Unreadable(Exception):
     """No answer could be read. `str()` is the cause: "connect_error", "too_large", "too_many_parts" or "not_http"."""
 
 
-async def ask(host: str, port: int, name: str) -> Answer:
-    """The answer to `GET /health` on a connection of its own; `name` goes into `Host`. Raises OSError, Unreadable."""
+async def ask(host: str, port: int, name: str, *headers: tuple[str, str]) -> Answer:
+    """The answer to `GET /health` on a connection of its own; `name` goes into `Host`, `headers` are further headers.
+
+    Raises OSError, Unreadable.
+    """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Answer | Unreadable] = loop.create_future()
-    transport, _ = await loop.create_connection(lambda: _Exchange(outcome, name), host, port)
+    transport, _ = await loop.create_connection(lambda: _Exchange(outcome, name, headers), host, port)
     try:
         found = await outcome
     finally:
@@ -47,18 +54,18 @@ async def ask(host: str, port: int, name: str) -> Answer:
 class _Exchange(asyncio.Protocol):
     """Sends the request, and sets `outcome` as soon as the outcome is certain: nothing further is received then."""
 
-    def __init__(self, outcome: "asyncio.Future[Answer | Unreadable]", name: str) -> None:
+    def __init__(self, outcome: "asyncio.Future[Answer | Unreadable]", name: str, further: Sequence[tuple[str, str]]) -> None:
         self._outcome = outcome
-        self._name = name
+        usual = [("Host", name), ("User-Agent", "roundhouse"), ("Accept", "application/json"), ("Connection", "close")]
+        self._request = h11.Request(method="GET", target="/health", headers=[*usual, *further])
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_CAP)
         self._bytes = self._parts = 0
-        self._status = 0
+        self._final = Answer(0, b"")
         self._body = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        headers = [("Host", self._name), ("User-Agent", "roundhouse"), ("Accept", "application/json"), ("Connection", "close")]
-        self._transport.write(self._http.send(h11.Request(method="GET", target="/health", headers=headers)) or b"")
+        self._transport.write(self._http.send(self._request) or b"")
         self._http.send(h11.EndOfMessage())
 
     def data_received(self, data: bytes) -> None:
@@ -89,8 +96,8 @@ class _Exchange(asyncio.Protocol):
         match event:
             case h11.Response(status_code=status) if not 200 <= status < 300:
                 self._end(Answer(status, b""))
-            case h11.Response(status_code=status):
-                self._status = status
+            case h11.Response(status_code=status, headers=headers):
+                self._final = Answer(status, b"", list(headers))
                 if _announced(event) > BODY_CAP:
                     self._fail("too_large")
             case h11.Data(data=data):
@@ -98,7 +105,7 @@ class _Exchange(asyncio.Protocol):
                 if len(self._body) > BODY_CAP:
                     self._fail("too_large")
             case h11.EndOfMessage():
-                self._end(Answer(self._status, bytes(self._body)))
+                self._end(replace(self._final, body=bytes(self._body)))
 
     def _count(self) -> None:
         self._parts += 1

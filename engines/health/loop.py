@@ -10,15 +10,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
-from uuid import UUID
 
 import structlog
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models.functions import Now
 
-from audit import trail
-from audit.actions import Action
 from audit.actors import SYSTEM
 from common import times
 from common.settings import settings
@@ -118,7 +114,7 @@ def claim(by: datetime) -> list[Target]:
             -- Up to a tenth more or less, at random: engines that started together are not probed together for ever.
             UPDATE engines_engine e SET next_probe_at = now() + make_interval(secs => %(interval)s * (0.9 + 0.2 * random()))
             FROM due WHERE e.id = due.id
-            RETURNING e.id, e.seq, e.port
+            RETURNING e.id, e.seq, e.port, e.key_hash, e.proves
             """,
             {"by": by, "interval": settings.ENV.health_check_interval_s, "chunk": CHUNK},
         )
@@ -129,66 +125,20 @@ def judge(targets: Sequence[Target], results: Sequence[Result]) -> None:
     """Count the results, write the sampled audit rows, and mark engines as failed after too many failed probes.
 
     A result counts only if the engine has not changed since the probe: unmoved `seq`, still running, no open operation. A failed
-    probe counts only while the host is settled.
+    probe counts only while the host is settled. A good answer without a proof is noted, and waits for the list of `reconcile`.
     """
     pairs = list(zip(targets, results, strict=True))
     if not all(result.ok for result in results) and not reconcile.host_is_settled():
         pairs = [(target, result) for target, result in pairs if result.ok]
-    found = {target.engine_id: (target, result) for target, result in pairs}
-    for engine_id, failures, restarts in _count(found):
-        target, result = found[engine_id]
-        if result.ok or failures < settings.ENV.health_max_failures:
-            continue
-        retry_in_s = lifecycle.next_restart_s(restarts)
-        if lifecycle.mark_failed(engine_id, target.seq, by=SYSTEM, result=result.text, failures=failures, retry_in_s=retry_in_s):
-            log.warning("engine_failed", engine_id=str(engine_id), result=result.text)
-
-
-_COUNT = f"""
--- Every e.column on a right side is the value from before the probe.
-UPDATE engines_engine e SET
-    -- An audit row is due when the result changed, for the first result, and when the last row is old enough.
-    health_row_at = CASE WHEN e.last_health_ok IS DISTINCT FROM r.ok OR e.health_row_at IS NULL
-        OR e.health_row_at < now() - make_interval(secs => %(row_interval)s) THEN now() ELSE e.health_row_at END,
-    last_health_ok = r.ok,
-    last_health_at = CASE WHEN r.ok THEN now() ELSE e.last_health_at END,
-    -- Consecutive failures: a good result starts the count again.
-    health_failures = CASE WHEN r.ok THEN 0 ELSE e.health_failures + 1 END,
-    -- The start of the present run of good results; NULL after a failed probe.
-    healthy_since = CASE WHEN r.ok THEN coalesce(e.healthy_since, now()) END,
-    -- An engine that stayed healthy long enough gets all its automatic restarts back.
-    restart_attempts = CASE WHEN r.ok AND e.healthy_since <= now() - make_interval(secs => %(reset)s)
-        THEN 0 ELSE e.restart_attempts END
--- One row per result.
-FROM unnest(%(ids)s::uuid[], %(seqs)s::bigint[], %(oks)s::bool[]) AS r(id, seq, ok)
--- The result must not count against an engine that moved since the probe, or has an open operation.
-WHERE e.id = r.id AND e.seq = r.seq AND e.status = 'running' AND NOT EXISTS (
-    SELECT 1 FROM engines_operation o WHERE o.engine_id = e.id AND {IS_OPEN})
--- The last column: whether an audit row is due. now() is the same moment in the whole transaction.
-RETURNING e.id, e.health_failures, e.restart_attempts, e.health_row_at = now()
-"""
-"""SQL: apply the results to the counters of the engines."""
-
-
-@transaction.atomic
-def _count(found: dict[UUID, tuple[Target, Result]]) -> list[tuple[UUID, int, int]]:
-    """Apply results to the counters and write sampled rows; returns (engine id, failures, restarts) per counted result."""
-    params: dict[str, Any] = {
-        "row_interval": settings.ENV.health_row_interval_s,
-        "reset": settings.ENV.restart_reset_s,
-        "ids": list(found),
-        "seqs": [target.seq for target, _ in found.values()],
-        "oks": [result.ok for _, result in found.values()],
-    }
-    with connection.cursor() as cursor:
-        cursor.execute(_COUNT, params)
-        counted = cursor.fetchall()
-    sampled = {engine_id: failures for engine_id, failures, _, has_row in counted if has_row}
-    for engine in Engine.objects.filter(pk__in=sampled).select_related("product"):
-        result = found[engine.pk][1]
-        metadata = {"healthy": result.ok, "result": result.text, "failures": sampled[engine.pk]}
-        trail.record(Action.HEALTH_CHECK, lifecycle.subject(engine), by=SYSTEM, metadata=metadata)
-    return [(engine_id, failures, restarts) for engine_id, failures, restarts, _ in counted]
+    lifecycle.note([(target.engine_id, target.seq) for target, result in pairs if result.ok and not result.proven])
+    counted = [(target, result) for target, result in pairs if result.proven or not result.ok]
+    findings = [lifecycle.Finding(target.engine_id, target.seq, result.ok, result.text) for target, result in counted]
+    failures = lifecycle.count(findings)
+    for each in findings:
+        if not each.ok and failures.get(each.engine_id, 0) >= settings.ENV.health_max_failures:
+            why = {"cause": "probes", "result": each.text, "failures": failures[each.engine_id]}
+            if lifecycle.mark_failed(each.engine_id, each.seq, by=SYSTEM, why=why, may_run=True):
+                log.warning("engine_failed", engine_id=str(each.engine_id), **why)
 
 
 def restart_due() -> int:

@@ -4,6 +4,7 @@ from engines.lifecycle.automatic import STOP_FACTOR, auto_restart, mark_failed, 
 from engines.lifecycle.backoff import next_restart_s
 from engines.lifecycle.capacity import decide_disk, decide_room, disk_mb
 from engines.lifecycle.checks import can, find
+from engines.lifecycle.counters import Finding, count, note
 from engines.lifecycle.moves import subject
 from engines.lifecycle.outcomes import Booted, Left, Outcome, failed, restart_failed, resume_failed, succeeded
 from engines.lifecycle.products import delete_product, stop_suspended, suspend_product
@@ -14,11 +15,13 @@ from engines.lifecycle.verbs import cancel_sleep, destroy, restart, reveal_key, 
 __all__ = [
     "STOP_FACTOR",
     "Booted",
+    "Finding",
     "Left",
     "Outcome",
     "auto_restart",
     "can",
     "cancel_sleep",
+    "count",
     "decide_disk",
     "decide_room",
     "delete_product",
@@ -28,6 +31,7 @@ __all__ = [
     "find",
     "mark_failed",
     "next_restart_s",
+    "note",
     "provision",
     "restart",
     "restart_failed",

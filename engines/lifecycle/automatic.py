@@ -3,6 +3,7 @@
 Every function reads the engine again under its lock, and does nothing when another process was faster.
 """
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from audit.actions import Action
 from audit.actors import Actor
 from engines import operations
 from engines.lifecycle import capacity, moves
+from engines.lifecycle.backoff import next_restart_s
 from engines.lifecycle.checks import lock_idle
 from engines.lifecycle.outcomes import NOW, After
 from engines.models import Engine, Kind, Operation, Status, Trigger
@@ -25,17 +27,18 @@ _MAY_RUN = Q(status=Status.RUNNING) | Q(status=Status.FAILED, may_run=True)
 
 
 @transaction.atomic
-def mark_failed(engine_id: UUID, seq: int, *, by: Actor, result: str, failures: int, retry_in_s: float | None) -> bool:
-    """Mark an engine `failed` after too many failed probes, and schedule its restart in `retry_in_s` seconds.
+def mark_failed(engine_id: UUID, seq: int, *, by: Actor, why: Mapping[str, Any], may_run: bool) -> bool:
+    """Mark a running engine `failed`, and schedule its restart, unless the engine has had all its restarts.
 
-    With None no restart is scheduled: the engine has had all its restarts. Returns False, and writes nothing, when the engine has
-    moved since the probe.
+    `why` goes into the audit row. `may_run`: the engine's instance may still run. Returns False, and writes nothing, when the
+    engine has moved since it had the given `seq`, or has an open operation.
     """
     engine = lock_idle(engine_id, status=Status.RUNNING, seq=seq)
     if engine is None:
         return False
-    columns: dict[str, Any] = {"health_failures": failures, "last_health_ok": False, "healthy_since": None, "may_run": True}
-    metadata: dict[str, Any] = {"result": result, "failures": failures}
+    columns: dict[str, Any] = {"last_health_ok": False, "healthy_since": None, "answered_at": None, "may_run": may_run}
+    metadata = dict(why)
+    retry_in_s = next_restart_s(engine.restart_attempts)
     if retry_in_s is None:
         columns["gave_up_at"] = NOW
     else:
@@ -68,17 +71,18 @@ def auto_restart(engine_id: UUID, *, by: Actor) -> Operation | None:
 
 
 @transaction.atomic
-def resume(engine_id: UUID, seq: int, *, by: Actor) -> Operation | None:
+def resume(engine_id: UUID, seq: int, *, by: Actor, trigger: Trigger) -> Operation | None:
     """Restart an engine whose instance was seen not running; None when it has moved since, or has an open operation.
 
-    An engine whose volume takes too much disk space is stopped instead.
+    `trigger`: HOST_RESTARTED, or RECONCILED where the host was not started again. An engine whose volume takes too much disk
+    space is stopped instead.
     """
     engine = lock_idle(engine_id, status=Status.RUNNING, seq=seq)
     if engine is None:
         return None
     if not capacity.decide_disk(engine).allowed:
         return _stop_oversized(engine, by=by)
-    return operations.open(engine, Kind.RESTART, by=by, params=params_of(Trigger.HOST_RESTARTED))
+    return operations.open(engine, Kind.RESTART, by=by, params=params_of(trigger))
 
 
 @transaction.atomic

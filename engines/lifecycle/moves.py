@@ -28,9 +28,13 @@ _COLUMNS = frozenset(CLEARED.keys() | NO_PENDING.keys()) | {
     "key_hash",
     "key_ciphertext",
     "incarnation",
+    "incarnation_mark",
+    "boot_timed_out",
+    "differs",
     "env_version",
     "memory_mb",
     "may_run",
+    "proves",
 }
 
 

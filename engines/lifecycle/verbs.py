@@ -4,6 +4,7 @@ A verb takes its locks in a fixed order (product, host, engine, operation), make
 open operation with an equal effect.
 """
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,6 +15,7 @@ from audit import trail
 from audit.actions import Action
 from audit.actors import Actor
 from engines import operations
+from engines.backends.base import Ref
 from engines.lifecycle import capacity, moves, plans, refused
 from engines.lifecycle.checks import lock
 from engines.lifecycle.outcomes import NO_RESTART
@@ -22,6 +24,8 @@ from engines.models import Engine, Kind, Operation, Queue, Status
 from engines.operations import params_of
 from engines.transitions import STARTS
 from policy import crypto, environments, products
+
+TOKEN_BYTES = 6  # of an incarnation: a restored registry counts incarnations anew, and must not find another one's instance
 
 
 def start(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
@@ -71,8 +75,12 @@ def rotate_key(engine: Engine, *, by: Actor, reason: str = "") -> Operation:
     plan = plans.of_verb(engine, Kind.ROTATE_KEY, params, "").checked()
     if plan.joins is not None:
         return plan.joins
-    made_of = {"env_version": environments.newest_version(engine.product_id), "memory_mb": memory_mb}
     incarnation = engine.incarnations + 1
+    made_of = {
+        "env_version": environments.newest_version(engine.product_id),
+        "memory_mb": memory_mb,
+        "mark": Ref(engine.pk, incarnation, secrets.token_hex(TOKEN_BYTES)).mark,
+    }
     operation = operations.open(engine, Kind.ROTATE_KEY, by=by, incarnation=incarnation, params={**params, **made_of})
     key = crypto.make_key(crypto.ENGINE_PREFIX)
     Engine.objects.filter(pk=engine.pk).update(

@@ -29,8 +29,8 @@ def _stop(attempt: Attempt) -> Outcome:
 
 def _destroy(attempt: Attempt) -> Outcome:
     """Remove everything of the engine. Instances are stopped first with the usual grace, to let work in progress finish."""
-    for incarnation in sorted({attempt.engine.incarnation, attempt.engine.incarnations}):
-        _stop_instance(attempt, Ref(attempt.engine.pk, incarnation))
+    attempt.step("stopping")
+    attempt.backend.retire(attempt.engine.pk, grace_s=settings.ENV.stop_grace_s)
     attempt.step("removing")
     attempt.backend.remove(attempt.engine.pk)
     return attempt.done()

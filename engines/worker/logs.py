@@ -5,8 +5,8 @@ from uuid import UUID
 
 import structlog
 
-from engines import backends, log_mailbox
-from engines.backends.base import BackendError, Ref
+from engines import backends, log_mailbox, specs
+from engines.backends.base import BackendError
 from engines.log_mailbox import MAX_LINES, Answer
 from engines.models import Engine
 
@@ -27,7 +27,7 @@ def hand_over(engine_id: UUID, tail: int, token: UUID) -> None:
 
 def _read(engine: Engine, tail: int) -> Answer:
     try:
-        return {"lines": _cut(backends.get().logs(Ref(engine.pk, engine.incarnation), tail=tail))}
+        return {"lines": _cut(backends.get().logs(specs.ref_of(engine), tail=tail))}
     except BackendError as error:
         log.warning("logs_not_read", engine_id=str(engine.pk), error=str(error))
         return {"error": error.code}  # the runtime's words stay here

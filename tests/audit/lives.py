@@ -1,5 +1,7 @@
 """Engines that went through their verbs, without any worker or process: what a worker would commit is committed at once."""
 
+from django.db.models.functions import Now
+
 from audit import actors
 from audit.actors import SYSTEM
 from engines import lifecycle, operations
@@ -37,7 +39,9 @@ def put(product, status=Status.RUNNING, user_id="alice"):
     if status in way:
         do(way[status], engine)
     if status == Status.FAILED:
-        assert lifecycle.mark_failed(engine.pk, fresh(engine).seq, by=SYSTEM, result="timeout", failures=3, retry_in_s=0)
+        why = {"cause": "probes", "result": "timeout", "failures": 3}
+        assert lifecycle.mark_failed(engine.pk, fresh(engine).seq, by=SYSTEM, why=why, may_run=True)
+        Engine.objects.filter(pk=engine.pk).update(next_restart_at=Now())
     return fresh(engine)
 
 

@@ -92,15 +92,15 @@ def test_reveal_key(product, changes_nothing):
 
 def test_mark_failed(product, changes_nothing):
     engine = put(product)
-    for_good = {"by": SYSTEM, "result": "timeout", "failures": 3, "retry_in_s": None}
-    assert changes_nothing(lambda: lifecycle.mark_failed(engine.pk, engine.seq, **for_good))
+    Engine.objects.filter(pk=engine.pk).update(restart_attempts=99)  # two rows: `auto_restart_gave_up`, too
+    assert changes_nothing(lambda: lifecycle.mark_failed(engine.pk, engine.seq, by=SYSTEM, why={"cause": "probes"}, may_run=True))
     assert fresh(engine).status == "failed"
 
 
 def test_judge(product, changes_nothing):
     engine = put(product)
-    target = probes.Target(engine.pk, engine.seq, engine.port)
-    changes_nothing(lambda: loop.judge([target], [probes.Result(True, "ok")]))
+    target = probes.Target(engine.pk, engine.seq, engine.port, engine.key_hash)
+    changes_nothing(lambda: loop.judge([target], [probes.Result(True, "ok", proven=True)]))
     assert fresh(engine).last_health_ok
 
 

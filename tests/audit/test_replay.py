@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 from django.db import transaction
+from django.db.models.functions import Now
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -71,7 +72,9 @@ class Life:
 
     def probe(self):
         seq = self._now().seq
-        lifecycle.mark_failed(self.engine.pk, seq, by=SYSTEM, result="timeout", failures=3, retry_in_s=0.0 if seq % 3 else None)
+        Engine.objects.filter(pk=self.engine.pk).update(restart_attempts=0 if seq % 3 else 99)
+        lifecycle.mark_failed(self.engine.pk, seq, by=SYSTEM, why={"cause": "instance_ended"}, may_run=False)
+        Engine.objects.filter(next_restart_at__isnull=False).update(next_restart_at=Now())
 
     def heal(self):
         lifecycle.auto_restart(self.engine.pk, by=SYSTEM)

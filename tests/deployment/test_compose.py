@@ -88,11 +88,12 @@ def test_engine_reaches_neither_the_control_plane_nor_its_clients(composed, app)
 
 
 MANY_DEAD = """
-import os, uuid, django
+import hashlib, os, uuid, django
 django.setup()
 from engines.health import probes
 living = uuid.UUID(os.environ["LIVING"])
-targets = [probes.Target(engine_id, 1, 9001) for engine_id in (*(uuid.uuid4() for _ in range(120)), living)]
+key_hash = hashlib.sha256(os.environ["LIVING_KEY"].encode()).hexdigest()
+targets = [probes.Target(engine_id, 1, 9001, key_hash) for engine_id in (*(uuid.uuid4() for _ in range(120)), living)]
 print([result.text for result in probes.probe_all(targets)][-2:])
 """
 
@@ -103,6 +104,7 @@ def test_probe_of_a_living_engine_does_not_wait_for_names_that_nobody_has(compos
     env = [
         *composed.container("worker").attrs["Config"]["Env"],
         f"LIVING={app.engine['engine_id']}",
+        f"LIVING_KEY={app.engine['api_key']}",
         "ORCH_HEALTH_CHECK_TIMEOUT_S=3",
     ]
     network = f"{composed.name}_engines-acme"

@@ -57,5 +57,5 @@ def in_parallel(call: Callable, arguments, threads=None):
 
 def probe_once(engine):
     """One probe of the engine, as while it boots."""
-    with health.Prober(engine) as prober:
+    with health.Prober(engine, engine.key_hash) as prober:
         return prober.probe()

@@ -1,6 +1,8 @@
 """Engines as they must be expected: servers that answer a probe with whatever bytes a test gives them, or in their own time."""
 
 import asyncio
+import hmac
+import re
 import socket
 import threading
 from contextlib import contextmanager
@@ -10,9 +12,12 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r
 
 
 @contextmanager
-def listening(answer, count=1, address="127.0.0.1"):
-    """`count` ports on which `answer(reader, writer)`, a coroutine function, serves each connection; yields the ports."""
-    sockets = [_listen(address) for _ in range(count)]
+def listening(answer, count=1, address="127.0.0.1", port=0):
+    """`count` ports on which `answer(head, writer)`, a coroutine function, serves each connection; yields the ports.
+
+    `head`: the bytes of the request until the empty line. `port`: the only port; 0: any.
+    """
+    sockets = [_listen(address, port) for _ in range(count)]
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -28,9 +33,10 @@ def listening(answer, count=1, address="127.0.0.1"):
         loop.close()
 
 
-def _listen(address):
+def _listen(address, port):
     listener = socket.socket()
-    listener.bind((address, 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((address, port))
     listener.listen(128)
     return listener
 
@@ -38,8 +44,7 @@ def _listen(address):
 async def _serve(sockets, answer):
     async def once(reader, writer):
         try:
-            await reader.readuntil(b"\r\n\r\n")
-            await answer(reader, writer)
+            await answer(await reader.readuntil(b"\r\n\r\n"), writer)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the probe has seen enough
@@ -58,9 +63,9 @@ async def _end():
 
 
 def saying(*parts, pause_s=0.0):
-    """An answer in these parts, `pause_s` apart."""
+    """An answer in these parts, `pause_s` apart, without a proof."""
 
-    async def answer(reader, writer):
+    async def answer(head, writer):
         for part in parts:
             writer.write(part)
             await writer.drain()
@@ -69,10 +74,22 @@ def saying(*parts, pause_s=0.0):
     return answer
 
 
+def proving(*parts, pause_s=0.0, key_hash="0" * 64):
+    """The same from an engine with this hash of its key: every part is a head, which gets the proof, or has no line end."""
+
+    async def answer(head, writer):
+        nonce = re.search(rb"\r\nX-Engine-Nonce: ([0-9a-f]{32})\r\n", head)[1]
+        shown = hmac.new(key_hash.encode(), nonce, "sha256").hexdigest()
+        proven = [part.replace(b"\r\n", b"\r\nX-Engine-Proof: " + shown.encode() + b"\r\n", 1) for part in parts]
+        await saying(*proven, pause_s=pause_s)(head, writer)
+
+    return answer
+
+
 def flooding(begin, repeat, sent, pause_s=0.0):
     """`begin`, then `repeat` without end, `pause_s` apart; the sizes of what was sent go into the list `sent`."""
 
-    async def answer(reader, writer):
+    async def answer(head, writer):
         writer.transport.set_write_buffer_limits(0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)  # what is sent is soon received
         block = repeat * (1 if pause_s else BLOCK // max(1, len(repeat)))

@@ -58,12 +58,12 @@ def test_probe_goes_to_the_container_whatever_products_are_told(set_env):
 def test_probe_finds_an_engine_on_another_address_of_the_host(set_env):
     set_env(engine_bind="127.0.0.9")
     with listening(saying(OK), address="127.0.0.9") as (port,):
-        assert probes.probe_all([probes.Target(uuid4(), 1, port)]) == [probes.Result(True, "ok")]
+        assert probes.probe_all([probes.Target(uuid4(), 1, port, "0" * 64)]) == [probes.Result(True, "ok")]
 
 
 def test_probe_of_a_name_that_nobody_has_is_a_failure(set_env):
     set_env(engine_reach="container")
-    assert probes.probe_all([probes.Target(uuid4(), 1, servers.free_port())]) == [probes.Result(False, "connect_error")]
+    assert probes.probe_all([probes.Target(uuid4(), 1, servers.free_port(), "0" * 64)]) == [probes.Result(False, "connect_error")]
 
 
 @pytest.mark.parametrize(

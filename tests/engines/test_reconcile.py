@@ -1,5 +1,7 @@
 """The runtime is made to agree with the registry."""
 
+from dataclasses import replace
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -10,7 +12,9 @@ from engines import backends, hosts, lifecycle, operations, reconcile
 from engines.backends.base import BackendError, BackendUnavailable, Ref, Spec, State
 from engines.health import loop, probes
 from engines.lifecycle import outcomes
-from engines.models import Engine, Operation, Status
+from engines.models import Engine, Operation, Status, Trigger
+from policy import environments
+from policy.models import EngineEnv
 from tests.engines.crew import in_parallel
 from tests.engines.registry import put_engine
 
@@ -35,6 +39,7 @@ def test_sweep_of_many_engines_sends_as_many_queries_as_of_few(running_engine, p
     few = queries()
     for n in range(20):
         backends.get().create(spec(put_engine(product, f"user-{n}"), 1))
+    reconcile.sweep()  # stores that they differ
     assert queries() == few
 
 
@@ -75,6 +80,30 @@ def test_sweep_leaves_an_engine_with_an_open_operation_to_it(running_engine):
 def test_sweep_leaves_everything_alone_while_the_backend_does_not_answer(product, memory_backend):
     memory_backend.unavailable = True
     assert reconcile.sweep() == 0
+
+
+def test_sweep_stores_what_differs_and_forgets_it_with_the_instance(settings, make_engine):
+    engines = [make_engine(user_id) for user_id in ("alice", "bob")]
+    settings.ENGINE_ENV = {"PASSED": "on"}
+    reconcile.sweep()
+    assert [found.differs for found in Engine.objects.differing()] == ["environment", "environment"]
+    settings.ENGINE_ENV = {}
+    backends.get().destroy(Ref(engines[0].pk, 1))
+    reconcile.sweep()
+    assert list(Engine.objects.differing()) == []
+
+
+def test_sweep_compares_with_the_variables_of_the_incarnations_version(settings, product, make_engine):
+    environments.replace(product.pk, {"TOKEN": "one"}, by=actors.ADMIN)
+    make_engine("alice")
+    environments.replace(product.pk, {"TOKEN": "two"}, by=actors.ADMIN)
+    make_engine("bob")
+    reconcile.sweep()
+    assert list(Engine.objects.differing()) == []
+    EngineEnv.objects.filter(version=2).update(ciphertext="of another master key")
+    settings.ENGINE_ENV = {"PASSED": "on"}
+    reconcile.sweep()
+    assert [found.user_id for found in Engine.objects.differing()] == ["alice"]  # of bob's engine nothing is known
 
 
 @pytest.fixture
@@ -202,6 +231,32 @@ def test_engines_are_resumed_when_their_host_came_back(product, memory_backend, 
     assert (restart.kind, restart.params) == ("restart", {"cause": "host_restarted"})
 
 
+def test_resume_corrects_a_newer_instance_before_it_restarts_the_engine(running_engine, carry_out):
+    reconcile.host_is_settled()
+    backends.get().destroy(Ref(running_engine.pk, 1))
+    newer = replace(spec(running_engine, 2), ref=Ref(running_engine.pk, 2, "abc"))
+    backends.get().create(newer)
+    backends.get().start(newer.ref)
+    reconcile.begin()
+    operation = Operation.objects.get(finished_at=None)
+    assert operation.params == {"cause": "reconciled"}
+    assert backends.get().list() == []
+    assert carry_out(operation).state == "succeeded"
+    assert [row.action for row in AuditRow.objects.order_by("id")][-2:] == ["orphan_removed", "restart"]
+
+
+@pytest.mark.parametrize(("known", "cause"), [(True, "reconciled"), (False, "host_restarted")])
+def test_resume_that_fails_is_tried_again_whatever_its_cause(product, memory_backend, carry_out, known, cause):
+    if known:
+        reconcile.host_is_settled()
+    engine = put_engine(product)
+    assert reconcile.resume() == 1
+    memory_backend.fail_next("create", BackendError("no"))
+    assert carry_out(Operation.objects.get(params={"cause": cause})).state == "failed"
+    engine.refresh_from_db()
+    assert engine.next_restart_at is not None
+
+
 def test_resume_opens_one_restart_however_many_do_it(product, memory_backend):
     for number in range(5):
         put_engine(product, f"user-{number}")
@@ -211,9 +266,9 @@ def test_resume_opens_one_restart_however_many_do_it(product, memory_backend):
 
 def test_resume_leaves_alone_what_has_moved_since_it_was_looked_at(product, memory_backend):
     engine = put_engine(product)
-    assert lifecycle.resume(engine.pk, engine.seq - 1, by=actors.SYSTEM) is None
+    assert lifecycle.resume(engine.pk, engine.seq - 1, by=actors.SYSTEM, trigger=Trigger.HOST_RESTARTED) is None
     lifecycle.stop(engine, by=ACME)
-    assert lifecycle.resume(engine.pk, engine.seq, by=actors.SYSTEM) is None
+    assert lifecycle.resume(engine.pk, engine.seq, by=actors.SYSTEM, trigger=Trigger.HOST_RESTARTED) is None
 
 
 def test_host_stays_unsettled_until_all_of_it_could_be_looked_at(product, memory_backend):
@@ -233,7 +288,7 @@ def test_begin_resumes_on_a_host_that_is_known(product, memory_backend):
     reconcile.host_is_settled()
     engine = put_engine(product)
     reconcile.begin()
-    assert Operation.objects.get(engine=engine).params == {"cause": "host_restarted"}
+    assert Operation.objects.get(engine=engine).params == {"cause": "reconciled"}
     assert reconcile.host_is_settled()
 
 
@@ -243,7 +298,7 @@ def test_begin_leaves_it_to_the_first_judgement_while_the_backend_does_not_answe
     memory_backend.unavailable = True
     reconcile.begin()
     memory_backend.unavailable = False
-    loop.judge([probes.Target(engine.pk, engine.seq, engine.port)], [probes.Result(False, "connect_error")])
+    loop.judge([probes.Target(engine.pk, engine.seq, engine.port, engine.key_hash)], [probes.Result(False, "connect_error")])
     assert Operation.objects.get(engine=engine).params == {"cause": "host_restarted"}
     engine.refresh_from_db()
     assert (engine.status, engine.health_failures) == (Status.RUNNING, 0)
@@ -253,7 +308,7 @@ def test_bad_probes_do_not_count_while_the_runtime_does_not_answer(settings, pro
     settings.ENV = settings.ENV.model_copy(update={"health_max_failures": 1})
     reconcile.host_is_settled()
     engine = settle_running(lifecycle.provision(product, "alice", by=ACME).engine)
-    target, bad = probes.Target(engine.pk, engine.seq, engine.port), probes.Result(False, "connect_error")
+    target, bad = probes.Target(engine.pk, engine.seq, engine.port, engine.key_hash), probes.Result(False, "connect_error")
     memory_backend.unavailable = True
     loop.judge([target], [bad])
     engine.refresh_from_db()

@@ -10,9 +10,9 @@ from django.test import Client
 
 from audit import actors
 from audit.models import AuditRow
-from engines import backends, lifecycle
+from engines import backends, lifecycle, specs
 from engines import environments as old_environments
-from engines.backends.base import BackendError, Ref, State
+from engines.backends.base import BackendError, Ref
 from engines.backends.process import store
 from engines.models import Engine
 from policy import crypto, environments
@@ -48,7 +48,7 @@ def replace(product, **env):
 def variables(engine):
     """What the engine's process was started with."""
     engine.refresh_from_db()
-    process = store.read_record(settings.ENGINES_ROOT / str(engine.pk), engine.incarnation).process
+    process = store.read_record(settings.ENGINES_ROOT / str(engine.pk), engine.mark).process
     environ = Path(f"/proc/{process.pid}/environ").read_text()
     return dict(part.partition("=")[::2] for part in environ.split("\0") if part)
 
@@ -156,7 +156,7 @@ def test_instance_that_is_lost_is_made_again_as_it_was(product, make_engine, car
     engine = make_engine("alice")
     replace(product, TOKEN="two")
     carry_out(lifecycle.stop(engine, by=actors.SYSTEM))
-    backends.get().destroy(Ref(engine.pk, engine.incarnation))
+    backends.get().destroy(specs.ref_of(engine))
     carry_out(lifecycle.start(engine, by=actors.SYSTEM))
     assert variables(engine)["TOKEN"] == "one"
     assert engine.env_version == 1
@@ -179,7 +179,7 @@ def test_rotation_that_fails_leaves_the_version_of_the_old_key(product, memory_b
     carry_out(lifecycle.rotate_key(engine, by=actors.SYSTEM))
     engine.refresh_from_db()
     assert engine.env_version == 1
-    assert memory_backend.observe(Ref(engine.pk, 2)) is State.ABSENT
+    assert [found.ref for found in memory_backend.list()] == [Ref(engine.pk, 1)]
 
 
 def test_version_that_no_key_opens_fails_the_operation_with_a_word(product, memory_backend, carry_out):

@@ -6,7 +6,7 @@ from uuid import UUID
 from django.core.management import call_command
 
 from audit.models import AuditRow
-from engines import backends
+from engines import backends, specs
 from engines.backends.base import State
 from engines.models import Engine, Kind, Operation, OperationState, Status
 from engines.transitions import TRANSITIONS
@@ -40,7 +40,7 @@ def check_agrees(engine_ids: Iterable[UUID], runtime: Subprocesses | Docker = SU
         mine = [found for found in instances if found.ref.engine_id == engine.pk]
         expected_states = [RUNS[Status(engine.status)], *([[]] if removed and engine.status != Status.RUNNING else [])]
         assert [found.state for found in mine] in expected_states, (engine.user_id, engine.status, mine)
-        assert [(found.ref.incarnation, found.port) for found in mine] in ([], [(engine.incarnation, engine.port)])
+        assert [(found.ref, found.port) for found in mine] in ([], [(specs.ref_of(engine), engine.port)])
         if engine.status == Status.RUNNING:
             expected.append(engine.pk)
             ports.add((engine.pk, engine.port))

@@ -54,6 +54,6 @@ def rows(engine, action):
 
 
 def pid(engine_id: UUID) -> int:
-    record = store.read_record(settings.ENGINES_ROOT / str(engine_id), 1)
+    record = store.read_record(settings.ENGINES_ROOT / str(engine_id), "1")
     assert record is not None
     return record.process.pid

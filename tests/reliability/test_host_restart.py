@@ -40,15 +40,15 @@ def kill(runtime, engine) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def check_resumed(engines, runtime) -> None:
-    """One `restart` of each engine that should run, because of its host, and no failure of any."""
+def check_resumed(engines, runtime, cause) -> None:
+    """One `restart` of each engine that should run, with its cause, and no failure of any."""
     waiting.until(lambda: AuditRow.objects.filter(action="restart").count() == 2, 60, "both are restarted")
     since = waiting.now()
     waiting.until(lambda: waiting.passed(since, 3), 5)  # probes, and a second restart if there is one to come
     waiting.until(lambda: not Operation.objects.filter(finished_at=None).exists(), 30)
     rows = AuditRow.objects.filter(action="restart").order_by("user_id")
     told = [(row.engine_id, row.actor, row.from_status, row.metadata["cause"]) for row in rows]
-    assert told == [(engine.pk, "system", "running", "host_restarted") for engine in engines[:2]]
+    assert told == [(engine.pk, "system", "running", cause) for engine in engines[:2]]
     assert not AuditRow.objects.filter(action__in=["health_failed", "auto_restart_start", "restart_failed"]).exists()
     fleet.check_agrees([engine.pk for engine in engines], runtime)
 
@@ -61,7 +61,7 @@ def test_engines_that_died_while_nothing_ran_are_resumed_by_the_processes_start(
     waiting.until(lambda: runtime.running() == [], 30, "those that were killed are gone")
     stack.start(*PROCESSES, "health.2")
     try:
-        check_resumed(engines, runtime)
+        check_resumed(engines, runtime, "reconciled")
     finally:
         stack.stop("health.2")
 
@@ -69,4 +69,4 @@ def test_engines_that_died_while_nothing_ran_are_resumed_by_the_processes_start(
 @pytest.mark.parametrize("runtime", ["docker"], indirect=True)
 def test_engines_are_resumed_once_when_the_daemon_was_started_again(stack, runtime, engines):
     restart_daemon()
-    check_resumed(engines, runtime)
+    check_resumed(engines, runtime, "host_restarted")

@@ -20,7 +20,9 @@ from engines.backends.base import (
     Egress,
     ImageUnfit,
     Instance,
+    InstanceDiffers,
     InstanceMissing,
+    Made,
     NetworkFull,
     NetworkUnguarded,
     OnEvicted,
@@ -31,7 +33,7 @@ from engines.backends.base import (
     ignore,
     instance_name,
 )
-from engines.backends.docker import containers, images, log_reader, name_servers, volumes, write_limits
+from engines.backends.docker import containers, images, log_reader, makings, name_servers, volumes, write_limits
 from engines.backends.docker.containers import Found
 from engines.backends.docker.daemon import Daemon, NotFound, is_about_network, is_conflict, named
 from engines.backends.docker.egress import Confinement
@@ -39,6 +41,7 @@ from engines.backends.docker.guard import Guard
 from engines.backends.docker.measurer import Measurer
 from engines.backends.docker.networks import Networks
 from engines.backends.docker.options import Options
+from engines.backends.docker.roster import Roster
 
 # A taken name without a container counts as lost after LOST_AFTER_S. A daemon seldom needs longer between reserving the name
 # and creating the container. If the daemon does need longer, two containers exist, and `start` uses one of them.
@@ -55,6 +58,7 @@ class DockerBackend(Backend):
     def __init__(self, options: Options) -> None:
         self.options = options
         self._daemon = Daemon(options.url, options.timeout_s)
+        self._roster = Roster(self._daemon, options.deployment)
         self._networks = Networks(self._daemon, options)
         self._guard = Guard(self._daemon, options)
         self._measurer = Measurer(self._daemon, options)
@@ -68,28 +72,29 @@ class DockerBackend(Backend):
         with self._daemon.verb("resolve"):
             return str(images.resolve(self._daemon, image, kept)["Id"])
 
-    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
+    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> Made:
         self._named.found = None
         self._confinement.want(spec.product, spec.egress)
         with self._daemon.verb("create"):
             for _ in self._daemon.rounds():
-                found = self._find(spec.ref)
+                found = self._roster.find(spec.ref)
                 if found is None:
                     image = images.resolve(self._daemon, spec.image, spec.digest)
                     containers.check_image(spec.image, image["Config"])
                     if self._make(replace(spec, digest=image["Id"]), image["Config"], on_evicted):
-                        return str(image["Id"])
+                        return Made(str(image["Id"]), is_new=True)
+                elif differs := makings.differing(found.made_of, spec, self.options):
+                    raise InstanceDiffers(f"container {found.name} differs in {', '.join(differs)}")
                 elif found.runs or self._is_as(found, spec):
                     self._named.found = found if found.name == self._name_of(spec.ref) else None
-                    return found.image
+                    return Made(found.image, is_new=False)
                 else:
-                    self._discard(found.id, force=False)  # port, reach and ulimits are fixed at the creation of a container
+                    self._discard(found.id, force=False)  # port and ulimits are fixed at the creation of a container
         raise AssertionError
 
     def _is_as(self, found: Found, spec: Spec) -> bool:
-        """Whether a container has what is fixed at its creation and may be asked for anew."""
-        wanted = (spec.port, self.options.reach, volumes.disk_mb(spec.limits, self.options))
-        return (found.port, found.reach, found.disk_mb) == wanted
+        """Whether a container has the port, and the limit on files, that the spec asks for now."""
+        return (found.port, found.disk_mb) == (spec.port, volumes.disk_mb(spec.limits, self.options))
 
     def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
         """Start the container under its engine's name, which the container then keeps as long as it exists.
@@ -101,7 +106,7 @@ class DockerBackend(Backend):
         with self._daemon.verb("start"):
             self._guard.check()
             for _ in self._daemon.rounds():
-                mine, others = self._recall(ref) or self._find_all(ref)
+                mine, others = self._recall(ref) or self._roster.find_among(ref)
                 if mine.runs or (self._take_name(mine, others, on_evicted) and self._run(mine)):
                     if mine.reach == "container":
                         self._introduce(mine)
@@ -109,24 +114,34 @@ class DockerBackend(Backend):
 
     def stop(self, ref: Ref, *, grace_s: float) -> None:
         with self._daemon.verb("stop"):
-            for found in self._list(containers.labels(self.options.deployment, ref)):
+            for found in self._roster.of_instance(ref):
                 if found.runs:
                     self._stop(found.id, grace_s)
 
     def destroy(self, ref: Ref) -> None:
         with self._daemon.verb("destroy"):
             for _ in self._daemon.rounds():
-                mine = self._list_all(containers.labels(self.options.deployment, ref))
+                mine = self._roster.of_instance(ref)
                 for found in mine:
                     self._discard(found.id)
                 if all(found.leaving for found in mine):
                     return
 
+    def retire(self, engine_id: UUID, *, but: Collection[Ref] = (), grace_s: float) -> Sequence[Ref]:
+        with self._daemon.verb("retire"):
+            found = [each for each in self._roster.of_engine(engine_id) if each.ref not in but]
+        for each in found:  # a verb per call, because a grace takes longer than a verb
+            with self._daemon.verb("retire"):
+                if each.runs:
+                    self._stop(each.id, grace_s)
+            with self._daemon.verb("retire"):
+                self._discard(each.id)
+        return [each.ref for each in found]
+
     def remove(self, engine_id: UUID) -> None:
-        labels = containers.engine_labels(self.options.deployment, engine_id)
         with self._daemon.verb("remove"):
             for _ in self._daemon.rounds():  # more than one if a delayed worker creates an instance in the middle
-                for found in self._list_all(labels):
+                for found in self._roster.of_engine_in_removal_too(engine_id):
                     self._discard(found.id)
                 if volumes.remove(self._daemon, engine_id):
                     return
@@ -137,15 +152,18 @@ class DockerBackend(Backend):
     def observe(self, ref: Ref) -> State:
         try:
             with self._daemon.verb("observe"):
-                found = self._find(ref)
+                found = self._roster.find(ref)
         except BackendError:
             return State.UNKNOWN
         return found.state if found else State.ABSENT
 
-    def list(self) -> Sequence[Instance]:
+    def list(self, engine_id: UUID | None = None) -> Sequence[Instance]:
         with self._daemon.verb("list"):
-            found = self._list([f"{containers.DEPLOYMENT}={self.options.deployment}"])
-        return [Instance(each.ref, each.state, each.port) for each in found]
+            found = self._roster.all() if engine_id is None else self._roster.of_engine(engine_id)
+        return [Instance(each.ref, each.state, containers.open_port(each, self.options), each.made_of) for each in found]
+
+    def differing(self, instance: Instance, spec: Spec) -> Sequence[str]:
+        return makings.differing(instance.made_of, spec, self.options)
 
     def list_volumes(self) -> set[UUID]:
         mine = {"label": [f"{containers.DEPLOYMENT}={self.options.deployment}"]}
@@ -175,7 +193,7 @@ class DockerBackend(Backend):
         A missing guard is started again if engines run.
         """
         with self._daemon.verb("tidy"):
-            found = self._list([f"{containers.DEPLOYMENT}={self.options.deployment}"])
+            found = self._roster.all()
             if any(each.runs for each in found):
                 self._guard.check()
             return self._networks.tidy({each.network for each in found})
@@ -195,7 +213,7 @@ class DockerBackend(Backend):
 
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         with self._daemon.verb("logs"):
-            found = self._find(ref)
+            found = self._roster.find(ref)
             if found is None or tail <= 0:
                 return []
             try:
@@ -203,34 +221,6 @@ class DockerBackend(Backend):
             except NotFound:
                 return []
         return log_text.last_lines(written, tail, is_cut=is_cut)
-
-    def _list(self, labels: Sequence[str]) -> Sequence[Found]:
-        """The containers with all the labels, without containers in removal, which cannot run any more."""
-        return [found for found in self._list_all(labels) if not found.leaving]
-
-    def _list_all(self, labels: Sequence[str]) -> Sequence[Found]:
-        """The containers with all the labels, including containers in removal.
-
-        A removal can end half-way and may be repeated. A removal on Docker 20.10 can leave a list entry until the daemon's
-        restart.
-        """
-        listed = self._daemon.ask(lambda api: api.containers(all=True, filters={"label": labels}))
-        return [found for found in map(containers.parse, listed) if found]
-
-    def _find(self, ref: Ref) -> Found | None:
-        return containers.best(self._list(containers.labels(self.options.deployment, ref)))
-
-    def _find_all(self, ref: Ref) -> tuple[Found, Sequence[Found]]:
-        """The instance, and the engine's other containers, none of which runs. Raises InstanceMissing, BackendError."""
-        found = self._list(containers.engine_labels(self.options.deployment, ref.engine_id))
-        mine = containers.best([each for each in found if each.ref == ref])
-        if mine is None:
-            raise InstanceMissing(f"engine {ref.engine_id} has no incarnation {ref.incarnation}")
-        others = [each for each in found if each.id != mine.id]
-        for other in others:
-            if other.runs:
-                raise BackendError(f"incarnation {other.ref.incarnation} of engine {ref.engine_id} is running")
-        return mine, others
 
     def _name_of(self, ref: Ref) -> str:
         """The name of the engine's running instance, of any incarnation."""

@@ -3,33 +3,31 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from engines.backends.base import INNER_PORT, ImageUnfit, Limits, Ref, Spec, State, instance_name
-from engines.backends.docker import seccomp, volumes
+from engines.backends.base import INNER_PORT, ImageUnfit, Ref, Spec, State, instance_name
+from engines.backends.docker import makings, volumes
 from engines.backends.docker.options import Options
 
 DEPLOYMENT = "roundhouse.deployment"
 PRODUCT = "roundhouse.product"
 ENGINE = "roundhouse.engine"
 INCARNATION = "roundhouse.incarnation"
+TOKEN = "roundhouse.token"  # noqa: S105 (of the incarnation; no secret)
 PORT = "roundhouse.port"
 REACH = "roundhouse.reach"
 DISK = "roundhouse.disk_mb"  # the most that a file may take
+MADE_OF = "roundhouse.made_of"  # see `makings`
 CLIENT = "roundhouse.client"  # CLIENT and PRODUCTS mark containers calling engines: see `clients`
 PRODUCTS = "roundhouse.products"
 
 MOST_REPEATED = 32_768  # characters
 EXPOSED = f"{INNER_PORT}/tcp"
-# Open files of a process: far more than an agent needs, far less than the host's own limit. There is no limit `nproc`: the
-# kernel counts it per user over all containers, so one engine could use up what all engines have. PidsLimit is per container.
-OPEN_FILES = 16_384
-# Short of memory, the host ends engines before the daemon, PostgreSQL and our processes, which have 0 or less.
-OOM_SCORE = 500
-CPU_SHARES = 256  # per CPU of an engine's ceiling; a process of ours in a container has 1,024
 
+ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared only)
 STATES = {"created": State.CREATED, "running": State.RUNNING, "paused": State.RUNNING, "restarting": State.RUNNING}
 
 
@@ -47,7 +45,10 @@ class Found:
     network: str
     reach: str
     disk_mb: int  # 0: made before there was a limit
+    made_of: Mapping[str, str]  # see `makings`
     leaving: bool  # its removal has begun
+    is_attached: bool  # to a network
+    published: frozenset[tuple[str, int]]  # address and port of the host, for each that is in force: none unless it runs
 
     @property
     def runs(self) -> bool:
@@ -72,7 +73,7 @@ def mac_address(deployment: str, port: int) -> str:
 
 def spare_name(deployment: str, ref: Ref) -> str:
     """The name of a container before its first start."""
-    return f"{instance_name(deployment, ref.engine_id)}-{ref.incarnation}"
+    return f"{instance_name(deployment, ref.engine_id)}-{ref.mark}"
 
 
 def owner_of(volume: Mapping[str, Any]) -> UUID | None:
@@ -84,13 +85,13 @@ def owner_of(volume: Mapping[str, Any]) -> UUID | None:
 
 
 def labels(deployment: str, ref: Ref) -> list[str]:
-    """The label filter for the containers of one instance."""
+    """The label filter for the containers of the incarnations with one number; their tokens may differ."""
     return [*engine_labels(deployment, ref.engine_id), f"{INCARNATION}={ref.incarnation}"]
 
 
-def engine_labels(deployment: str, engine_id: UUID) -> list[str]:
-    """The label filter for the containers of one engine."""
-    return [f"{DEPLOYMENT}={deployment}", f"{ENGINE}={engine_id}"]
+def engine_labels(deployment: str, engine_id: UUID | None = None) -> list[str]:
+    """The label filter for the containers of one engine, or of all engines of the deployment."""
+    return [f"{DEPLOYMENT}={deployment}", *([f"{ENGINE}={engine_id}"] if engine_id else [])]
 
 
 def check_image(name: str, image: Mapping[str, Any]) -> None:
@@ -107,7 +108,7 @@ def parse(listed: Mapping[str, Any]) -> Found | None:
     """Read an entry of the daemon's list of containers; None if the container is not an engine's."""
     marks = listed["Labels"]
     try:
-        ref = Ref(UUID(marks[ENGINE]), int(marks[INCARNATION]))
+        ref = Ref(UUID(marks[ENGINE]), int(marks[INCARNATION]), marks.get(TOKEN, ""))
         port = int(marks[PORT])
     except (KeyError, ValueError):
         return None
@@ -115,6 +116,8 @@ def parse(listed: Mapping[str, Any]) -> Found | None:
     state = STATES.get(listed["State"], State.EXITED)
     network = listed["HostConfig"]["NetworkMode"]
     networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
+    if state is State.CREATED and not networks:  # another worker may be just making the container: its network comes last
+        networks = {network: {}}
     return Found(
         listed["Id"],
         names[0],
@@ -126,8 +129,26 @@ def parse(listed: Mapping[str, Any]) -> Found | None:
         next(iter(networks), network),
         marks.get(REACH, "port"),
         int(marks.get(DISK, 0)),
+        makings.noted(marks.get(MADE_OF, ""), networks, listed["ImageID"]),
         listed["State"] in ("removing", "dead"),
+        bool(networks),
+        frozenset((each.get("IP", ""), each["PublicPort"]) for each in listed.get("Ports") or () if "PublicPort" in each),
     )
+
+
+def open_port(found: Found, options: Options) -> int | None:
+    """The engine's port if a running container can be reached there, else None; for other containers, the next start's port.
+
+    A container that was taken off its network runs on, and its port is free for a stranger.
+    """
+    if not found.runs:
+        return found.port
+    if options.reach == "container":
+        return found.port if found.is_attached else None
+    addresses = {ip for ip, port in found.published if port == found.port}
+    bind = str(ip_address(options.bind))  # in the short form, which the daemon has, too
+    is_reached = bind in ANY_ADDRESS or not addresses.isdisjoint({bind, *ANY_ADDRESS})
+    return found.port if addresses and is_reached else None
 
 
 def config(
@@ -145,11 +166,10 @@ def config(
     stranger, and its labels might declare a client, or a service of somebody's compose project. Thus all of them are made empty.
     `image_volumes`: paths of the volumes that the image declares. Raises ImageUnfit.
     """
-    env = {**spec.env, "SQLITE_DB_PATH": "/data/brain.sqlite", "CATALOG_DIR": "/catalog"}
     return {
         "Image": spec.digest or spec.image,
         "User": options.user,
-        "Env": [f"{name}={value}" for name, value in env.items()],
+        "Env": [f"{name}={value}" for name, value in makings.environment(spec).items()],
         "Labels": {**dict.fromkeys(image_labels, ""), **_marks(spec, options)},
         "ExposedPorts": {EXPOSED: {}},
         "StopSignal": "SIGTERM",  # an image's own signal might end the engine at once, or not at all
@@ -158,8 +178,8 @@ def config(
             "NetworkMode": network,
             "DnsOptions": list(dns_options),
             **_places(spec, image_volumes, options),
-            **_hardening(options),
-            **_ceilings(spec.limits, options),
+            **makings.hardening(),
+            **makings.ceilings(spec.limits, options),
             **write_limits,
         },
         **_addressed(spec, network, options),
@@ -177,6 +197,8 @@ def _marks(spec: Spec, options: Options) -> dict[str, str]:
         **_owner(spec, options),
         PRODUCT: spec.product,
         INCARNATION: str(spec.ref.incarnation),
+        TOKEN: spec.ref.token,
+        MADE_OF: makings.note(spec, options),
         PORT: str(spec.port),
         REACH: options.reach,
         DISK: str(volumes.disk_mb(spec.limits, options)),
@@ -207,41 +229,13 @@ def _places(spec: Spec, image_volumes: Iterable[str], options: Options) -> dict[
         "PortBindings": _published(spec.port, options),
         "Mounts": volumes.mounts(spec.ref.engine_id, _owner(spec, options), spec.limits, options),
         "Tmpfs": volumes.tmpfs(image_volumes, options),
-        "Ulimits": [_ulimit("nofile", OPEN_FILES), _ulimit("core", 0), volumes.file_size(spec.limits, options)],
-        "Runtime": spec.runtime or options.runtime,  # always named: the daemon's own default may be any other
-    }
-
-
-def _hardening(options: Options) -> dict[str, Any]:
-    """Restrictions for every engine; AppArmor is not named, which selects the daemon's default profile."""
-    return {
-        "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges", seccomp.OPTION],
-        "ReadonlyRootfs": True,
-        "IpcMode": "private",
-        "CgroupnsMode": "private",  # shows an engine no names of the host's groups
-        "OomScoreAdj": OOM_SCORE,
-        "Init": True,  # reaps orphaned child processes, which would count towards PidsLimit
-        "RestartPolicy": {"Name": "no"},  # Roundhouse restarts engines itself, to record every restart in a row
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": f"{options.log_mb}m", "max-file": "2"}},
+        "Ulimits": [_ulimit("nofile", makings.OPEN_FILES), _ulimit("core", 0), volumes.file_size(spec.limits, options)],
+        "Runtime": makings.runtime(spec.runtime, options),  # always named: the daemon's own default may be any other
     }
 
 
 def _ulimit(name: str, most: int) -> dict[str, Any]:
     return {"Name": name, "Soft": most, "Hard": most}
-
-
-def _ceilings(limits: Limits, options: Options) -> dict[str, Any]:
-    """A product's limits only lower the deployment's; `MemorySwap` counts memory plus swap, thus equal values allow no swap."""
-    memory = min(limits.memory_mb or options.memory_mb, options.memory_mb) * 1024 * 1024
-    cpus = min(limits.cpus or options.cpus, options.cpus)
-    return {
-        "Memory": memory,
-        "MemorySwap": memory,
-        "NanoCpus": int(cpus * 1e9),
-        "CpuShares": max(2, int(cpus * CPU_SHARES)),  # 2 is the least that the kernel takes
-        "PidsLimit": min(limits.pids or options.pids, options.pids),
-    }
 
 
 def best(found: Sequence[Found]) -> Found | None:

@@ -25,7 +25,8 @@ from engines.backends.base import (
     RuntimeMissing,
 )
 
-POLL_S = 0.02
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5  # between two rounds of a verb
+GROWTH = 1.5
 NO_ANSWER = (requests.RequestException, DockerException, OSError)
 
 T = TypeVar("T")
@@ -107,13 +108,16 @@ class Daemon:
         """Yield once, then again while concurrent changes prevent success; raises BackendUnavailable at the verb's deadline.
 
         Probably somebody changes the engine's containers all the time, or keeps an object in use. The error quotes the daemon's
-        last refusal, which names the object.
+        last refusal, which names the object. The pauses grow: another worker is done in a moment, but a volume may be in use for
+        as long as the verb lasts, and the daemon serves every other engine meanwhile.
         """
+        pause_s = FIRST_PAUSE_S
         while True:
             yield
-            if self._left() < 2 * POLL_S:
+            if self._left() < 2 * pause_s:
                 raise BackendUnavailable(f"concurrent changes prevent success; the daemon's last refusal: {self._local.refusal}")
-            time.sleep(POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * GROWTH, LONGEST_PAUSE_S)
 
     def spent(self) -> float:
         """Seconds since the verb began."""

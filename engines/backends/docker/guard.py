@@ -27,7 +27,7 @@ from engines.backends.docker.control_plane import Addresses
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict, named, said_by
 from engines.backends.docker.options import Options
 
-TRIES = 50  # checks of a starting guard before giving up
+TRIES = 15  # checks of a starting guard, over 4 s of growing pauses, before giving up
 RULES = "roundhouse.guard"  # label: hash of the rules kept in force by a guard's container
 DENIED = "roundhouse.denied"  # label: addresses of the control plane's servers denied by the rules
 

@@ -7,9 +7,23 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from engines.backends.base import Backend, BackendError, BackendUnavailable, Instance, OnEvicted, Ref, Spec, State, Usage, ignore
+from engines.backends import parts
+from engines.backends.base import (
+    Backend,
+    BackendError,
+    BackendUnavailable,
+    Instance,
+    Made,
+    OnEvicted,
+    Ref,
+    Spec,
+    State,
+    Usage,
+    ignore,
+)
 from engines.backends.memory import wire
 from engines.backends.memory.behaviour import Behaviour
+from engines.backends.memory.runtime import wanted
 
 
 class MemoryBackend(Backend):
@@ -40,8 +54,9 @@ class MemoryBackend(Backend):
     def resolve(self, image: str, kept: str = "") -> str:
         return str(self._call("resolve", image, kept))
 
-    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
-        return str(self._call("create", spec))
+    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> Made:
+        made: Made = self._call("create", spec, self.bind)
+        return made
 
     def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
         self._call("start", ref, self.bind)
@@ -52,6 +67,10 @@ class MemoryBackend(Backend):
     def destroy(self, ref: Ref) -> None:
         self._call("destroy", ref)
 
+    def retire(self, engine_id: UUID, *, but: Collection[Ref] = (), grace_s: float) -> Sequence[Ref]:
+        retired: Sequence[Ref] = self._call("retire", engine_id, frozenset(but), grace_s, timeout_s=self.timeout_s + grace_s)
+        return retired
+
     def remove(self, engine_id: UUID) -> None:
         self._call("remove", engine_id)
 
@@ -61,9 +80,12 @@ class MemoryBackend(Backend):
         except BackendError:
             return State.UNKNOWN
 
-    def list(self) -> Sequence[Instance]:
-        found: Sequence[Instance] = self._call("list")
+    def list(self, engine_id: UUID | None = None) -> Sequence[Instance]:
+        found: Sequence[Instance] = self._call("list", engine_id)
         return found
+
+    def differing(self, instance: Instance, spec: Spec) -> Sequence[str]:
+        return parts.differing(instance.made_of, wanted(spec, self.bind))
 
     def list_volumes(self) -> set[UUID]:
         return set(self._call("list_volumes"))

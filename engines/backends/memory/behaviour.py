@@ -1,6 +1,7 @@
 """The behaviour of an instance, as set by a test."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 OK = b'{"status": "ok"}'
 
@@ -13,6 +14,7 @@ class Behaviour:
     body: bytes = OK
     delay_s: float = 0.0  # before the answer to a request
     hangs: bool = False  # accepts connections and never answers
+    proof: Literal["right", "wrong", "none"] = "right"  # of the answers to GET /health
     boot_s: float = 0.0  # for as long after a start, /health answers 503 "starting"
     dies_after_s: float | None = None  # until the end by itself; counts from a start, or from `behave` if running
     stop_s: float = (

@@ -3,13 +3,16 @@
 import asyncio
 import errno
 import json
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import responses
 
+from engines import proof
 from engines.backends.base import BackendError, PortTaken
 from engines.backends.memory.behaviour import Behaviour
 
+NONCE_LINE = re.compile(rb"^%s: *(\S+)\r$" % proof.NONCE.encode(), re.IGNORECASE | re.MULTILINE)
 LONGEST_HEAD = 65_536  # bytes of a request
 BLOCK = 65_536  # bytes that are written together of an endless answer
 BUSY_S = 0.002  # until a client that has not read the last block is offered the next
@@ -17,10 +20,11 @@ LINGER_S = 5.0  # from an answer until our end breaks the connection, if the cli
 
 
 class Door:
-    """Listens from its creation until `close`; calls `behaviour` anew for every request."""
+    """Listens from its creation until `close`; calls `behaviour` anew for every request. `key_hash`: for proofs."""
 
-    def __init__(self, address: str, port: int, behaviour: Callable[[], Behaviour]) -> None:
+    def __init__(self, address: str, port: int, key_hash: str, behaviour: Callable[[], Behaviour]) -> None:
         """Raises PortTaken, BackendError."""
+        self.key_hash = key_hash
         self.behaviour = behaviour
         self.connections: set[asyncio.Transport] = set()
         self.is_open = True
@@ -82,11 +86,11 @@ class _Connection(asyncio.Protocol):
             return
         self._received += data
         if b"\r\n\r\n" in self._received:
-            self._answer(self._received.partition(b"\r\n")[0])
+            self._answer(*self._received.partition(b"\r\n")[::2])
         elif len(self._received) > LONGEST_HEAD:
             self._transport.abort()
 
-    def _answer(self, request_line: bytes) -> None:
+    def _answer(self, request_line: bytes, headers: bytes) -> None:
         self._is_answering = True
         behaviour = self._door.behaviour()
         if behaviour.hangs:
@@ -98,10 +102,18 @@ class _Connection(asyncio.Protocol):
         method, _, rest = request_line.decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
         if (method, path) == ("GET", "/health"):
-            self._send_later(behaviour.delay_s, behaviour.status, behaviour.body)
+            shown = self._proof(behaviour, headers)
+            self._send_later(behaviour.delay_s, behaviour.status, behaviour.body, *shown)
         else:
             error = {"code": "NOT_FOUND", "message": f"There is no {method} {path}."}
             self._send_later(behaviour.delay_s, 404, json.dumps({"error": error}).encode())
+
+    def _proof(self, behaviour: Behaviour, headers: bytes) -> Iterator[str]:
+        """The header with the engine's proof, if the request has a nonce."""
+        asked = NONCE_LINE.search(headers)
+        if asked is not None and behaviour.proof != "none":
+            shown = proof.prove(self._door.key_hash, asked[1].decode("latin-1"))
+            yield f"{proof.PROOF}: {shown if behaviour.proof == 'right' else shown[::-1]}"
 
     def _repeat(self, behaviour: Behaviour) -> None:
         """Send `repeat` until the client closes the connection; blocks of it when there is no pause."""
@@ -112,10 +124,10 @@ class _Connection(asyncio.Protocol):
             self._transport.write(behaviour.repeat * times)
         asyncio.get_running_loop().call_later(behaviour.pause_s or BUSY_S, self._repeat, behaviour)
 
-    def _send_later(self, delay_s: float, status: int, body: bytes) -> None:
-        asyncio.get_running_loop().call_later(delay_s, self._send, status, body)
+    def _send_later(self, delay_s: float, status: int, body: bytes, *headers: str) -> None:
+        asyncio.get_running_loop().call_later(delay_s, self._send, status, body, *headers)
 
-    def _send(self, status: int, body: bytes) -> None:
+    def _send(self, status: int, body: bytes, *headers: str) -> None:
         """Send the answer, and let the client close the connection.
 
         If our side closed first, a client that still sends a body would lose the answer.
@@ -127,6 +139,7 @@ class _Connection(asyncio.Protocol):
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
             "Connection: close",
+            *headers,
         )
         self._transport.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
         self._transport.write_eof()

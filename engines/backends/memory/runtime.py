@@ -8,16 +8,21 @@ import asyncio
 import builtins
 import hashlib
 from collections import defaultdict, deque
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
+from engines.backends import parts
 from engines.backends.base import (
     BackendError,
     BackendUnavailable,
     ImageMissing,
     Instance,
+    InstanceDiffers,
     InstanceMissing,
+    Made,
+    OtherRuns,
     PortTaken,
     Ref,
     Spec,
@@ -53,6 +58,8 @@ class Kept:
 
     port: int
     digest: str
+    made_of: Mapping[str, str]
+    key_hash: str
     run: Run | None = None
     boots: int = 0
     lines: list[str] = field(default_factory=list)
@@ -105,15 +112,19 @@ class Runtime:
             raise ImageMissing(f"no image {image}")
         return image if image.startswith("sha256:") else f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
 
-    def create(self, spec: Spec) -> str:
+    def create(self, spec: Spec, address: str) -> Made:
         refuse_runtime(spec, "memory")
         kept = self._instances.get(spec.ref)
+        if kept is not None and (differs := parts.differing(kept.made_of, wanted(spec, address))):
+            raise InstanceDiffers(f"the instance differs in {', '.join(differs)}")
+        is_new = kept is None
         if kept is None:
-            kept = self._instances[spec.ref] = Kept(spec.port, self.resolve(spec.image, spec.digest))
+            digest, key_hash = self.resolve(spec.image, spec.digest), spec.env.get("ENGINE_KEY_HASH", "")
+            kept = self._instances[spec.ref] = Kept(spec.port, digest, {**wanted(spec, address), "image": digest}, key_hash)
         self.volumes |= {spec.ref.engine_id}
         if kept.run is None:
             kept.port = spec.port
-        return kept.digest
+        return Made(kept.digest, is_new)
 
     def start(self, ref: Ref, address: str) -> None:
         kept = self._instances.get(ref)
@@ -123,10 +134,10 @@ class Runtime:
             return
         for other, found in self._instances.items():
             if found.run and other.engine_id == ref.engine_id:
-                raise BackendError(f"incarnation {other.incarnation} of engine {ref.engine_id} is running")
+                raise OtherRuns(f"incarnation {other.mark} of engine {ref.engine_id} is running")
             if found.run and found.port == kept.port:
                 raise PortTaken(f"port {kept.port} is taken")
-        run = kept.run = Run(Door(address, kept.port, lambda: self._behaviour_now(ref, run)))
+        run = kept.run = Run(Door(address, kept.port, kept.key_hash, lambda: self._behaviour_now(ref, run)))
         kept.boots += 1
         kept.lines.append(f"started, boot {kept.boots}")
         self._let_die(ref, kept)
@@ -148,6 +159,13 @@ class Runtime:
         if kept := self._instances.pop(ref, None):
             kept.end("destroyed")
 
+    async def retire(self, engine_id: UUID, but: frozenset[Ref], grace_s: float) -> builtins.list[Ref]:
+        found = [ref for ref in self._instances if ref.engine_id == engine_id and ref not in but]
+        for ref in found:
+            await self.stop(ref, grace_s)
+            self.destroy(ref)
+        return found
+
     def remove(self, engine_id: UUID) -> None:
         self.volumes -= {engine_id}
         for ref in [ref for ref in self._instances if ref.engine_id == engine_id]:
@@ -157,8 +175,12 @@ class Runtime:
         kept = self._instances.get(ref)
         return kept.state if kept else State.ABSENT
 
-    def list(self) -> builtins.list[Instance]:
-        return [Instance(ref, kept.state, kept.port) for ref, kept in self._instances.items()]
+    def list(self, engine_id: UUID | None) -> builtins.list[Instance]:
+        of_whom = self._instances.items() if engine_id is None else self._of(engine_id)
+        return [Instance(ref, kept.state, kept.port, kept.made_of) for ref, kept in of_whom]
+
+    def _of(self, engine_id: UUID) -> builtins.list[tuple[Ref, Kept]]:
+        return [(ref, kept) for ref, kept in self._instances.items() if ref.engine_id == engine_id]
 
     def list_volumes(self) -> set[UUID]:
         return set(self.volumes)
@@ -224,6 +246,12 @@ class Runtime:
             kept.end("exited")
         else:
             kept.run.death = asyncio.get_running_loop().call_later(after_s, kept.end, "exited")
+
+
+def wanted(spec: Spec, address: str) -> dict[str, str]:
+    """What an instance of the spec has to be made of, as `Instance.made_of` has it."""
+    image = {"image": spec.digest} if spec.digest else {}
+    return {**parts.of_environment(spec.env), "address": address, **image}
 
 
 def _is_among(ref: Ref, who: frozenset[Ref | UUID] | None) -> bool:

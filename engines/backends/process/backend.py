@@ -20,15 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
-from engines.backends import log_text, walk
+from engines.backends import log_text, parts, walk
 from engines.backends.base import (
     Backend,
     BackendError,
     BackendUnavailable,
     ImageMissing,
     Instance,
+    InstanceDiffers,
     InstanceMissing,
+    Made,
     OnEvicted,
+    OtherRuns,
     PortTaken,
     Ref,
     Spec,
@@ -69,26 +72,26 @@ class SubprocessBackend(Backend):
         module = _module(image)  # every tag means the code of our own checkout
         return f"sha256:{hashlib.sha256(module.encode()).hexdigest()}"
 
-    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> str:
+    def create(self, spec: Spec, *, on_evicted: OnEvicted = ignore) -> Made:
         refuse_runtime(spec, self.name)
         digest = self.resolve(spec.image)
-        folder, incarnation = self._folder(spec.ref.engine_id), spec.ref.incarnation
+        folder, mark = self._folder(spec.ref.engine_id), spec.ref.mark
         with _errors("create"):
             if store.is_doomed(folder):
                 raise BackendUnavailable(f"engine {spec.ref.engine_id} is being removed")
             for path in (folder, folder / "data"):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if incarnation in store.running(folder):
-                return digest
-            found = store.read_spec(folder, incarnation)
+            found = store.read_spec(folder, mark)
+            if found and (differs := parts.differing(self._made_of(folder, mark), self._wanted(spec))):
+                raise InstanceDiffers(f"the instance differs in {', '.join(differs)}")
             wanted = found or {"product": spec.product, "image": spec.image, "env": dict(spec.env)}
-            if found is None or found["port"] != spec.port:
-                store.write_spec(folder, incarnation, {**wanted, "port": spec.port})
-        return digest
+            if (found is None or found["port"] != spec.port) and mark not in store.running(folder):
+                store.write_spec(folder, mark, {**wanted, "port": spec.port})
+        return Made(digest, is_new=found is None)
 
     def start(self, ref: Ref, *, on_evicted: OnEvicted = ignore) -> None:
         with _errors("start"):
-            spec = store.read_spec(self._folder(ref.engine_id), ref.incarnation)
+            spec = store.read_spec(self._folder(ref.engine_id), ref.mark)
             if spec is None:
                 raise _missing(ref)
             with _place():
@@ -101,7 +104,7 @@ class SubprocessBackend(Backend):
             case Outcome.PORT_TAKEN:
                 raise PortTaken(f"port {spec['port']} is taken")
             case Outcome.OTHER_RUNS:
-                raise BackendError(f"another incarnation of engine {ref.engine_id} is running")
+                raise OtherRuns(f"another incarnation of engine {ref.engine_id} is running")
             case Outcome.LOCKED:
                 raise BackendUnavailable(f"a process of engine {ref.engine_id} is starting or ending, and makes no progress")
             case _:
@@ -109,15 +112,20 @@ class SubprocessBackend(Backend):
 
     def stop(self, ref: Ref, *, grace_s: float) -> None:
         with _errors("stop"):
-            self._end(self._folder(ref.engine_id), ref.incarnation, grace_s=grace_s)
+            self._end(self._folder(ref.engine_id), ref.mark, grace_s=grace_s)
 
     def destroy(self, ref: Ref) -> None:
-        folder, incarnation = self._folder(ref.engine_id), ref.incarnation
         with _errors("destroy"):
-            (folder / f"{incarnation}.json").unlink(missing_ok=True)  # before the kill, for the reason given in `launch`
-            self._end(folder, incarnation, grace_s=0)
-            for suffix in (".log", ".pid"):
-                (folder / f"{incarnation}{suffix}").unlink(missing_ok=True)
+            self._destroy(self._folder(ref.engine_id), ref.mark)
+
+    def retire(self, engine_id: UUID, *, but: Collection[Ref] = (), grace_s: float) -> Sequence[Ref]:
+        with _errors("retire"):
+            folder = self._folder(engine_id)
+            found = [ref for mark in store.marks(folder) if (ref := Ref.parse(engine_id, mark)) not in but]
+            for ref in found:
+                self._end(folder, ref.mark, grace_s=grace_s)
+                self._destroy(folder, ref.mark)
+            return found
 
     def remove(self, engine_id: UUID) -> None:
         folder = self._folder(engine_id)
@@ -127,14 +135,19 @@ class SubprocessBackend(Backend):
 
     def observe(self, ref: Ref) -> State:
         try:
-            return _state(self._folder(ref.engine_id), ref.incarnation)
+            return _state(self._folder(ref.engine_id), ref.mark)
         except OSError:
             return State.UNKNOWN
 
-    def list(self) -> Sequence[Instance]:
+    def list(self, engine_id: UUID | None = None) -> Sequence[Instance]:
         with _errors("list"):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return [found for entry in self.root.iterdir() for found in self._instances(entry.name)]
+            names = [str(engine_id)] if engine_id else [entry.name for entry in self.root.iterdir()]
+            listeners = processes.listeners()
+            return [found for name in names for found in self._instances(name, listeners)]
+
+    def differing(self, instance: Instance, spec: Spec) -> Sequence[str]:
+        return parts.differing(instance.made_of, self._wanted(spec))
 
     def list_volumes(self) -> set[UUID]:
         """The ids of all engine folders; after an unfinished removal a folder may have no data any more."""
@@ -157,7 +170,7 @@ class SubprocessBackend(Backend):
 
     def logs(self, ref: Ref, *, tail: int) -> Sequence[str]:
         with _errors("logs"):
-            path = self._folder(ref.engine_id) / f"{ref.incarnation}.log"
+            path = self._folder(ref.engine_id) / f"{ref.mark}.log"
             written = store.tail_bytes(path, store.LOG_LIMIT + 1)
         is_longer = len(written) > store.LOG_LIMIT
         return log_text.last_lines(written[is_longer:], tail, is_cut=is_longer and written[:1] != b"\n")
@@ -170,7 +183,7 @@ class SubprocessBackend(Backend):
         path = os.environ.get("PATH", os.defpath)
         order = {
             "folder": str(self._folder(ref.engine_id)),
-            "incarnation": ref.incarnation,
+            "mark": ref.mark,
             "argv": [sys.executable, "-P", "-m", module],
             "env": {"PATH": path, "PYTHONPATH": str(CODE), "CATALOG_DIR": str(self.catalog)},
             "bind": self.bind,
@@ -189,8 +202,29 @@ class SubprocessBackend(Backend):
             raise BackendUnavailable(f"engine {ref.engine_id} did not start within {self.timeout_s} s") from error
         return launcher.returncode, said.decode(errors="replace").strip().rpartition("\n")[2]
 
-    def _end(self, folder: Path, incarnation: int, *, grace_s: float) -> None:
-        record = store.read_record(folder, incarnation)
+    def _destroy(self, folder: Path, mark: str) -> None:
+        (folder / f"{mark}.json").unlink(missing_ok=True)  # before the kill, for the reason given in `launch`
+        self._end(folder, mark, grace_s=0)
+        for suffix in (".log", ".pid"):
+            (folder / f"{mark}{suffix}").unlink(missing_ok=True)
+
+    def _wanted(self, spec: Spec) -> dict[str, str]:
+        """What an instance of the spec has to be made of, as `Instance.made_of` has it."""
+        return {**parts.of_environment(spec.env), "address": self.bind, "mounts": str(self.catalog)}
+
+    def _made_of(self, folder: Path, mark: str) -> dict[str, str]:
+        """What an instance is made of: an instance that does not run gets its address and catalog at its next start."""
+        spec = store.read_spec(folder, mark)
+        if spec is None:
+            return {}
+        address, catalog = self.bind, str(self.catalog)
+        record = store.read_record(folder, mark)
+        if record and record.bind and processes.is_alive(record.process):
+            address, catalog = record.bind, record.catalog
+        return {**parts.of_environment(spec["env"]), "address": address, "mounts": catalog}
+
+    def _end(self, folder: Path, mark: str, *, grace_s: float) -> None:
+        record = store.read_record(folder, mark)
         if record and not processes.end(record.process, grace_s=grace_s, timeout_s=self.timeout_s):
             raise BackendUnavailable(f"process {record.process.pid} does not end")
 
@@ -201,8 +235,8 @@ class SubprocessBackend(Backend):
         """
         try:
             (folder / "doomed").touch(mode=0o600)
-            for incarnation in store.running(folder):
-                self._end(folder, incarnation, grace_s=0)
+            for mark in store.running(folder):
+                self._end(folder, mark, grace_s=0)
             _delete(folder / "data")
             for path in sorted(folder.iterdir(), key=lambda path: (path.name == "doomed", path.suffix == ".json")):
                 _delete(path)
@@ -214,16 +248,17 @@ class SubprocessBackend(Backend):
                 raise
         return not folder.exists()
 
-    def _instances(self, name: str) -> Iterator[Instance]:
+    def _instances(self, name: str, listeners: processes.Listeners) -> Iterator[Instance]:
         """Instances in the folder `name` of the root; none if the folder belongs to no engine."""
         if not _is_uuid(name):
             return
         engine_id = UUID(name)
         folder = self._folder(engine_id)
-        for incarnation in store.incarnations(folder):
-            state = _state(folder, incarnation)
-            if state is not State.ABSENT:  # destroyed since the call of `incarnations`
-                yield Instance(Ref(engine_id, incarnation), state, _port(folder, incarnation, state))
+        for mark in store.marks(folder):
+            state = _state(folder, mark)
+            if state is not State.ABSENT:  # destroyed since the call of `marks`
+                made_of = self._made_of(folder, mark)
+                yield Instance(Ref.parse(engine_id, mark), state, _port(folder, mark, state, listeners), made_of)
 
 
 def _is_uuid(name: str) -> bool:
@@ -233,21 +268,21 @@ def _is_uuid(name: str) -> bool:
         return False
 
 
-def _state(folder: Path, incarnation: int) -> State:
-    record = store.read_record(folder, incarnation)
+def _state(folder: Path, mark: str) -> State:
+    record = store.read_record(folder, mark)
     if record and processes.is_alive(record.process):
         return State.RUNNING
-    if store.read_spec(folder, incarnation) is None:
+    if store.read_spec(folder, mark) is None:
         return State.ABSENT
     return State.EXITED if record else State.CREATED
 
 
-def _port(folder: Path, incarnation: int, state: State) -> int | None:
-    """The current port of a running instance, else the port of the next start: a changed spec counts from the next start."""
-    record = store.read_record(folder, incarnation)
+def _port(folder: Path, mark: str, state: State, listeners: processes.Listeners) -> int | None:
+    """The port on which a running instance listens, if it does; else the port of the next start, by the present spec."""
+    record = store.read_record(folder, mark)
     if record and state is State.RUNNING:
-        return record.port
-    spec = store.read_spec(folder, incarnation)
+        return record.port if processes.listens(record.process.pid, record.port, listeners) else None
+    spec = store.read_spec(folder, mark)
     return spec["port"] if spec else None
 
 
@@ -266,7 +301,7 @@ def _delete(path: Path) -> None:
 
 
 def _missing(ref: Ref) -> InstanceMissing:
-    return InstanceMissing(f"engine {ref.engine_id} has no incarnation {ref.incarnation}")
+    return InstanceMissing(f"engine {ref.engine_id} has no incarnation {ref.mark}")
 
 
 @contextmanager

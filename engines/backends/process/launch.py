@@ -47,7 +47,7 @@ class Outcome(IntEnum):
 
 
 def main() -> Outcome:
-    """Carry out the order `{"folder", "incarnation", "argv", "env", "bind"}` on stdin."""
+    """Carry out the order `{"folder", "mark", "argv", "env", "bind"}` on stdin."""
     order = json.load(sys.stdin)
     try:
         lock = os.open(order["folder"], os.O_RDONLY | os.O_DIRECTORY)
@@ -55,11 +55,11 @@ def main() -> Outcome:
         return Outcome.MISSING
     # The open folder, not its name: a removed folder stays removed, even if a new folder has the same name by now.
     folder = Path(f"/proc/self/fd/{lock}")
-    incarnation = order["incarnation"]
-    refused = claim(lock, folder, incarnation)
+    mark = order["mark"]
+    refused = claim(lock, folder, mark)
     if refused is not None:
         return refused
-    spec = store.read_spec(folder, incarnation)
+    spec = store.read_spec(folder, mark)
     if spec is None:
         return Outcome.MISSING
     if not is_free(order["bind"], spec["port"]):
@@ -69,19 +69,19 @@ def main() -> Outcome:
         become(lock, folder, order, spec)
     os.close(lock)  # from here on only the engine holds the lock
     outcome = watch(child, spec["port"])
-    if outcome is Outcome.NOT_STARTED and store.read_spec(Path(order["folder"]), incarnation) is None:
+    if outcome is Outcome.NOT_STARTED and store.read_spec(Path(order["folder"]), mark) is None:
         return Outcome.MISSING  # removed while the child was starting
     return outcome
 
 
-def claim(lock: int, folder: Path, incarnation: int) -> Outcome | None:
+def claim(lock: int, folder: Path, mark: str) -> Outcome | None:
     """Take the engine's lock. None: the lock is ours, and no process of the engine runs. Else the launcher's exit code."""
     deadline = time.monotonic() + LOCK_WAIT_S
     while time.monotonic() < deadline:
         locked = _try_lock(lock)
         running = store.running(folder)
         if running:
-            return Outcome.STARTED if incarnation in running else Outcome.OTHER_RUNS
+            return Outcome.STARTED if mark in running else Outcome.OTHER_RUNS
         if locked:
             return None
         _end_leftovers(folder)
@@ -108,12 +108,13 @@ def become(lock: int, folder: Path, order: dict[str, Any], spec: dict[str, Any])
         os.setsid()
         _give_way()
         os.umask(0o077)
-        incarnation = order["incarnation"]
-        store.write_record(folder, incarnation, store.Record(processes.current(), spec["port"]))
-        if store.is_doomed(folder) or store.read_spec(folder, incarnation) is None:
-            (folder / f"{incarnation}.pid").unlink(missing_ok=True)
+        mark = order["mark"]
+        made_by = (order["bind"], order["env"]["CATALOG_DIR"])
+        store.write_record(folder, mark, store.Record(processes.current(), spec["port"], *made_by))
+        if store.is_doomed(folder) or store.read_spec(folder, mark) is None:
+            (folder / f"{mark}.pid").unlink(missing_ok=True)
             os._exit(Outcome.MISSING)
-        _redirect(folder / f"{incarnation}.log")
+        _redirect(folder / f"{mark}.log")
         (folder / "data").mkdir(mode=0o700, exist_ok=True)
         os.chdir(folder / "data")
         os.set_inheritable(lock, True)

@@ -6,7 +6,8 @@ Linux only: the data comes from /proc.
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,9 +52,21 @@ def end(process: Process, *, grace_s: float, timeout_s: float) -> bool:
     return wait_until(lambda: not _signal(process, signal.SIGKILL), timeout_s)
 
 
-def listens(pid: int, port: int) -> bool:
-    """Whether the process itself has a listening TCP socket on `port` (any address)."""
-    inodes = {line[9] for line in _sockets(pid) if line[3] == "0A" and int(line[1].rpartition(":")[2], 16) == port}
+Listeners = Mapping[int, Set[str]]
+
+
+def listeners() -> Listeners:
+    """The inodes of all listening TCP sockets of this machine, by port (any address)."""
+    found: defaultdict[int, set[str]] = defaultdict(set)
+    for line in _sockets():
+        if line[3] == "0A":
+            found[int(line[1].rpartition(":")[2], 16)].add(line[9])
+    return found
+
+
+def listens(pid: int, port: int, among: Listeners | None = None) -> bool:
+    """Whether the process itself has a listening TCP socket on `port`; `among`: a recent answer of `listeners`."""
+    inodes = (listeners() if among is None else among).get(port, frozenset())
     if not inodes:
         return False
     try:
@@ -114,12 +127,13 @@ def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _sockets(pid: int) -> list[list[str]]:
+def _sockets() -> list[list[str]]:
+    """The lines of the kernel's tables of TCP sockets, in words; engines have the network of our own process."""
     lines: list[list[str]] = []
     for table in ("tcp", "tcp6"):
         try:
-            text = Path(f"/proc/{pid}/net/{table}").read_text()
-        except OSError:  # the process ended, or the kernel has no IPv6
+            text = Path(f"/proc/self/net/{table}").read_text()
+        except OSError:  # the kernel has no IPv6
             continue
         lines += [line.split() for line in text.splitlines()[1:]]
     return lines

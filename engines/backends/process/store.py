@@ -1,12 +1,13 @@
 """The subprocess backend's folder for an engine:
 
     data/               the volume
-    <incarnation>.json  the spec to run: product, image, port, environment; exists from create to destroy
-    <incarnation>.pid   the record of the last process, written by the process itself before it becomes the engine
-    <incarnation>.log   the output of the instance
+    <mark>.json         the spec to run: product, image, port, environment; exists from create to destroy
+    <mark>.pid          the record of the last process, written by the process itself before it becomes the engine
+    <mark>.log          the output of the instance
     doomed              the folder is being removed: no process may start from the folder any more
 
-The folder itself is the lock of the engine's process (`flock`, see `launch`). All files are replaced as a whole, never edited.
+`mark` is the `Ref.mark` of an incarnation. The folder itself is the lock of the engine's process (`flock`, see `launch`). All
+files are replaced as a whole, never edited.
 """
 
 import json
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engines.backends.marks import MARK
 from engines.backends.process import processes
 from engines.backends.process.processes import Process
 
@@ -24,47 +26,53 @@ LOG_KEPT = 250_000  # bytes at the end of the log
 
 
 class Record(NamedTuple):
-    """The last process of an instance, and the port given to the process."""
+    """The last process of an instance, and what it was given: port, address, folder of the catalog (empty: not known)."""
 
     process: Process
     port: int
+    bind: str = ""
+    catalog: str = ""
 
 
-def read_spec(folder: Path, incarnation: int) -> dict[str, Any] | None:
+def read_spec(folder: Path, mark: str) -> dict[str, Any] | None:
     """`{"product": str, "image": str, "port": int, "env": {str: str}}`, or None if the instance does not exist."""
-    return _read(folder / f"{incarnation}.json")
+    return _read(folder / f"{mark}.json")
 
 
-def write_spec(folder: Path, incarnation: int, spec: dict[str, Any]) -> None:
+def write_spec(folder: Path, mark: str, spec: dict[str, Any]) -> None:
     """Store `spec` for the instance. Raises FileNotFoundError when the folder is gone."""
-    _write(folder / f"{incarnation}.json", spec)
+    _write(folder / f"{mark}.json", spec)
 
 
-def read_record(folder: Path, incarnation: int) -> Record | None:
+def read_record(folder: Path, mark: str) -> Record | None:
     """The instance's last process; None if the instance never ran."""
-    found = _read(folder / f"{incarnation}.pid")
-    return None if found is None else Record(Process(found["pid"], found["start"], found["boot"]), found["port"])
+    found = _read(folder / f"{mark}.pid")
+    if found is None:
+        return None
+    process = Process(found["pid"], found["start"], found["boot"])
+    return Record(process, found["port"], found.get("bind", ""), found.get("catalog", ""))
 
 
-def write_record(folder: Path, incarnation: int, record: Record) -> None:
+def write_record(folder: Path, mark: str, record: Record) -> None:
     """Store the instance's process. Raises FileNotFoundError when the folder is gone."""
-    _write(folder / f"{incarnation}.pid", {**record.process._asdict(), "port": record.port})
+    given = {"port": record.port, "bind": record.bind, "catalog": record.catalog}
+    _write(folder / f"{mark}.pid", {**record.process._asdict(), **given})
 
 
-def records(folder: Path) -> dict[int, Record]:
-    """The last process of every incarnation that has run, by incarnation."""
-    found = ((number, read_record(folder, number)) for number in _numbers(folder, ".pid"))
-    return {number: record for number, record in found if record}
+def records(folder: Path) -> dict[str, Record]:
+    """The last process of every incarnation that has run, by mark."""
+    found = ((mark, read_record(folder, mark)) for mark in _marks(folder, ".pid"))
+    return {mark: record for mark, record in found if record}
 
 
-def running(folder: Path) -> dict[int, Record]:
-    """The records with a living process, by incarnation. Two or more would be a bug."""
-    return {number: record for number, record in records(folder).items() if processes.is_alive(record.process)}
+def running(folder: Path) -> dict[str, Record]:
+    """The records with a living process, by mark. Two or more would be a bug."""
+    return {mark: record for mark, record in records(folder).items() if processes.is_alive(record.process)}
 
 
-def incarnations(folder: Path) -> list[int]:
-    """The incarnations with a spec, or with a living process left by a worker that died in the middle of a destroy; sorted."""
-    return sorted({*_numbers(folder, ".json"), *running(folder)})
+def marks(folder: Path) -> list[str]:
+    """Of incarnations with a spec, or with a living process left by a worker that died in the middle of a destroy; sorted."""
+    return sorted({*_marks(folder, ".json"), *running(folder)})
 
 
 def is_doomed(folder: Path) -> bool:
@@ -89,12 +97,12 @@ def tail_bytes(path: Path, size: int) -> bytes:
         return b""
 
 
-def _numbers(folder: Path, suffix: str) -> Iterator[int]:
+def _marks(folder: Path, suffix: str) -> Iterator[str]:
     try:
         stems = [path.stem for path in folder.iterdir() if path.suffix == suffix]
     except (FileNotFoundError, NotADirectoryError):
         return
-    yield from (int(stem) for stem in stems if stem.isascii() and stem.isdecimal())
+    yield from (stem for stem in stems if MARK.fullmatch(stem))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

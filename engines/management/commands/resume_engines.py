@@ -8,7 +8,7 @@ from engines.backends.base import BackendUnavailable
 
 
 class Command(BaseCommand):
-    help = "Restart every engine that should run and does not run, because its host was away."
+    help = "Restart every engine that should run and does not, after its host was away or the database was restored."
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from audit import actors
 from common.settings import settings
-from engines import addresses, lifecycle, operations
+from engines import addresses, health, lifecycle, operations
 from engines.errors import EngineError, Unsuccessful
 from engines.models import Engine
 from policy import crypto, products
@@ -74,6 +74,9 @@ def _finish(operation: Any) -> None:
 def _execute(engine: Engine) -> None:
     """Let the engine carry out one turn. Raises CommandError with the engine's answer, or the reason for none."""
     assert engine.port is not None  # every living engine has a port
+    with health.Prober(engine, engine.key_hash, must_prove=engine.proves) as prober:
+        if not (found := prober.probe()).ok:  # a stranger may have the port, and must not get the key
+            raise CommandError(f"execute: the engine is not healthy: {found.text}")
     address = urlsplit(addresses.probe_url(engine.pk, engine.port))
     caller = http.client.HTTPConnection(address.hostname or "", address.port, timeout=settings.ENV.boot_timeout_s)
     headers = {"X-Engine-Key": crypto.decrypt(engine.key_ciphertext), "Content-Type": "application/json"}

@@ -285,7 +285,7 @@ def test_stop_leaves_nothing_running_and_the_next_start_is_quick_and_resumes(hom
     waiting.until(lambda: audit_rows(second, headers, "restart"), 30, "its restart is on record")
     (row,) = audit_rows(second, headers, "restart")
     assert row["engine_id"] == engine["engine_id"]
-    assert row["metadata"]["cause"] == "host_restarted"
+    assert row["metadata"]["cause"] == "reconciled"
     assert not audit_rows(second, headers, "health_failed")
 
     second.signal_group(signal.SIGINT)  # Ctrl-C

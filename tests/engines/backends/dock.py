@@ -71,7 +71,7 @@ def container_of(client: docker.DockerClient, backend: DockerBackend, ref: Any) 
     """The instance's container, as the SDK's object."""
     found: Found | None = None
     with backend._daemon.verb("test"):
-        found = backend._find(ref)
+        found = backend._roster.find(ref)
     assert found is not None
     return client.containers.get(found.id)
 

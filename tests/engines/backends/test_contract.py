@@ -7,7 +7,19 @@ from uuid import uuid4
 
 import pytest
 
-from engines.backends.base import BackendError, ImageMissing, InstanceMissing, PortTaken, Ref, RuntimeMissing, State
+from engines.backends.base import (
+    BackendError,
+    ImageMissing,
+    InstanceDiffers,
+    InstanceMissing,
+    Limits,
+    Made,
+    OtherRuns,
+    PortTaken,
+    Ref,
+    RuntimeMissing,
+    State,
+)
 from engines.backends.shutdown import stop_all
 from tests.engines.backends import dock
 from tests.engines.backends.runtimes import IMAGE, Runtime, spec
@@ -66,10 +78,10 @@ def test_resolve_keeps_an_earlier_answer_while_there_is_that_image(backend):
 
 def test_create_says_what_the_instance_is_made_of_also_when_it_adopts(backend):
     wanted = replace(spec(), digest=backend.resolve(IMAGE))
-    assert backend.create(wanted) == wanted.digest
-    assert backend.create(replace(wanted, digest="")) == wanted.digest
+    assert backend.create(wanted) == Made(wanted.digest, is_new=True)
+    assert backend.create(replace(wanted, digest="")) == Made(wanted.digest, is_new=False)
     backend.start(wanted.ref)
-    assert backend.create(wanted) == wanted.digest
+    assert backend.create(wanted) == Made(wanted.digest, is_new=False)
 
 
 def test_tidy_leaves_what_instances_need(backend):
@@ -131,7 +143,7 @@ def test_create_moves_port_of_stopped_instance_only(backend):
     assert backend.list()[0].port == moved.port
     backend.start(wanted.ref)
     backend.create(wanted)
-    assert backend.list()[0].port == moved.port
+    until(lambda: backend.list()[0].port == moved.port)
 
 
 def test_create_raises_image_missing_for_unknown_image(runtime):
@@ -189,9 +201,8 @@ def test_start_refuses_second_incarnation_while_first_runs(backend):
     backend.create(first)
     backend.create(second)
     backend.start(first.ref)
-    with pytest.raises(BackendError) as raised:
+    with pytest.raises(OtherRuns):
         backend.start(second.ref)
-    assert type(raised.value) is BackendError
     backend.stop(first.ref, grace_s=10)
     backend.start(second.ref)
     assert backend.observe(first.ref) in (State.EXITED, State.ABSENT)
@@ -272,11 +283,28 @@ def test_list_shows_instance_that_stale_worker_made_after_remove(backend):
     backend.remove(wanted.ref.engine_id)
     backend.create(wanted)
     backend.start(wanted.ref)
-    assert [(found.ref, found.state, found.port) for found in backend.list()] == [(wanted.ref, State.RUNNING, wanted.port)]
+    (found,) = backend.list()
+    assert (found.ref, found.state) == (wanted.ref, State.RUNNING)
 
 
 def test_list_is_empty_without_instances(backend):
     assert list(backend.list()) == []
+    assert list(backend.list(uuid4())) == []
+
+
+def test_list_of_one_engine_shows_its_running_instance_at_its_port_only(backend):
+    mine, other = spec(), spec()
+    for wanted in (mine, other):
+        backend.create(wanted)
+    (found,) = backend.list(mine.ref.engine_id)
+    assert not found.serves(mine.ref, mine.port)  # was not started yet
+    backend.start(mine.ref)
+    found = until(lambda: next((each for each in backend.list(mine.ref.engine_id) if each.serves(mine.ref, mine.port)), None))
+    assert not found.serves(mine.ref, other.port)
+    assert not found.serves(other.ref, mine.port)
+    backend.stop(mine.ref, grace_s=10)
+    (found,) = backend.list(mine.ref.engine_id)
+    assert not found.serves(mine.ref, mine.port)
 
 
 def test_logs_are_last_lines_oldest_first(backend):
@@ -302,3 +330,60 @@ def test_stop_all_stops_every_running_instance(backend):
     assert stop_all(backend, grace_s=10) == []
     states = [backend.observe(wanted.ref) for wanted in specs]
     assert states == [State.EXITED, State.EXITED, State.EXITED, State.CREATED]
+
+
+def another_key(wanted):
+    return replace(wanted, env={**wanted.env, "ENGINE_KEY_HASH": "0" * 64})
+
+
+@pytest.mark.parametrize("state", [State.CREATED, State.RUNNING])
+def test_create_adopts_no_instance_that_differs_and_leaves_it_as_it_is(backend, state):
+    wanted = spec()
+    backend.create(wanted)
+    if state is State.RUNNING:
+        backend.start(wanted.ref)
+    for other, part in ((another_key(wanted), "key"), (replace(wanted, env={**wanted.env, "PASSED": "on"}), "environment")):
+        assert list(backend.differing(backend.list()[0], other)) == [part]
+        with pytest.raises(InstanceDiffers, match=f"differs in {part}$") as raised:
+            backend.create(other)
+        assert raised.value.retryable
+    assert backend.observe(wanted.ref) is state
+    backend.destroy(wanted.ref)
+    assert backend.create(another_key(wanted)).is_new
+
+
+def test_differing_finds_nothing_for_what_a_policy_moves(backend):
+    wanted = spec()
+    backend.create(wanted)
+    policy_now = replace(wanted, port=spec().port, limits=Limits(cpus=0.5, pids=17, disk_mb=9), egress="none")
+    assert list(backend.differing(backend.list()[0], policy_now)) == []
+    assert not backend.create(replace(wanted, limits=Limits(cpus=0.5))).is_new
+
+
+def test_two_incarnations_with_one_number_are_two_instances(runtime):
+    backend, first = runtime.backend, spec()
+    second = replace(first, ref=replace(first.ref, token="5f0c9a1be7d3"))
+    backend.create(first)
+    assert backend.create(another_key(second)).is_new
+    backend.start(first.ref)
+    assert (backend.observe(first.ref), backend.observe(second.ref)) == (State.RUNNING, State.CREATED)
+    with pytest.raises(OtherRuns):
+        backend.start(second.ref)
+    backend.destroy(first.ref)
+    backend.start(second.ref)
+    assert [(found.ref, found.state) for found in backend.list()] == [(second.ref, State.RUNNING)]
+
+
+def test_retire_removes_all_instances_but_those_named_and_keeps_the_volume(runtime):
+    backend, kept, other = runtime.backend, spec(), spec()
+    unknown = spec(kept.ref.engine_id, 2)
+    for wanted in (kept, unknown, other):
+        backend.create(wanted)
+    backend.start(unknown.ref)
+    assert backend.retire(kept.ref.engine_id, but=[kept.ref], grace_s=10) == [unknown.ref]
+    assert backend.retire(kept.ref.engine_id, but=[kept.ref], grace_s=10) == []
+    assert {found.ref for found in backend.list()} == {kept.ref, other.ref}
+    assert backend.retire(kept.ref.engine_id, grace_s=10) == [kept.ref]
+    assert backend.retire(uuid4(), grace_s=10) == []
+    assert runtime.has_volume(kept.ref.engine_id)
+    backend.remove(kept.ref.engine_id)

@@ -24,9 +24,10 @@ from engines.backends.base import (
     instance_name,
 )
 from engines.backends.docker import DockerBackend, Options, containers, log_reader, seccomp, volumes, write_limits
+from engines.backends.docker.daemon import Daemon
 from tests.engines.backends import dock, ordinary_work, system_calls
 from tests.engines.backends.runtimes import IMAGE, call, execute, free_port, is_healthy, spec, try_
-from tests.waiting import until
+from tests.waiting import now, passed, until
 
 MB = 1024 * 1024
 
@@ -190,6 +191,33 @@ def test_remove_says_who_holds_on_to_the_volume(client):
             other.remove()
         backend.remove(wanted.ref.engine_id)
         assert backend.list_volumes() == set()
+
+
+def test_remove_goes_on_soon_after_the_volume_is_free(client, docked):
+    wanted = spec()
+    docked.create(wanted)
+    other = client.containers.create(IMAGE, volumes={volumes.name(wanted.ref.engine_id): {"bind": "/backup"}})
+    freed: list[float] = []
+
+    def free():
+        other.remove()
+        freed.append(now())
+
+    holder = threading.Timer(0.6, free)
+    holder.start()
+    docked.remove(wanted.ref.engine_id)
+    holder.join()
+    assert not passed(freed[0], 2.0)
+    assert not dock.has_volume(client, wanted.ref.engine_id)
+
+
+def test_rounds_of_a_verb_wait_longer_each_time():
+    """A volume in use was asked for 50 times a second: 60 times in this verb."""
+    daemon = Daemon("unix:///no/such/socket", timeout_s=1.2)
+    rounds: list[None] = []
+    with pytest.raises(BackendUnavailable, match="concurrent changes prevent success"), daemon.verb("remove"):
+        rounds.extend(daemon.rounds())
+    assert 3 <= len(rounds) <= 8
 
 
 def test_stop_lets_engine_drain_and_kills_it_after_the_grace(docked):

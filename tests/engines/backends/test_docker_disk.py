@@ -158,7 +158,7 @@ def test_start_takes_the_present_limit(client, docked, running):
     wanted, _ = running(disk_mb=4)
     docked.stop(wanted.ref, grace_s=0)
     raised = replace(wanted, limits=Limits(disk_mb=8))
-    digest = docked.create(raised)
+    digest = docked.create(raised).digest
     assert docked.observe(wanted.ref) is State.CREATED
     made = dock.container_of(client, docked, wanted.ref)
     assert (made.attrs["HostConfig"]["Ulimits"][-1]["Hard"], made.attrs["Image"]) == (8 * MB, digest)

@@ -6,10 +6,11 @@ import secrets
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db.models.functions import Now
 
 from audit import actors
 from audit.models import AuditRow
-from engines import admission, backends, disk, lifecycle, reconcile
+from engines import admission, backends, disk, health, lifecycle, reconcile, specs
 from engines.admission import Question
 from engines.backends.base import Ref, Spec, State, instance_name
 from engines.backends.docker import Options, containers
@@ -23,6 +24,7 @@ from tests.engines import crew
 from tests.engines.backends import dock
 from tests.engines.backends.inside import GATEWAY, WORLD, WORLD_PORT, reached, status_from
 from tests.engines.backends.runtimes import IMAGE, is_healthy
+from tests.engines.strangers import OK, listening, saying
 from tests.envelopes import assert_error
 from tests.waiting import until
 
@@ -54,7 +56,7 @@ def fleet(tune):
 
 def container_of(client, engine):
     engine.refresh_from_db()
-    return dock.container_of(client, backends.get(), Ref(engine.pk, engine.incarnation))
+    return dock.container_of(client, backends.get(), specs.ref_of(engine))
 
 
 # -- what it may reach ---------------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def test_digest_is_that_of_the_container_also_where_an_attempt_died_before_it_wa
     products.update_policy(product.pk, {"engine_image": tag.name}, by=actors.ADMIN)
     provision = lifecycle.provision(product, "alice", by=ACME)
     made = fleet.create(dead_workers_spec(provision.engine))
-    assert made == first
+    assert made.digest == first
     tag.move()
     assert carry_out(provision).state == "succeeded"
     engine = Engine.objects.get()
@@ -390,3 +392,64 @@ def test_engine_that_fills_its_volume_is_warned_not_started_and_stopped(client, 
     overrides.grant(product.pk, "disk_mb", 40, reason="clean up", expires_in_s=60, by=actors.ADMIN)
     assert carry_out(lifecycle.start(Engine.objects.get(), by=ACME)).state == "succeeded"
     assert container_of(client, engine).attrs["HostConfig"]["Ulimits"][-1]["Hard"] == 40 * MB
+
+
+# -- made anew -----------------------------------------------------------------------------------------------------------------
+
+
+def test_engine_cut_off_from_its_network_is_made_anew_on_its_volume(client, fleet, product, carry_out):
+    engine = make_running(product, "alice", carry_out)
+    container = container_of(client, engine)
+    dock.run_inside(container, "open('/data/kept', 'w').write('yes')")
+    client.networks.get(f"{fleet.options.network}-acme").disconnect(container, force=True)
+    reconcile.sweep()
+    engine.refresh_from_db()
+    assert engine.differs == "network"
+    operation = carry_out(lifecycle.restart(engine, by=ACME))
+    assert (operation.state, AuditRow.objects.get(operation_id=operation.pk).metadata["remade"]) == ("succeeded", "differs")
+    anew = container_of(client, engine)
+    assert anew.id != container.id
+    assert dock.run_inside(anew, "print(open('/data/kept').read())") == "yes\n"
+
+
+def test_changed_bind_holds_from_the_next_start_and_counts_until_then(client, tune, product, carry_out):
+    tune(engine_bind="127.0.0.2")
+    engine = make_running(product, "alice", carry_out)
+    assert published(client, engine) == "127.0.0.2"
+    tune(engine_bind="127.0.0.1")
+    reconcile.sweep()
+    assert [found.differs for found in Engine.objects.differing()] == ["address"]
+    assert published(client, engine) == "127.0.0.2"  # no engine is restarted by a setting
+    assert carry_out(lifecycle.restart(engine, by=ACME)).state == "succeeded"
+    assert published(client, engine) == "127.0.0.1"
+    assert not Engine.objects.differing().exists()
+
+
+def published(client, engine):
+    """The address of the host on which the engine's port is published."""
+    (bound,) = container_of(client, engine).attrs["NetworkSettings"]["Ports"]["8000/tcp"]
+    return bound["HostIp"]
+
+
+# -- strangers on its port -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("trouble", "cause"), [("kill", "instance_ended"), ("disconnect", "instance_elsewhere")])
+def test_stranger_on_the_port_of_an_engine_does_not_keep_it_running(client, fleet, product, carry_out, trouble, cause):
+    reconcile.host_is_settled()
+    engine = make_running(product, "alice", carry_out)
+    container = container_of(client, engine)
+    if trouble == "kill":
+        container.kill()
+    else:
+        (network,) = container.attrs["NetworkSettings"]["Networks"]
+        client.networks.get(network).disconnect(container, force=True)
+    healthy_at = Engine.objects.get(pk=engine.pk).last_health_at
+    with listening(saying(OK), port=engine.port):
+        Engine.objects.filter(pk=engine.pk).update(next_probe_at=Now())
+        health.probe_due()
+        assert reconcile.sweep() == 1
+    engine.refresh_from_db()
+    assert (engine.status, engine.last_health_at) == ("failed", healthy_at)
+    assert AuditRow.objects.get(action="health_failed").metadata["cause"] == cause
+    assert admission.explain(product, Question("admit", "alice")).would == "refuse"

@@ -5,12 +5,13 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
-from engines.backends.base import InstanceMissing, NetworkUnguarded, State, instance_name
-from engines.backends.docker import DockerBackend, networks
-from engines.backends.docker.containers import CLIENT, DEPLOYMENT, ENGINE, PRODUCTS, mac_address
+from engines.backends.base import InstanceDiffers, InstanceMissing, NetworkUnguarded, Ref, State, instance_name
+from engines.backends.docker import DockerBackend, Options, networks
+from engines.backends.docker.containers import CLIENT, DEPLOYMENT, ENGINE, PRODUCTS, Found, mac_address, open_port
 from tests.engines.backends import dock, inside
 from tests.engines.backends.dockerd import Dockerd
 from tests.engines.backends.inside import METADATA, WORLD, WORLD_PORT, address_of, reached
@@ -111,6 +112,34 @@ def test_engine_reaches_neighbour_and_client_only_without_the_guard(client, name
         assert reached(engine, theirs, neighbour) == set()
         end_guard(client, named)
         assert reached(engine, theirs, neighbour) == {theirs, neighbour}
+
+
+def test_list_names_the_port_of_an_engine_only_while_it_is_on_its_network(client, named):
+    mine = started(named)
+    assert named.list(mine.ref.engine_id)[0].serves(mine.ref, mine.port)
+    (network,) = networks_of(container := dock.container_of(client, named, mine.ref))
+    client.networks.get(network).disconnect(container, force=True)
+    (found,) = named.list()
+    assert (found.state, found.port) == (State.RUNNING, None)
+
+
+@pytest.mark.parametrize(
+    ("bind", "published", "is_reached"),
+    [
+        ("127.0.0.1", [("127.0.0.1", 9001)], True),
+        ("127.0.0.1", [("0.0.0.0", 9001), ("::", 9001)], True),
+        ("0.0.0.0", [("127.0.0.1", 9001)], True),
+        ("0:0:0:0:0:0:0:1", [("::1", 9001)], True),
+        ("127.0.0.1", [("10.1.2.3", 9001)], False),
+        ("127.0.0.1", [("127.0.0.1", 9002)], False),
+        ("0.0.0.0", [], False),
+    ],
+)
+def test_port_is_named_only_where_callers_reach_it(bind, published, is_reached):
+    ref = Ref(uuid4(), 1)
+    details = {"reach": "port", "disk_mb": 0, "leaving": False, "is_attached": True, "published": frozenset(published)}
+    found = Found("id", "name", ref, "acme", "image", 9001, State.RUNNING, "network", **details)
+    assert open_port(found, Options(bind=bind)) == (9001 if is_reached else None)
 
 
 def test_client_reaches_an_engine_at_once_that_has_the_ip_address_of_another_one(client, named):
@@ -271,9 +300,12 @@ def test_other_reach_uses_neither_the_networks_nor_the_containers_of_the_one_bef
     named.stop(stopped.ref, grace_s=0)
     changed = DockerBackend(replace(named.options, reach="port"))
     for wanted in (running, stopped):
-        changed.create(wanted)
-        changed.start(wanted.ref)
+        with pytest.raises(InstanceDiffers, match="differs in address"):
+            changed.create(wanted)
     assert networks_of(dock.container_of(client, named, running.ref)) == {f"{named.options.network}-acme"}
+    changed.destroy(stopped.ref)
+    changed.create(stopped)
+    changed.start(stopped.ref)
     again = dock.container_of(client, named, stopped.ref)
     assert networks_of(again) == {f"{named.options.network}-acme.2"}
     assert again.attrs["HostConfig"]["PortBindings"]

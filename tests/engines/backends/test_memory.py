@@ -19,7 +19,7 @@ from engines.backends.memory import Behaviour, MemoryBackend
 from engines.backends.shutdown import stop_all
 from engines.health import probes
 from tests import waiting
-from tests.engines.backends.runtimes import call, spec
+from tests.engines.backends.runtimes import KEY_HASH, call, spec
 from tests.engines.strangers import OK, listening, saying
 from tests.memory import ROOT, Server
 from tests.waiting import until
@@ -50,7 +50,8 @@ def started(backend, *specs):
 
 
 def probe(*specs):
-    return [found.text for found in probes.probe_all([probes.Target(each.ref.engine_id, 1, each.port) for each in specs])]
+    targets = [probes.Target(each.ref.engine_id, 1, each.port, KEY_HASH, must_prove=True) for each in specs]
+    return [found.text for found in probes.probe_all(targets)]
 
 
 # -- trouble with verbs ------------------------------------------------------------------------------------------------

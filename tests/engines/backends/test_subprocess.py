@@ -72,7 +72,7 @@ def folder_of(backend, wanted) -> Path:
 
 
 def recorded(backend, wanted) -> processes.Process:
-    return store.read_record(folder_of(backend, wanted), wanted.ref.incarnation).process
+    return store.read_record(folder_of(backend, wanted), wanted.ref.mark).process
 
 
 # -- Life beside a worker ----------------------------------------------------------------------------------------------
@@ -118,6 +118,17 @@ def test_data_survives_stop_and_the_next_incarnation(local):
     assert call(second.port, "GET", "/counter") == (200, {"counter": 1, "boots": 3})
 
 
+def test_list_names_no_port_on_which_a_stranger_listens_in_the_engines_place(local):
+    wanted = running(local)
+    record = store.read_record(folder_of(local, wanted), 1)
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        store.write_record(folder_of(local, wanted), 1, record._replace(port=stranger.getsockname()[1]))
+        (found,) = local.list(wanted.ref.engine_id)
+        assert (found.state, found.port) == (State.RUNNING, None)
+    store.write_record(folder_of(local, wanted), 1, record)
+    assert local.list(wanted.ref.engine_id)[0].serves(wanted.ref, wanted.port)
+
+
 # -- Which process it is -----------------------------------------------------------------------------------------------
 
 
@@ -126,7 +137,7 @@ def test_observe_says_exited_for_a_zombie(local):
     child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
     stat = Path(f"/proc/{child.pid}/stat")
     process = processes.Process(child.pid, int(stat.read_text().rpartition(")")[2].split()[19]), processes.current().boot)
-    store.write_record(folder_of(local, wanted), 1, store.Record(process, wanted.port))
+    store.write_record(folder_of(local, wanted), "1", store.Record(process, wanted.port))
     assert local.observe(wanted.ref) is State.RUNNING
     child.stdin.close()
     until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
@@ -140,7 +151,7 @@ def test_stop_and_remove_spare_a_stranger_with_the_recorded_pid(local, other):
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
         process = processes.current()._replace(pid=stranger.pid, **other)
-        store.write_record(folder_of(local, wanted), 1, store.Record(process, wanted.port))
+        store.write_record(folder_of(local, wanted), "1", store.Record(process, wanted.port))
         assert local.observe(wanted.ref) is State.EXITED
         local.stop(wanted.ref, grace_s=5)
         local.destroy(wanted.ref)
@@ -191,7 +202,7 @@ def test_start_runs_one_process_when_a_frozen_worker_goes_on_later(local, worker
     except BackendError:  # the frozen worker's launcher came first
         local.start(old.ref)
     worker.send_signal(signal.SIGCONT)
-    assert worker.stdout.readline() in {"done\n", "backend_error\n"}
+    assert worker.stdout.readline() in {"done\n", "other_runs\n"}
     assert processes_of(old.ref.engine_id) == [recorded(local, successor).pid]
 
 
@@ -202,7 +213,7 @@ def test_start_runs_one_process_when_many_workers_start_all_incarnations(local, 
     for worker in started:
         go(worker)
     said = [worker.stdout.readline() for worker in started]
-    assert set(said) <= {"done\n", "backend_error\n"}
+    assert set(said) <= {"done\n", "other_runs\n"}
     assert 1 <= said.count("done\n") <= 2
     assert len(processes_of(engine_id)) == 1
 
@@ -280,7 +291,13 @@ def test_start_raises_port_taken_for_a_stranger_on_the_port(local):
 
 
 def launched(backend, wanted, argv) -> int:
-    order = {"folder": str(folder_of(backend, wanted)), "incarnation": 1, "argv": argv, "env": {}, "bind": "127.0.0.1"}
+    order = {
+        "folder": str(folder_of(backend, wanted)),
+        "mark": "1",
+        "argv": argv,
+        "env": {"CATALOG_DIR": ""},
+        "bind": "127.0.0.1",
+    }
     command = [sys.executable, "-m", "engines.backends.process.launch"]
     return subprocess.run(command, input=json.dumps(order).encode(), cwd=ROOT, check=False).returncode
 

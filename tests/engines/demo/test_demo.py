@@ -12,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import requests
 
+from engines import proof
 from tests.engines.backends.runtimes import KEY, KEY_HASH, call, execute, free_port, is_healthy
 from tests.waiting import until
 
@@ -74,6 +76,15 @@ def test_health_is_ok_without_a_key(engine):
     assert (status, body["status"]) == (200, "ok")
     assert body["uptime_seconds"] >= 0
     assert body["subsystems"] == {"brain": "ok", "catalog": "none", "turns": 0}
+
+
+def test_health_is_proved_for_a_nonce(engine, subtests):
+    engine.boot()
+    for nonce, proves in (("0" * 32, True), ("f" * 31, False), ("F" * 32, False), ("", False), (None, False)):
+        with subtests.test(nonce=nonce):
+            answer = requests.get(f"http://127.0.0.1:{engine.port}/health", headers={"X-Engine-Nonce": nonce}, timeout=10)
+            assert answer.headers.get("X-Engine-Proof") == (proof.prove(KEY_HASH, nonce) if proves else None)
+            assert answer.json()["status"] == "ok"
 
 
 def test_health_answers_503_while_starting(engine):

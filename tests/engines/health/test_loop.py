@@ -22,9 +22,9 @@ from engines.models import Engine, Kind, Operation, Status
 from tests import waiting
 from tests.engines.crew import in_parallel, probe_once
 from tests.engines.registry import put_engine, put_engines, put_operation
-from tests.engines.strangers import OK, listening, saying
+from tests.engines.strangers import OK, listening, proving, saying
 
-GOOD = probes.Result(True, "ok")
+GOOD = probes.Result(True, "ok", proven=True)
 BAD = probes.Result(False, "timeout")
 
 
@@ -53,7 +53,7 @@ def engine(product):
 def find(engine, result):
     """One probe that found this."""
     seen = Engine.objects.get(pk=engine.pk)
-    loop.judge([probes.Target(seen.pk, seen.seq, seen.port)], [result])
+    loop.judge([probes.Target(seen.pk, seen.seq, seen.port, seen.key_hash)], [result])
     engine.refresh_from_db()
 
 
@@ -76,7 +76,7 @@ def test_claim_takes_running_engines_that_are_due(product):
     for status in ("provisioning", "sleeping", "stopped", "failed", "destroying"):
         put_engine(product, status, status, next_probe_at=timezone.now())
     put_operation(put_engine(product, "busy", next_probe_at=timezone.now()), Kind.STOP)
-    assert loop.claim(database_now()) == [probes.Target(due.pk, due.seq, due.port)]
+    assert loop.claim(database_now()) == [probes.Target(due.pk, due.seq, due.port, due.key_hash)]
     assert loop.claim(database_now()) == []
 
 
@@ -100,7 +100,7 @@ def test_claims_at_once_never_take_an_engine_twice(product, tune):
 
 
 def test_engine_whose_row_is_locked_for_a_moment_is_probed_by_the_same_call(product):
-    with listening(saying(OK), 2) as ports:
+    with listening(proving(OK), 2) as ports:
         put_engines(product, ports)
         held, over = threading.Event(), threading.Event()
 
@@ -121,7 +121,7 @@ def test_engine_whose_row_is_locked_for_a_moment_is_probed_by_the_same_call(prod
 
 def test_call_ends_although_engines_are_due_again(product, tune):
     tune(health_check_interval_s=0.001)
-    with listening(saying(OK, pause_s=0)) as ports:
+    with listening(proving(OK)) as ports:
         put_engines(product, ports)
         assert health.probe_due() == 1
 
@@ -179,7 +179,7 @@ def test_result_does_not_count_once_an_operation_is_open(engine, tune, result):
 
 def test_results_at_once_fail_an_engine_once(engine, tune):
     tune(health_max_failures=1)
-    target = probes.Target(engine.pk, engine.seq, engine.port)
+    target = probes.Target(engine.pk, engine.seq, engine.port, engine.key_hash)
     in_parallel(lambda _: loop.judge([target], [BAD]), range(8))
     assert actions(engine) == ["health_failed"]
 
@@ -187,7 +187,7 @@ def test_results_at_once_fail_an_engine_once(engine, tune):
 @pytest.mark.parametrize("has_place", [True, False])
 def test_silent_engine_holds_up_nobody_while_there_is_a_place_for_its_late_result(product, tune, has_place):
     tune(health_check_timeout_s=2.5)
-    with listening(saying(OK), 2) as good, listening(saying(b"", pause_s=60)) as silent:
+    with listening(proving(OK), 2) as good, listening(saying(b"", pause_s=60)) as silent:
         put_engines(product, [*good, *silent])
         with taken(0 if has_place else loop.PLACES):
             since = waiting.now()
@@ -200,7 +200,7 @@ def test_silent_engine_holds_up_nobody_while_there_is_a_place_for_its_late_resul
 
 
 def test_engine_that_answers_slowly_is_judged_while_a_silent_one_is_waited_for(product, settings):
-    with listening(saying(b"", OK, pause_s=1.5)) as slow, listening(saying(b"", pause_s=60)) as silent:
+    with listening(proving(b"", OK, pause_s=1.5)) as slow, listening(saying(b"", pause_s=60)) as silent:
         put_engines(product, [*slow, *silent])
         assert health.probe_due() == 2
         good = product.engines.filter(port=slow[0], last_health_ok=True)

@@ -175,7 +175,7 @@ def test_engine_that_failed_its_probes_holds_its_room_until_it_is_seen_not_to_ru
     backends.get().create(Spec(Ref(engine.pk, 1), "acme", "image:1", engine.port))
     backends.get().start(Ref(engine.pk, 1))
     reconcile.host_is_settled()
-    loop.judge([probes.Target(engine.pk, engine.seq, engine.port)], [probes.Result(False, "timeout")])
+    loop.judge([probes.Target(engine.pk, engine.seq, engine.port, engine.key_hash)], [probes.Result(False, "timeout")])
     assert Engine.objects.get().gave_up_at is not None
     assert isinstance(provision(product, "bob"), CapacityExhausted)
     reconcile.sweep()

@@ -12,7 +12,7 @@ from audit import actors
 from audit.models import AuditRow
 from engines import admission, lifecycle
 from engines.lifecycle.products import _stop_suspended
-from engines.models import Engine, Kind, Operation, Status
+from engines.models import Engine, Kind, Operation, Status, Trigger
 from policy import products
 from policy.errors import ProductNotFound, ProductSuspended
 from policy.models import Product
@@ -98,7 +98,7 @@ def test_suspended_products_engine_is_restarted_when_it_fails(product):
     away = put_engine(product, "bob")
     products.suspend(product.pk, "unpaid", by=ADMIN)
     assert lifecycle.auto_restart(failed.pk, by=actors.SYSTEM).kind == Kind.RESTART
-    assert lifecycle.resume(away.pk, away.seq, by=actors.SYSTEM).kind == Kind.RESTART
+    assert lifecycle.resume(away.pk, away.seq, by=actors.SYSTEM, trigger=Trigger.HOST_RESTARTED).kind == Kind.RESTART
 
 
 def test_suspend_counts_no_admit(admin, api, product):

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from audit import actors
 from audit.models import AuditRow
-from engines import backends, lifecycle, operations, worker
+from engines import backends, lifecycle, operations, specs, worker
 from engines.addresses import url
 from engines.backends.base import BackendError, Ref, State
 from engines.backends.memory import Behaviour
@@ -42,7 +42,7 @@ def ask(engine, method, path, body=None, key=None):
 
 
 def observe(engine):
-    return backends.get().observe(Ref(engine.pk, engine.incarnation))
+    return backends.get().observe(specs.ref_of(engine))
 
 
 @pytest.fixture
@@ -121,8 +121,8 @@ def test_rotate_key_fails_the_engine_when_the_old_one_does_not_return_either(mem
 
 def test_rotate_key_uses_a_number_of_its_own_after_a_failed_one(memory_backend, carry_out, make_engine):
     engine = make_engine("alice")
-    memory_backend.behave([Ref(engine.pk, 2)], Behaviour(dies_after_s=0))
-    carry_out(lifecycle.rotate_key(engine, by=ACME))
+    memory_backend.fail_next("start", BackendError("no"))
+    assert carry_out(lifecycle.rotate_key(engine, by=ACME)).state == "failed"
     carry_out(lifecycle.rotate_key(engine, by=ACME))
     assert Engine.objects.get(pk=engine.pk).incarnation == 3
 
