@@ -7,14 +7,13 @@ from django.contrib import admin
 from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html
 
 from audit import actors, badges, search
 from audit.actions import Action, Retention
 from audit.catalogue import CATALOGUE
 from audit.models import AuditRow
-from common import characters, wording
+from common import characters, times, wording
 from common.admin import KeysetAdmin, StaticFilter, labelled
 
 
@@ -56,7 +55,7 @@ class SinceFilter(StaticFilter):
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
         value = self.value()
-        return queryset if value is None else queryset.filter(timestamp__gte=timezone.now() - self.spans[value][1])
+        return queryset if value is None else queryset.filter(timestamp__gte=times.database_now() - self.spans[value][1])
 
 
 @admin.register(AuditRow)

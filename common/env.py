@@ -30,9 +30,7 @@ class Env(RecordEnv, StaffEnv):
     environment: Literal["local", "production"] = Field(
         "local", description="`local` generates secrets and embedded servers under `ORCH_HOME`; `production` does not."
     )
-    home: str = Field(
-        ".local", description="Folder for state: beat's schedule and subprocess engines; locally also secrets, servers, logs."
-    )
+    home: str = Field(".local", description="Folder for state: subprocess engines; locally also secrets, servers and logs.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the web server.")
     bind: str = Field("127.0.0.1", description="IP address on which the web server listens.")
     secret_key: str = Field("", description="Django's secret key. Required in production, with at least 32 characters.")

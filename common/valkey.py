@@ -16,6 +16,7 @@ from typing import TypeVar, cast
 import redis
 import structlog
 
+from common.outages import VALKEY
 from common.settings import settings
 
 TIMEOUT_S = 0.1
@@ -79,12 +80,15 @@ def _try(question: Callable[[redis.Redis], T]) -> T:
     """Return `question(client)`. Raises Away, which opens the breaker, or Spoilt."""
     global _open_until
     try:
-        return question(client())
+        answer = question(client())
     except redis.RedisError as error:
         if is_complaint(error):
             raise Spoilt(str(error)) from error
         _open_until = time.monotonic() + BREAKER_S
+        VALKEY.failed(error)
         raise Away(f"{type(error).__name__}: {error}") from error
+    VALKEY.answered()
+    return answer
 
 
 def is_complaint(error: redis.RedisError) -> bool:

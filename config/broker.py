@@ -15,13 +15,17 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
+import kombu
 import redis
 import structlog
+from celery.app.amqp import AMQP as CELERYS_AMQP
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 
 from common import valkey
+from common.outages import VALKEY
 
+RECONNECT_S = 1.0  # between two tries to connect to Valkey; kombu's own pauses grow to 30 s, and it gives up after 100 tries
 TASKS = ("engines.tasks.", "policy.tasks.", "audit.tasks.", "config.tasks.")  # how the names of our tasks begin
 
 log = structlog.get_logger(__name__)
@@ -69,8 +73,10 @@ class Channel(_Channel):  # type: ignore[misc]
         """Hand the next message to its consumer; what is no message is dropped."""
         queues, not_ours = list(self.active_queues), (Empty, *self.connection_errors)
         try:
-            return super()._brpop_read(**options)
-        except not_ours:
+            message = super()._brpop_read(**options)
+        except not_ours as error:
+            if isinstance(error, Empty):
+                VALKEY.answered()
             raise
         except redis.ResponseError as error:
             if not valkey.is_complaint(error):
@@ -78,6 +84,9 @@ class Channel(_Channel):  # type: ignore[misc]
             self._remove_foreign(queues, error)
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             _dropped("", error)
+        else:
+            VALKEY.answered()
+            return message
         raise Empty
 
     def _remove_foreign(self, queues: list[str], complaint: redis.ResponseError) -> None:
@@ -107,6 +116,26 @@ class Transport(kombu_redis.Transport):
     """kombu's transport with our channel."""
 
     Channel = Channel
+
+
+_Connection: Any = kombu.Connection  # the types of kombu say nothing of retries without end
+
+
+class Connection(_Connection):  # type: ignore[misc]
+    """kombu's connection, which a consumer tries to make again every RECONNECT_S, with a log line per outage."""
+
+    def ensure_connection(self, errback: Any = None, max_retries: Any = None, **options: Any) -> Any:
+        """Connect, however long this takes. `errback` would only log each try."""
+        pauses = {"interval_start": RECONNECT_S, "interval_step": 0.0, "interval_max": RECONNECT_S}
+        made = super().ensure_connection(lambda error, _pause: VALKEY.failed(error), None, **(options | pauses))
+        VALKEY.answered()
+        return made
+
+
+class Amqp(CELERYS_AMQP):
+    """How Celery connects to the broker: with our connection."""
+
+    Connection = BrokerConnection = Connection
 
 
 def install() -> None:

@@ -1,21 +1,38 @@
 """The Celery app, for all processes that send or run tasks; `config.worker` starts Celery's own processes."""
 
 import os
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import structlog
 from celery import Celery
+from celery import Task as _Task
 from celery.signals import before_task_publish, setup_logging, task_postrun, task_prerun
 from django.conf import settings
 
 from common import context
 from config import broker
+from fleet import jobs
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 broker.install()
 
-app = Celery("roundhouse", include=["config.tasks"])
+
+_CelerysTask: Any = _Task  # generic in the types of Celery, and not when it runs
+
+
+class Task(_CelerysTask):  # type: ignore[misc]
+    """The base of all tasks. A task that comes as a message runs as `fleet.jobs` decides: a periodic job only once it is due."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        work = partial(self.run, *args, **kwargs)
+        return work() if self.request.called_directly else jobs.carry_out(self.name, work)
+
+
+app = Celery("roundhouse", task_cls=Task, amqp=broker.Amqp, include=["config.tasks"])
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(lambda: [floor for floor in ("engines", "policy", "audit") if floor in settings.INSTALLED_APPS])
 

@@ -6,6 +6,27 @@ import logging.config
 import structlog
 
 from common import context
+from common.outages import POSTGRESQL, VALKEY, Dependency
+
+# How the lines begin with which libraries tell of an outage, several a second, by logger.
+_OF_OUTAGES: dict[str, tuple[Dependency, tuple[str, ...]]] = {
+    "psycopg.pool": (POSTGRESQL, ("error connecting in", "reconnection attempt in pool")),
+    "celery.worker.consumer.consumer": (VALKEY, ("consumer: Connection to broker lost", "consumer: Cannot connect")),
+}
+_AFTERWARDS = ("discarding closed connection", "discarding broken connection")  # one for each connection of the pool
+
+
+class OutageFilter(logging.Filter):
+    """Notes an outage instead of logging each line of it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log the record."""
+        dependency, beginnings = _OF_OUTAGES[record.name]
+        message = record.getMessage()
+        if message.startswith(beginnings):
+            dependency.failed(message)
+            return False
+        return not message.startswith(_AFTERWARDS)
 
 
 def configure(level: str) -> None:
@@ -34,6 +55,7 @@ def configure(level: str) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"json": formatter},
+            "filters": {"outages": {"()": OutageFilter}},
             "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"}},
             "root": {"handlers": ["stdout"], "level": level},
             "loggers": {
@@ -42,6 +64,7 @@ def configure(level: str) -> None:
                 # "Task received" comes from a thread without the request's id. The task's own lines carry the id.
                 "celery.worker.strategy": {"level": "WARNING"},
                 **{name: {"level": "WARNING"} for name in ("urllib3", "docker", "asyncio")},
+                **{name: {"filters": ["outages"]} for name in _OF_OUTAGES},
             },
         }
     )

@@ -66,6 +66,7 @@ _ALL_APPS = [
     "policy",
     "engines",
     "fleet",
+    "fleet.jobs",
 ]
 # A process of Celery serves no pages, and thus loads neither the admin nor the OpenAPI packages.
 _APPS_OF_WORKERS = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.postgres", "audit", "policy", "engines"]
@@ -168,7 +169,6 @@ CONSUMERS = OPERATION_WORKERS | {
     "keeper": (["keeper"], 1),
 }
 PRUNED_WITH_THE_LOG = ["engines.retention.prune"]  # called by the keeper, which knows no floor above the log
-BEAT_SCHEDULE = embedded.home() / "beat-schedule"
 
 # -- PostgreSQL: the application's role, and the owner's role if configured ----------------------------------------------
 
@@ -248,6 +248,7 @@ CELERY_BROKER_URL = ENV.redis_url.replace("unix://", "redis+socket://", 1)
 if ENV.redis_url.startswith("rediss://"):  # the same defaults as in `common.valkey`; the URL's own `ssl_...` come before them
     CELERY_BROKER_USE_SSL = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True  # only says how: no task of ours is acknowledged late
 _BROKER_TIMEOUT_S = 5.0 if PROCESS in CONSUMERS else 1.0  # a consumer's read blocks for up to 1 s
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": _BROKER_TIMEOUT_S,
@@ -269,30 +270,6 @@ CELERY_TASK_ROUTES = {
 }
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-
-
-def _every(task: str, seconds: float) -> dict[str, Any]:
-    """A periodic task; a message older than the period is dropped, because beat has sent the next message by then."""
-    return {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 1.0)}}
-
-
-CELERY_BEAT_SCHEDULE = {
-    "dispatch-operations": _every("engines.tasks.dispatch", min(5.0, ENV.resend_after_s / 2)),
-    "probe-due-engines": _every("engines.tasks.probe_due", min(5.0, ENV.health_check_interval_s / 2)),
-    "restart-due-engines": _every("engines.tasks.restart_due", min(5.0, ENV.restart_backoff_base_s)),
-    "check-host": _every("engines.tasks.check_host", 5.0),
-    "forget-idempotency-keys": _every("engines.tasks.forget_idempotency_keys", 600.0),
-    "write-refusals": _every("policy.tasks.write_refusals", 5.0),
-    "end-overrides": _every("policy.tasks.end_overrides", 15.0),
-    "reconcile": _every("engines.tasks.sweep", 30.0),
-    "measure-disk": _every("engines.tasks.measure_disk", min(15.0, ENV.disk_check_interval_s / 2)),
-    "confine-engines": _every("engines.tasks.confine", 3.0),  # a changed rule `egress` holds within 10 s
-    "stop-suspended-engines": _every("engines.tasks.stop_suspended", 10.0),
-    "make-partitions": _every("audit.tasks.make_partitions", 3600.0),
-    "prune-environments": _every("engines.tasks.prune_environments", 3600.0),
-    "count-rows": _every("audit.tasks.count", 60.0),
-    "prune-history": _every("audit.tasks.prune", 6 * 3600.0),
-}
 
 # -- Engines -----------------------------------------------------------------------------------------------------------
 
@@ -333,6 +310,7 @@ UNFOLD = {
                     _entry("Overview", "dashboard", "index"),
                     _entry("Engines", "memory", "engines_engine_changelist", "engines.view_engine"),
                     _entry("Operations", "pending_actions", "engines_operation_changelist", "engines.view_operation"),
+                    _entry("Periodic jobs", "schedule", "jobs_job_changelist", "jobs.view_job"),
                     _entry("Products", "apps", "policy_product_changelist", "policy.view_product"),
                     _entry("Admin keys", "vpn_key", "policy_adminkey_changelist", "policy.view_adminkey"),
                 ],

@@ -8,6 +8,7 @@ Celery's command line is not used, because importing it takes half a second per 
 import logging
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -20,9 +21,10 @@ from django.conf import settings
 
 from config import start_check
 from config.celery import app
+from fleet import jobs
 
 OPEN_FILES = 8_192  # at least, if the system allows it: a probe in progress has a connection, and 500 engines are probed at once
-BEAT_STOP_S = 2.0  # for saving the schedule; beat checks once a second whether to stop
+BEAT_STOP_S = 2.0  # for the look at the database that is under way
 log = structlog.get_logger(__name__)
 
 
@@ -33,9 +35,18 @@ def main(name: str) -> int:
     django.setup()
     start_check.run()
     if name == "beat":
-        app.Beat(schedule=str(settings.BEAT_SCHEDULE), loglevel="WARNING", quiet=True).run()
-        return 0
+        return _beat()
     return _work(name)
+
+
+def _beat() -> int:
+    """Run beat until a signal stops it."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    django.setup()
+    jobs.tick(stopping)
+    return 0
 
 
 def _work(name: str) -> int:
@@ -99,30 +110,24 @@ def join(**_: Any) -> None:
 
 @worker_ready.connect
 def begin(sender: Any, **_: Any) -> None:
-    """Start the watch of operation workers (`engines.worker.renewal`), beat in `worker`, and the overdue tasks of `keeper`."""
+    """Start the watch of operation workers (`engines.worker.renewal`), and beat in `worker`."""
     queues = sorted(queue.name for queue in sender.task_consumer.queues)
     log.info("worker_ready", queues=queues, threads=sender.pool.num_processes)
     if settings.PROCESS in settings.OPERATION_WORKERS:
         from engines.worker import renewal
 
-        renewal.watch(*settings.OPERATION_WORKERS[settings.PROCESS])
+        renewal.watch(settings.OPERATION_WORKERS[settings.PROCESS][0])
     if settings.PROCESS == "worker":
         _start_beat()
-    elif settings.PROCESS == "keeper":
-        for task in ("audit.tasks.make_partitions", "audit.tasks.prune"):
-            app.send_task(task)
 
 
 def _start_beat() -> None:
     """Run beat as a thread of the worker until the worker ends."""
-    from celery.beat import Service
-
-    service = Service(app, max_interval=1, schedule_filename=str(settings.BEAT_SCHEDULE))
     stopping = threading.Event()
 
     def run() -> None:
         try:
-            service.start()
+            jobs.tick(stopping)
         finally:
             if not stopping.is_set():  # without beat, the worker would look alive but start no periodic task
                 log.error("beat_ended", exc_info=True)
@@ -132,7 +137,6 @@ def _start_beat() -> None:
 
     def stop(**_: Any) -> None:
         stopping.set()
-        service.stop()
         thread.join(BEAT_STOP_S)
 
     worker_shutdown.connect(stop, weak=False)

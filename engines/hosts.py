@@ -27,6 +27,11 @@ def is_known(identity: str) -> bool:
     return Host.objects.filter(name=NAME, identity=identity, unreachable_since=None).exists()
 
 
+def was_seen() -> bool:
+    """Whether the runtime has ever answered."""
+    return Host.objects.filter(name=NAME).exclude(identity="").exists()
+
+
 def mark_seen(identity: str) -> None:
     """Note the identity of the runtime, which answers; the needed restarts of its engines are open already."""
     Host.objects.update_or_create(name=NAME, defaults={"identity": identity, "unreachable_since": None})

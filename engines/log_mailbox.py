@@ -16,6 +16,7 @@ from cryptography.fernet import InvalidToken
 from common import valkey
 from policy import crypto
 
+WAIT_S = 5.0  # that a web process waits for an answer
 KEPT_S = 10
 MAX_LINES = 1000  # lines of an answer
 Answer = dict[str, list[str] | str]

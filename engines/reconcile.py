@@ -50,7 +50,10 @@ def host_is_settled() -> bool:
         hosts.mark_unreachable()
         log.warning("backend_unavailable", error=str(error))
         return False
-    log.warning("engines_resumed" if is_known else "host_came_back", resumed=resumed)
+    if not is_known and (resumed or hosts.was_seen()):
+        log.warning("host_came_back", resumed=resumed)
+    elif resumed:
+        log.warning("engines_resumed", resumed=resumed)
     hosts.mark_seen(identity)
     _just_started.clear()
     return False

@@ -1,4 +1,6 @@
-"""The Celery tasks: a task takes ids, makes a single call, and may run twice. Only periodic tasks and `read_logs` expire.
+"""The Celery tasks: a task takes ids, makes a single call, and may run twice.
+
+A message of a periodic task is dropped unless the job is due (`fleet.jobs`).
 
 Whoever reaches Valkey can send a task any arguments. Of an argument that is not what the task takes, only a log line remains.
 """
@@ -42,12 +44,12 @@ def forget_idempotency_keys() -> None:
 
 
 @shared_task(ignore_result=True)
-def read_logs(engine_id: str, tail: int, token: str) -> None:
+def read_logs(engine_id: str, tail: int, token: str, asked_at: float | None = None) -> None:
     engine, answer_to = uuids.parse(engine_id), uuids.parse(token)
-    if engine is None or answer_to is None or not isinstance(tail, int):
+    if engine is None or answer_to is None or not isinstance(tail, int) or not isinstance(asked_at, float | None):
         log.warning("message_dropped", task="read_logs")
     else:
-        worker.hand_over(engine, tail, answer_to)
+        worker.hand_over(engine, tail, answer_to, asked_at)
 
 
 @shared_task(ignore_result=True)

@@ -1,16 +1,17 @@
-"""The admin's first page: the fleet at a glance, in four cheap queries."""
+"""The admin's first page: the fleet at a glance, in a few cheap queries."""
 
 from datetime import timedelta
 from typing import Any
 
 from django.db.models import Count, Q, QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest
-from django.utils import timezone
 
 from engines import hosts
 from engines.admin.engines import STATUS_BADGES
 from engines.admin.operations import describe
 from engines.models import Engine, Operation, OperationState, Status
+from fleet import jobs
 
 SHOWN = 10
 RECENT = timedelta(days=1)
@@ -21,9 +22,11 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     if request.user.has_perm("engines.view_engine"):
         context["states"], context["differing"] = _states()
         context["unreachable_hosts"] = hosts.unreachable()
+    if request.user.has_perm("jobs.view_job"):
+        context["late_jobs"] = jobs.late()
     if request.user.has_perm("engines.view_operation"):
         operations = Operation.objects.select_related("engine")
-        failed = operations.filter(state=OperationState.FAILED, created_at__gte=timezone.now() - RECENT)
+        failed = operations.filter(state=OperationState.FAILED, created_at__gte=Now() - RECENT)
         context["open_operations"] = _newest(operations.open())
         context["failed_operations"] = _newest(failed)
     return context

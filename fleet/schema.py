@@ -67,7 +67,8 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/health", api.health, "get_health", "Check whether this process can serve",
-        answer=status.Health, example={"status": "ok", "audit_partitions": "ok", "disk": "ok", "hosts": "ok"}, tag="fleet",
+        answer=status.Health, tag="fleet",
+        example={"status": "ok", "audit_partitions": "ok", "disk": "ok", "hosts": "ok", "jobs": "ok"},
         description="The answer is 503 while the database cannot be reached or a migration is missing.",
     ),
 )  # fmt: skip

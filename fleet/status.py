@@ -15,6 +15,7 @@ from common.times import iso
 from engines import hosts
 from engines.models import Engine
 from engines.models import Status as EngineStatus
+from fleet import jobs
 from policy import key_check
 from policy.models import Product
 
@@ -90,6 +91,13 @@ class UnreachableHost(TypedDict):
     unreachable_since: Time
 
 
+class LateJob(TypedDict):
+    """A periodic job that has not been done for two of its intervals and a minute."""
+
+    name: NonEmpty
+    done_at: Annotated[Time | None, Field(description="When the job was last done; null for never.")]
+
+
 class Health(TypedDict):
     """The process can serve, whatever the further fields say."""
 
@@ -98,6 +106,8 @@ class Health(TypedDict):
     disk: Annotated[str, choice(["ok", "low"]), Field(description="`low`: the disk with the engines' volumes is nearly full.")]
     hosts: Annotated[NonEmpty, Field(description="`ok`, or on how many hosts the engines' state is unknown.")]
     unreachable_hosts: NotRequired[list[UnreachableHost]]
+    jobs: Annotated[NonEmpty, Field(description="`ok`, or how many periodic jobs are late.")]
+    late_jobs: NotRequired[list[LateJob]]
 
 
 def of_process() -> Health:
@@ -107,12 +117,16 @@ def of_process() -> Health:
         for host in hosts.unreachable()
         if host.unreachable_since is not None
     ]
+    late: list[LateJob] = [{"name": job.name, "done_at": iso(job.done_at)} for job in jobs.late()]
     found: Health = {
         "status": "ok",
         "audit_partitions": "ok" if partitions.months_ahead() >= partitions.AHEAD else "low",
         "disk": "low" if hosts.is_disk_low() else "ok",
         "hosts": f"engines unknown on {len(away)} hosts" if away else "ok",
+        "jobs": f"{len(late)} late" if late else "ok",
     }
     if away:
         found["unreachable_hosts"] = away
+    if late:
+        found["late_jobs"] = late
     return found

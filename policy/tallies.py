@@ -250,7 +250,9 @@ def _script(text: str) -> Any:
 def read_due() -> list[Tally]:
     """The tallies whose minute is over, up to MOST. Entries that are not ours are logged and dropped. Raises valkey.Away."""
     found = valkey.ask(lambda client: _script(_READ_DUE)([_DUE], [], client), {_DUE: "zset"})
-    oldest = times.database_now() - KEPT if found else datetime.now(UTC)
+    if not found:
+        return []
+    oldest = times.database_now() - KEPT
     tallies, dropped, reasons = [], [], set()
     for name, fields in found:
         try:

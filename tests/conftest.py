@@ -69,7 +69,7 @@ DO $$ DECLARE filled text; BEGIN
         SELECT relname FROM pg_class
         WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::regnamespace
             AND relname NOT IN ('django_migrations', 'django_content_type', 'auth_permission', 'audit_window', 'audit_action',
-                'audit_stretch', 'audit_counting')
+                'audit_stretch', 'audit_counting', 'jobs_job')
         ORDER BY relname LIKE 'audit%', oid
     LOOP
         EXECUTE format('DELETE FROM %I', filled);
@@ -85,7 +85,7 @@ def _kept_connection() -> psycopg.Connection[Any]:
 
 def empty() -> None:
     """Remove every row of ours, past the guards, and every message of Valkey."""
-    from common import valkey
+    from common import outages, valkey
     from fleet.staff import brakes
     from policy import refusals, tallies
 
@@ -96,6 +96,7 @@ def empty() -> None:
         _kept_connection().execute(_EMPTY)
     valkey.client().flushall()
     valkey._open_until = 0.0  # it may have been away in the test before
+    outages.VALKEY._since = outages.POSTGRESQL._since = None
     tallies._known.clear()
     refusals._firsts.clear()
     brakes._here.clear()

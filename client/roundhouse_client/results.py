@@ -241,6 +241,7 @@ class Health:
     audit_partitions: str
     hosts: str
     disk: str | None = None
+    jobs: str | None = None
 
 
 @dataclass(frozen=True)

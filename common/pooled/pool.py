@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from common.outages import POSTGRESQL
 from common.pooled import sessions
 from common.pooled.errors import NotWritable
 from common.pooled.silence import Connection, Doubt
@@ -42,13 +43,18 @@ class Pool(ConnectionPool[Connection]):
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while (left := deadline - time.monotonic()) > ASK_EVERY_S:
             with suppress(PoolTimeout):
-                return super().getconn(ASK_EVERY_S)
+                return self._get(ASK_EVERY_S)
         try:
-            return super().getconn(max(0.0, left))
+            return self._get(max(0.0, left))
         except PoolTimeout as error:
             if self._doubted_at is not None:
                 raise NotWritable("the database can be read, but not written") from error
             raise
+
+    def _get(self, timeout: float) -> Connection:
+        connection = super().getconn(timeout)
+        POSTGRESQL.answered()
+        return connection
 
     def empty(self, *, read_only: bool = False) -> None:
         """Close all connections: idle connections now, the others when they come back. At most once in DRAIN_EVERY_S.

@@ -43,7 +43,6 @@ FIRST = (
 # Needed only by workers.
 REST = (
     "celery.app.log",
-    "celery.apps.beat",
     "celery.apps.worker",
     "celery.concurrency.thread",
     "celery.worker.consumer",

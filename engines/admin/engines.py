@@ -15,11 +15,10 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
 from audit import actors
-from common import uuids, wording
+from common import times, uuids, wording
 from common.admin import KeysetAdmin, StaticFilter, labelled
 from common.characters import marked
 from engines import lifecycle, operations
@@ -260,4 +259,4 @@ def _act_on_selected(site: EngineAdmin, request: HttpRequest, queryset: "QuerySe
 
 
 def _since(moment: Any) -> str:
-    return wording.duration(max(0.0, (timezone.now() - moment).total_seconds() * 1000))
+    return wording.duration(max(0.0, (times.database_now() - moment).total_seconds() * 1000))

@@ -12,6 +12,7 @@ from rest_framework.decorators import api_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from common import times
 from common.parameters import read_whole
 from common.settings import settings
 from common.shares import ReservedPlaces
@@ -20,11 +21,10 @@ from engines.api.answers import render_logs
 from engines.api.callers import product_of
 from engines.backends.base import BackendError
 from engines.errors import LogsUnavailable
-from engines.log_mailbox import MAX_LINES, Answer
+from engines.log_mailbox import MAX_LINES, WAIT_S, Answer
 from engines.models import Engine
 
 TASK = "engines.tasks.read_logs"
-WAIT_S = 5.0
 POLL_S = 0.05
 TAIL, MAX_TAIL = 100, MAX_LINES
 
@@ -58,12 +58,13 @@ def fetch(engine: Engine, tail: int) -> list[str]:
 
 
 def _request_lines(engine_id: UUID, tail: int) -> Answer:
+    asked_at = times.database_now().timestamp()
     connection.close()  # no connection is needed while waiting
     token = uuid4()
     deadline = time.monotonic() + WAIT_S
     try:
-        # The message expires, unlike the message of an operation: nobody needs the lines after the caller has given up.
-        current_app.send_task(TASK, (str(engine_id), tail, str(token)), expires=WAIT_S, retry=False, ignore_result=True)
+        # The worker drops the message once the caller has given up. Celery's `expires` would compare the clocks of two processes.
+        current_app.send_task(TASK, (str(engine_id), tail, str(token), asked_at), retry=False, ignore_result=True)
         while time.monotonic() < deadline:
             if (answer := log_mailbox.take(token, engine_id)) is not None:
                 return answer

@@ -16,7 +16,8 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from audit.actors import SYSTEM
-from common import times
+from common import outages, times
+from common.outages import POSTGRESQL
 from common.settings import settings
 from engines import lifecycle, reconcile
 from engines.health.probes import CHUNK, Found, Result, Target, probe_in_steps
@@ -61,7 +62,10 @@ def _probe_chunk(context: contextvars.Context, targets: Sequence[Target], end: "
         context.run(probe_in_steps, targets, STEP_S, _judge)
         end.set_result(None)
     except Exception as error:  # nobody may wait for `end` any more
-        log.exception("probe_error", engines=len(targets))
+        if outages.is_away(error):
+            POSTGRESQL.failed(error)
+        else:
+            log.exception("probe_error", engines=len(targets))
         end.set_exception(error)
     finally:
         if has_place:

@@ -14,7 +14,7 @@ the statement after it. The server releases the lock by itself, and thus a proce
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,6 +26,7 @@ from kombu.exceptions import OperationalError
 
 from common import context
 from common.context import Call
+from common.outages import VALKEY
 from common.settings import settings
 from engines.models import IS_OPEN, Kind, Operation, Queue, Trigger
 from engines.transitions import BOOTS
@@ -145,22 +146,27 @@ def params() -> Mapping[str, Any]:
     }
 
 
-def send(operation_id: UUID, queue: str) -> None:
-    """Send the operation's id to a queue, with the ids of the call at hand.
+def send(operation_id: UUID, queue: str) -> bool:
+    """Send the operation's id to a queue, with the ids of the call at hand; returns whether the broker has taken it.
 
     If the broker is away, the operation is only delayed: beat sends it again by `dispatch`.
     """
     try:
         current_app.send_task(TASK, (str(operation_id),), queue=queue, retry=False, ignore_result=True)
     except (OperationalError, redis.RedisError, OSError) as error:
-        log.warning("operation_not_sent", operation_id=str(operation_id), error=type(error).__name__)
+        VALKEY.failed(error)
+        log.info("operation_not_sent", operation_id=str(operation_id), error=type(error).__name__)
+        return False
+    VALKEY.answered()
+    return True
 
 
 def dispatch() -> int:
     """Send waiting operations with room that were not sent within `ORCH_RESEND_AFTER_S` seconds; returns how many.
 
     Called whenever an operation ends, and by beat. The first places in the queues are sent first, up to BATCH. `dispatch` may
-    send a little too much: the claim decides, and an operation refused by the claim waits for the next call.
+    send a little too much: the claim decides, and an operation refused by the claim waits for the next call. Stops at the first
+    operation that the broker does not take.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -179,10 +185,20 @@ def dispatch() -> int:
         )
         cursor.nextset()  # skips the result of the lock
         due = cursor.fetchall()
-    for operation_id, queue, call_id, request_id in due:
+    for number, (operation_id, queue, call_id, request_id) in enumerate(due):
         with context.of_call(Call(call_id or uuid4(), request_id)):
-            send(operation_id, queue)
+            if not send(operation_id, queue):
+                _give_back([row[0] for row in due[number:]])
+                return number
     return len(due)
+
+
+def _give_back(unsent: Sequence[UUID]) -> None:
+    """Note that the operations were not sent: the next call of `dispatch` sends them.
+
+    While the broker is away each try takes seconds, so after one the others are not tried.
+    """
+    Operation.objects.open().filter(pk__in=unsent).update(sent_at=None)
 
 
 def position(operation: Operation, *, of_product: bool = False) -> int | None:

@@ -5,9 +5,10 @@ from uuid import UUID
 
 import structlog
 
+from common import times
 from engines import backends, log_mailbox, specs
 from engines.backends.base import BackendError
-from engines.log_mailbox import MAX_LINES, Answer
+from engines.log_mailbox import MAX_LINES, WAIT_S, Answer
 from engines.models import Engine
 
 log = structlog.get_logger(__name__)
@@ -15,11 +16,15 @@ log = structlog.get_logger(__name__)
 MAX_LINE, MAX_TEXT = 4_096, 1_000_000  # characters of a line before the words that it was cut, and of all lines
 
 
-def hand_over(engine_id: UUID, tail: int, token: UUID) -> None:
+def hand_over(engine_id: UUID, tail: int, token: UUID, asked_at: float | None = None) -> None:
     """Read the last `tail` lines, at most MAX_LINES, and leave them for the web process under `token`.
 
-    A destroyed engine has no lines.
+    `asked_at`: when the web process asked, in seconds since 1970 by the database's clock. After WAIT_S nobody waits any more, and
+    nothing is read. A destroyed engine has no lines.
     """
+    if asked_at is not None and not times.database_now().timestamp() - asked_at <= WAIT_S:
+        log.info("logs_not_wanted", engine_id=str(engine_id))
+        return
     engine = Engine.objects.living().filter(pk=engine_id).first()
     answer: Answer = {"lines": []} if engine is None else _read(engine, max(1, min(tail, MAX_LINES)))
     log_mailbox.put(token, engine_id, answer)

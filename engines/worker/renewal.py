@@ -1,4 +1,4 @@
-"""Renews the leases of the process in a thread, and ends a worker that has stopped consuming its queues.
+"""Renews the leases of the process in a thread, and ends a worker that takes no messages although Valkey answers.
 
 The same thread gives back the leases of attempts that an absence of PostgreSQL has cut short.
 
@@ -19,6 +19,8 @@ from django.db import Error, connection
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from common import valkey
+from common.outages import POSTGRESQL
 from common.settings import settings
 from engines import operations
 from engines.models import Operation
@@ -29,6 +31,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 STALLED_LEASES = 2  # lengths of a lease: a healthy worker claims due work within that time
+PAUSE_S = 5.0  # that a look may take, beside the pauses between looks: as long as the pool waits for a connection
 _held: set[Lease] = set()
 _to_give_back: set[Lease] = set()
 _guard = threading.Lock()
@@ -84,43 +87,74 @@ def _renew_forever() -> None:
                     _to_give_back.discard(lease)
 
 
-def watch(queues: Sequence[str], most: int) -> None:
-    """Start a thread that ends the worker after `stalled_s()` seconds without a claim, if work of `queues` is due.
+def watch(queues: Sequence[str]) -> None:
+    """Start a thread that ends the worker once it is stalled: see `Stall`."""
+    threading.Thread(target=_watch_forever, args=(Stall(queues),), name="stall-watch", daemon=True).start()
 
-    A worker with `most` operations in hand has no thread for a further operation, and is left alone.
-    """
-    threading.Thread(target=_watch_forever, args=(list(queues), most), name="stall-watch", daemon=True).start()
+
+def _watch_forever(stall: "Stall") -> None:
+    while True:
+        time.sleep(settings.ENV.lease_renew_s)
+        if stall.look() < stalled_s():
+            continue
+        log.error("worker_stalled", idle_s=round(stall.seconds))
+        # SIGKILL would not work: the first process of a container cannot send SIGKILL to itself.
+        os._exit(1)  # a supervisor starts the next worker
 
 
 def stalled_s() -> float:
-    """Seconds without a claim after which a worker with due work counts as stalled."""
-    return float(STALLED_LEASES * settings.ENV.lease_s)
+    """Seconds after which a worker that takes no due work counts as stalled. An operation is sent again within that time."""
+    return float(max(STALLED_LEASES * settings.ENV.lease_s, 2 * settings.ENV.resend_after_s))
 
 
-def _watch_forever(queues: list[str], most: int) -> None:
-    while True:
-        time.sleep(settings.ENV.lease_renew_s)
-        if time.monotonic() - _last_claim < stalled_s() or len(_held) >= most:
-            continue
-        if _quietly(partial(_work_is_due, queues)):
-            log.error("worker_stalled", idle_s=round(time.monotonic() - _last_claim))
-            # SIGKILL would not work: the first process of a container cannot send SIGKILL to itself.
-            os._exit(1)  # a supervisor starts the next worker; leases run out by themselves
+class Stall:
+    """How long the worker of `queues` has taken nothing although it could: its looks without interruption.
+
+    At each look Valkey answered, the worker held no lease, and work was due. A look at which one of these did not hold begins
+    anew, and so does a look after a pause of the process itself, which was frozen, or on a machine that slept.
+    """
+
+    def __init__(self, queues: Sequence[str]) -> None:
+        self.seconds = 0.0
+        self._queues = list(queues)
+        self._looked = time.monotonic()
+
+    def look(self) -> float:
+        """Look once more; returns for how many seconds the worker has been stalled, 0 if it is not."""
+        before, self._looked = self._looked, time.monotonic()
+        passed_s = self._looked - before
+        went_on = passed_s < 2 * settings.ENV.lease_renew_s + PAUSE_S
+        is_idle = went_on and not _held and _last_claim < before
+        is_stalled = is_idle and _broker_answers() and bool(_quietly(partial(_work_is_due, self._queues)))
+        self.seconds = self.seconds + passed_s if is_stalled else 0.0
+        return self.seconds
 
 
-def _work_is_due(queues: list[str]) -> bool:
-    """Whether an operation with room was sent, and has stayed unclaimed for `stalled_s()` seconds."""
+def _broker_answers() -> bool:
+    try:
+        return bool(valkey.ask(lambda client: client.ping()))
+    except valkey.Away:
+        return False
+
+
+def _work_is_due(queues: Sequence[str]) -> bool:
+    """Whether an operation with room has stayed unclaimed for `stalled_s()` seconds, and was sent within that time.
+
+    An operation that nobody sends again, because beat is away, says nothing about the worker.
+    """
     long_ago = Now() - timedelta(seconds=stalled_s())
-    sent = Operation.objects.open().filter(due_at__lt=long_ago, sent_at__isnull=False, queue__in=queues)
+    sent = Operation.objects.open().filter(due_at__lt=long_ago, sent_at__gt=long_ago, queue__in=queues)
     return sent.filter(Q(lease_until=None) | Q(lease_until__lt=long_ago)).exists()
 
 
 def _quietly(look: Callable[[], T]) -> T | None:
-    """Run a query, or log its error and return None: the thread must outlive a database that is away."""
+    """Run a query; None while PostgreSQL is away: the thread must outlive an outage."""
     try:
-        return look()
+        found = look()
     except Error as error:
-        log.warning("lease_thread_database_error", error=type(error).__name__)
+        POSTGRESQL.failed(error)
         return None
     finally:
         connection.close()
+    POSTGRESQL.answered()
+    return found

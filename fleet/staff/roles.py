@@ -31,6 +31,7 @@ TABLE = (
     Line("engines.view_engine", "look at engines", _ALL),
     Line("engines.view_operation", "look at operations", _ALL),
     Line("engines.view_host", "look at hosts, which have no page of their own", _ALL),
+    Line("jobs.view_job", "look at periodic jobs", _ALL),
     Line("policy.view_product", "look at products, with their policies and the names of their keys", _ALL),
     Line("policy.view_platformkey", "look at the names of platform keys, which have no page of their own", _ALL),
     Line("audit.view_auditrow", "look at audit rows", _ALL),

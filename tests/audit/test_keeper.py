@@ -6,15 +6,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from celery.beat import PersistentScheduler
+from django.db.models.functions import Now
 
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
 from audit.models import AuditRow
-from config.celery import app
 from config.local import postgres
-from tests import servers, waiting
+from fleet.jobs.models import Job
+from tests import waiting
 from tests.stack import Stack
 
 OLD = -14  # months; kept for a year
@@ -27,34 +27,28 @@ def stack(db):
 
 
 @pytest.fixture
-def beat_was_away():
-    """Beat's memory, as one has left it that ended before the last pruning was due."""
-    path = servers.HOME / "beat-schedule"
-    scheduler = PersistentScheduler(app, schedule_filename=str(path))
-    scheduler.schedule["prune-history"].last_run_at -= timedelta(hours=7)
-    scheduler.close()
-    yield
-    for file in path.parent.glob("beat-schedule*"):
-        file.unlink()
+def keeper_was_away(db):
+    """Pruning was last done before the present interval: beat and keeper were away for longer."""
+    Job.objects.update(sent_at=None, unstarted=0, started_at=Now() - timedelta(hours=7))
 
 
-def test_expired_month_leaves_by_beat_and_keeper(stack, months, as_app, superuser, beat_was_away):
-    stack.start("keeper")
-    waiting.until(lambda: runs(), 30, "the keeper has caught up with what it missed")
+def test_expired_month_leaves_by_beat_and_keeper(stack, months, as_app, superuser, keeper_was_away):
     months.lay_out(OLD, 3)
     trail.record(Action.START, by=SYSTEM, started=months.at(OLD))
-    before = runs().count()
+    stack.start("keeper")
+    waiting.until(lambda: "worker_ready" in stack.log("keeper"), 60, "the keeper takes messages")
     with as_app.transaction():  # a reader, for whose end the keeper waits: meanwhile it can be seen
         as_app.execute("SELECT count(*) FROM audit_log")
         stack.start("beat")
         waiting.until(lambda: detaching(superuser), 30, "a month is being detached")
         assert detaching(superuser) == [(postgres.OWNER, "keeper")]
-    waiting.until(lambda: runs().count() > before, 30, "the run's row is there")
-    row = runs().latest("id")
+    waiting.until(lambda: runs().exists(), 30, "the run's row is there")
+    row = runs().get()
     assert months.name(OLD) in row.metadata["partitions"]
     assert (row.metadata["rows"], row.metadata["postponed"], row.actor) == (1, [], "system")
     assert months.name(OLD) not in months.tables()
     waiting.until(lambda: [line for line in pruned(stack) if line["rows"] == 1], 10, "the keeper's log says so")
+    waiting.until(lambda: Job.objects.get(name="prune-history").outcome == "done", 10, "the job's row says so")
     assert has_owner(stack, "keeper")
     assert not has_owner(stack, "beat")
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from config.local.home import BASE_DIR
+from fleet.jobs.models import Job
 from tests import waiting
 from tests.stack import Stack
 
@@ -30,11 +31,13 @@ def taken(stack, name):
 
 
 def test_workers_take_their_queues_with_their_threads_and_end_when_they_are_told(stack):
+    Job.objects.update(sent_at=None, started_at=None)
     stack.start(*TAKES)
     for name, takes in TAKES.items():
         assert waiting.until(lambda name=name: taken(stack, name), 30, "it is ready") == takes
-    waiting.until(lambda: "Scheduler: Sending due task" in stack.log("worker"), 10, "beat is in the worker")
-    assert "Scheduler" not in stack.log("ops")
+    waiting.until(lambda: not Job.objects.filter(sent_at=None).exists(), 10, "beat is in the worker")
+    assert "beat_ready" in stack.log("worker")
+    assert "beat_ready" not in stack.log("ops")
     for name in TAKES:
         process = stack.forget(name)
         os.kill(process.pid, signal.SIGTERM)
@@ -69,5 +72,7 @@ print(json.dumps([[task for task in app.tasks if not task.startswith("celery.")]
     done = subprocess.run([sys.executable, "-c", code], cwd=BASE_DIR, env=environ, capture_output=True, text=True, check=True)
     own, modules = json.loads(done.stdout)
     assert len(own) == tasks
-    pages = {"unfold", "django.contrib.admin", "rest_framework", "drf_spectacular", "django_filters", "celery.bin", "fleet"}
+    pages = {"unfold", "django.contrib.admin", "rest_framework", "drf_spectacular", "django_filters", "celery.bin", "celery.beat"}
     assert pages.isdisjoint(modules)
+    assert {module for module in modules if module.startswith("fleet.") and not module.startswith("fleet.jobs")} == set()
+    assert "fleet.jobs.models" not in modules

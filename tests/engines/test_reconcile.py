@@ -292,6 +292,20 @@ def test_begin_resumes_on_a_host_that_is_known(product, memory_backend):
     assert reconcile.host_is_settled()
 
 
+def test_start_is_a_warning_only_if_engines_are_resumed(product, memory_backend, caplog):
+    def begun():
+        caplog.clear()
+        reconcile.begin()
+        return [(record.levelname, record.msg["event"]) for record in caplog.records if record.name == reconcile.__name__]
+
+    assert begun() == []  # the host is new
+    assert begun() == []
+    put_engine(product)
+    assert begun() == [("WARNING", "engines_resumed")]
+    memory_backend.boot = "second"
+    assert begun() == [("WARNING", "host_came_back")]
+
+
 def test_begin_leaves_it_to_the_first_judgement_while_the_backend_does_not_answer(product, memory_backend):
     reconcile.host_is_settled()
     engine = put_engine(product)

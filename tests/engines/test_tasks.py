@@ -5,6 +5,7 @@ import pytest
 from config.celery import app
 from engines.api import logs
 from engines.operations import queues
+from fleet import jobs
 
 
 @pytest.mark.parametrize("name", [queues.TASK, logs.TASK])
@@ -13,6 +14,6 @@ def test_task_that_is_sent_by_name_is_registered(name):
     assert name in app.tasks
 
 
-def test_periodic_task_is_registered(settings):
+def test_task_of_each_periodic_job_is_registered():
     app.loader.import_default_modules()
-    assert {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()} <= app.tasks.keys()
+    assert {job.task for job in jobs.all_jobs()} <= app.tasks.keys()

@@ -2,14 +2,18 @@
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import requests
 from django.core.management import call_command
 from django.db import connection
+from django.db.models.functions import Now
 
 from common import valkey
+from common.times import iso
 from engines.models import Operation
+from fleet.jobs.models import Job
 from tests import waiting
 from tests.conftest import make_product
 from tests.engines import crew
@@ -63,6 +67,18 @@ def test_health_is_told_until_every_migration_is_applied_and_every_action_may_be
     assert_error(health(web), 503, "UNAVAILABLE")
     call_command("migrate", verbosity=0)
     assert health(web).json()["status"] == "ok"
+
+
+def test_health_names_the_jobs_that_are_late_and_still_says_ok(client, db):
+    Job.objects.update(added_at=Now(), done_at=Now())
+    assert client.get("/health").json()["jobs"] == "ok"
+    Job.objects.filter(name="reconcile").update(done_at=Now() - timedelta(seconds=121))
+    Job.objects.filter(name="prune-history").update(added_at=Now() - timedelta(hours=13), done_at=None)
+    response = client.get("/health")
+    assert (response.status_code, response.json()["status"], response.json()["jobs"]) == (200, "ok", "2 late")
+    done_at = iso(Job.objects.get(name="reconcile").done_at)
+    late = [{"name": "prune-history", "done_at": None}, {"name": "reconcile", "done_at": done_at}]
+    assert response.json()["late_jobs"] == late
 
 
 @pytest.mark.alone

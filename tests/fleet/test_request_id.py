@@ -74,7 +74,7 @@ def test_log_tail_is_read_with_its_requests_id(stack, product):
 
 def test_traceback_of_a_task_has_its_requests_id(stack, product):
     with context.of_request("r-4"):
-        current_app.send_task(read_logs.name, ("too", "many", "arguments", "for it"), queue="health", retry=False)
+        current_app.send_task(read_logs.name, ("too", "many", "arguments", "for", "it"), queue="health", retry=False)
     (line,) = waiting.until(
         lambda: [line for line in lines(stack, "health") if "Traceback" in line.get("exception", "")], 10, "it failed"
     )

@@ -1,4 +1,4 @@
-"""`migrate` as the owner's role: grants the application's role its rights, migrates, adds the actions, and sets time limits.
+"""`migrate` as the owner's role: grants rights to the application's role, migrates, adds actions and jobs, sets time limits.
 
 At the end, as the application's role, it brings the roles of staff to what the code says, and writes the key check.
 """
@@ -17,7 +17,7 @@ from common.pooled.base import unpooled
 from common.pooled.sessions import NoSession
 from common.settings import settings
 from common.statements import LIMITS
-from fleet import master_key, status
+from fleet import jobs, master_key, status
 from fleet.staff import roles
 from policy import key_check
 
@@ -55,6 +55,7 @@ class Command(migrate.Command):
         super().handle(*args, **options)
         if not (options["plan"] or options["check_unapplied"]):
             action_table.fill()
+            _add_jobs()
             _bring_roles()
             _keep_key_check()
         _limit_application()
@@ -88,6 +89,12 @@ def _keep_key_check() -> None:
         with _turn("default"):
             if not master_key.ensure_check():
                 raise CommandError(key_check.WRONG)
+
+
+def _add_jobs() -> None:
+    """Give new periodic jobs their rows, unless `migrate` was asked for a state before their table."""
+    if status.is_migrated():
+        jobs.add()
 
 
 def _bring_roles() -> None:

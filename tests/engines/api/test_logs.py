@@ -4,8 +4,8 @@ from uuid import uuid4
 
 import pytest
 
-from common import valkey
-from engines import log_mailbox, worker
+from common import times, valkey
+from engines import log_mailbox, tasks, worker
 from engines.api import logs
 from engines.worker import logs as worker_logs
 from tests import waiting
@@ -45,6 +45,20 @@ def test_worker_leaves_the_lines_for_a_moment(running_engine):
     token = uuid4()
     worker.hand_over(running_engine.pk, 10, token)
     assert 0 < valkey.client().ttl(f"logs:{token}") <= log_mailbox.KEPT_S
+
+
+@pytest.mark.parametrize(("asked_s_ago", "is_read"), [(log_mailbox.WAIT_S - 2, True), (log_mailbox.WAIT_S + 1, False)])
+def test_worker_reads_nothing_once_nobody_waits(running_engine, asked_s_ago, is_read):
+    token, asked_at = uuid4(), times.database_now().timestamp() - asked_s_ago
+    tasks.read_logs(str(running_engine.pk), 10, str(token), asked_at)
+    assert (log_mailbox.take(token, running_engine.pk) is not None) == is_read
+
+
+def test_worker_drops_a_request_with_an_impossible_time(running_engine):
+    for impossible in ("now", float("nan")):
+        token = uuid4()
+        tasks.read_logs(str(running_engine.pk), 10, str(token), impossible)
+        assert log_mailbox.take(token, running_engine.pk) is None
 
 
 def test_worker_leaves_nothing_of_an_engine_that_is_gone(db):

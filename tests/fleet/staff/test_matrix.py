@@ -31,6 +31,7 @@ CLOSED = "nobody"
 
 ADMIN_KEYS, OPERATE_ADMIN_KEYS = "policy.view_adminkey", "policy.operate_adminkey"
 ENGINES, OPERATE, OPERATIONS = "engines.view_engine", "engines.operate_engine", "engines.view_operation"
+JOBS = "jobs.view_job"
 ROTATE, DESTROY, REVEAL = "engines.rotate_engine_key", "engines.destroy_engine", "engines.reveal_engine_key"
 PRODUCTS, OPERATE_PRODUCTS = "policy.view_product", "policy.operate_product"
 SUSPEND, DELETE = "policy.suspend_product", "policy.delete_product"
@@ -97,6 +98,9 @@ PAGES = {
     "engines/engine/<uuid:engine_id>/reveal_key/": REVEAL,
     "engines/engine/<uuid:engine_id>/destroy/": DESTROY,
     **looked_at("engines/operation", OPERATIONS),
+    # periodic jobs
+    "jobs/": JOBS,
+    **looked_at("jobs/job", JOBS),
     # products and admin keys
     "policy/": PRODUCTS,
     **looked_at("policy/product", PRODUCTS),
@@ -220,6 +224,7 @@ def put_objects():
         "audit/auditrow": AuditRow.objects.latest("pk").pk,
         "engines/engine": engine.pk,
         "engines/operation": put_operation(engine, Kind.STOP, OperationState.FAILED, finished_at=engine.created_at).pk,
+        "jobs/job": "reconcile",
         "policy/adminkey": key.pk,
         "policy/product": product.pk,
         "policy/product key_id": product.keys.get().pk,

@@ -12,7 +12,7 @@ from audit.models import AuditRow
 from fleet.staff import roles
 from tests.staff import hire, log_in
 
-OURS = ("audit", "policy", "engines", "fleet", "staff")
+OURS = ("audit", "policy", "engines", "fleet", "jobs", "staff")
 """The apps with models of ours."""
 
 
