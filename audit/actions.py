@@ -58,6 +58,7 @@ class Action(StrEnum):
     STAFF_LOGOUT = "staff_logout"
     STAFF_CHANGE = "staff_change"
     RETENTION_PRUNE = "retention_prune"
+    AUDIT_CHECK = "audit_check"
 
 
 class Retention(StrEnum):
@@ -84,4 +85,4 @@ class Takes(StrEnum):
 
     MOMENT = "moment"  # a row without a start of its own starts with its transaction
     ATTEMPT = "attempt"  # of a worker, with the boots and stops in it
-    RUN = "run"  # of the keeper
+    RUN = "run"  # of the keeper, or of a check

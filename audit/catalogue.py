@@ -362,15 +362,16 @@ CATALOGUE: Mapping[Action, Entry] = {
         "a retention run: `partitions` dropped, and partitions `postponed` to the next run because a session was using them; the"
         " ended `operations` and destroyed `engines` that were removed with the log's last rows of them",
         "the keeper",
-        {
-            "partitions": list,
-            "rows": int,
-            "postponed": list,
-            "operations": int,
-            "engines": int,
-            "standard_days": int,
-            "probe_days": int,
-        },
+        dict.fromkeys(("rows", "operations", "engines", "standard_days", "probe_days"), int)
+        | dict.fromkeys(("partitions", "postponed"), list),
+        about=About.FLEET,
+        takes=Takes.RUN,
+    ),
+    Action.AUDIT_CHECK: Entry(
+        "a check found that log and registry agree: `engines` and `rows` were compared, `unproven` rows were in no sum; `upto` is"
+        " the row number for a later check, `fleet` the sum of all engines' states there, `since` where this check began",
+        "`manage.py audit_check`, at its end",
+        {"engines": int, "rows": int, "unproven": int, "upto": int, "fleet": str, "since": int},
         about=About.FLEET,
         takes=Takes.RUN,
     ),

@@ -51,7 +51,10 @@ class AuditRow(models.Model):
 
 
 class HourlyCount(models.Model):
-    """How many rows of an action an actor has caused in an hour: written by `audit.counts`, and kept when the rows are gone."""
+    """How many rows of an action an actor has caused in an hour: written by `audit.counts`, and kept when the rows are gone.
+
+    Unique by all columns but the count; the migration makes the index, because for Django's own a check would ask the server.
+    """
 
     hour = models.DateTimeField(help_text="Its beginning; of a month that has left the log, the beginning of the month.")
     product_id = models.UUIDField(null=True)
@@ -62,11 +65,6 @@ class HourlyCount(models.Model):
 
     class Meta:
         default_permissions = ()
-        constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["hour", "product_id", "action", "actor", "bucket"], nulls_distinct=False, name="hourly_count_once"
-            ),
-        ]
         indexes: ClassVar = [
             models.Index(fields=["product_id", "action", "hour"], include=["count"], name="hourly_count_of_product"),
         ]

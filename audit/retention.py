@@ -6,7 +6,7 @@ A run has five steps. A run may die at any point, because the next run continues
 2. The rows of all writers who may have seen the old window are counted (`audit.counts`); the run waits a while for these writers.
 3. Expired partitions are detached concurrently, oldest first. No insert waits for a lock; the run waits a while for readers.
 4. What upper floors keep only as long as the rows is removed (`PRUNED_WITH_THE_LOG`).
-5. Detached partitions are dropped. The audit row of the run is written in the same transaction.
+5. Detached partitions are dropped, and their sums with them. The audit row of the run is written in the same transaction.
 """
 
 import time
@@ -18,7 +18,7 @@ import structlog
 from django.db import OperationalError, connections, transaction
 from django.utils.module_loading import import_string
 
-from audit import counts, trail
+from audit import counts, sums, trail
 from audit.actions import Action, Retention
 from audit.actors import SYSTEM
 from audit.partitions import OWNER, alone
@@ -169,6 +169,7 @@ def _drop(detached: list[str], run: Pruned) -> None:
             with transaction.atomic(using=OWNER):
                 rows = _execute(f"SELECT count(*) FROM {name}")[0][0]
                 _execute(f"DROP TABLE {name}", timeout=DROP_TIMEOUT)
+                sums.forget(name)
         except OperationalError as error:
             if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
                 raise

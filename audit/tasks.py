@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from audit import counts, partitions, retention
+from audit import counts, partitions, retention, sums
 
 
 @shared_task(ignore_result=True)
@@ -18,3 +18,8 @@ def count() -> None:
 @shared_task(ignore_result=True)
 def prune() -> None:
     retention.prune()
+
+
+@shared_task(ignore_result=True)
+def sum_rows() -> None:
+    sums.keep()

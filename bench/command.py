@@ -44,6 +44,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     probes.add_argument("--engines", type=int, default=500, help="good engines")
     probes.add_argument("--hostile", type=int, default=3, help="hostile engines in the deployment; 0: only good engines")
     probes.add_argument("--seconds", type=float, default=180, help="seconds without, then with hostile engines; 0: no deployment")
+    _add_database_benchmarks(kinds)
+
+
+def _add_database_benchmarks(kinds: Any) -> None:
+    """Add the benchmarks that need no process but PostgreSQL."""
+    check = kinds.add_parser("audit_check", help="audit_check of a large log, on a temporary PostgreSQL; takes 30 GB")
+    check.add_argument("--rows", type=int, default=10_000_000)
     for name, what, count in (
         ("transition", "a move with its audit row compared with a plain Model.save()", 300),
         ("audit", "GET /audit with 100 rows compared with ModelSerializer", 100),
@@ -155,6 +162,13 @@ class Bench:
         from bench import audit
 
         self._tell(*audit.report(audit.measure(options["rounds"], options["count"])))
+
+    def audit_check(self, options: dict[str, Any]) -> None:
+        """`bench audit_check`."""
+        from bench import audit_check
+
+        parts = list(audit_check.measure(options["rows"], self.stdout.write))
+        self._tell(*audit_check.report(options["rows"], parts))
 
     def _tell(self, report: str, holds: bool) -> None:
         """Print the report; exit code 1 when a limit does not hold."""

@@ -266,7 +266,8 @@ def resume() -> int:
     The `background` processes carry out as many restarts at a time as they have threads. Any number of processes may resume
     engines at once: the registry is read before the runtime, and an engine that has moved since then is left alone.
     """
-    trigger = Trigger.RECONCILED if hosts.is_known(backends.get().identity()) else Trigger.HOST_RESTARTED
+    is_other = hosts.was_seen() and not hosts.is_known(backends.get().identity())
+    trigger = Trigger.HOST_RESTARTED if is_other else Trigger.RECONCILED
     should_run = Engine.objects.filter(status=Status.RUNNING).only("incarnation", "incarnation_mark", "seq")
     wanted = [(specs.ref_of(engine), engine.seq) for engine in should_run]
     found = _list_by_engine()

@@ -84,8 +84,8 @@ def _kept_connection() -> psycopg.Connection[Any]:
 
 
 def empty() -> None:
-    """Remove every row of ours, past the guards, and every message of Valkey."""
-    from common import outages, valkey
+    """Remove every row of ours, past the guards, every message of Valkey, and the call of an earlier test."""
+    from common import context, outages, valkey
     from fleet.staff import brakes
     from policy import refusals, tallies
 
@@ -100,6 +100,7 @@ def empty() -> None:
     tallies._known.clear()
     refusals._firsts.clear()
     brakes._here.clear()
+    context.enter(None)
 
 
 @pytest.fixture

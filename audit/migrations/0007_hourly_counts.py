@@ -3,6 +3,9 @@
 from django.conf import settings
 from django.db import migrations, models
 
+ONCE = """
+CREATE UNIQUE INDEX hourly_count_once ON audit_hourlycount (hour, product_id, action, actor, bucket) NULLS NOT DISTINCT
+"""
 BEGIN = "INSERT INTO audit_counting (position) VALUES ('0.0.0.0.0')"  # before the first row
 GRANTS = """
 REVOKE ALL ON audit_hourlycount, audit_counting FROM "__APP__";
@@ -11,6 +14,7 @@ GRANT SELECT ON audit_hourlycount, audit_counting TO "__APP__";
 
 
 def begin(apps, schema_editor):
+    schema_editor.execute(ONCE)
     schema_editor.execute(BEGIN)
     app_role = settings.DATABASES["default"]["USER"]
     if app_role != schema_editor.connection.settings_dict["USER"]:
@@ -53,11 +57,6 @@ class Migration(migrations.Migration):
                 "default_permissions": (),
                 "indexes": [
                     models.Index(fields=["product_id", "action", "hour"], include=("count",), name="hourly_count_of_product")
-                ],
-                "constraints": [
-                    models.UniqueConstraint(
-                        fields=("hour", "product_id", "action", "actor", "bucket"), name="hourly_count_once", nulls_distinct=False
-                    )
                 ],
             },
         ),

@@ -1,4 +1,4 @@
-"""SQL: the moves and operations of every engine, compared with the registry.
+"""SQL: the moves and operations of the engines `__ENGINES__`, an array of ids, compared with the registry.
 
 Replay orders moves by `engine_seq`, never by time. Retention may have removed the oldest moves of an engine created before the
 log's window, and the rows of operations begun before the window. No further row may be missing.
@@ -7,11 +7,14 @@ log's window, and the rows of operations begun before the window. No further row
 from audit.actions import Action, Retention
 from engines.models import OperationState, Status
 
+ENGINES = "__ENGINES__"
+"""Stands in the statements below for an array of engine ids, as SQL."""
+
 AT_REQUEST = f"('{Action.PROVISION_REQUESTED}', '{Action.DESTROY_REQUESTED}')"
 """SQL: the actions of moves at a request. They open an operation; every other move with an operation is its outcome."""
 
 MOVES = f"""
--- Replay the moves of every engine. place: the number of the move, to sort the sentences of an engine.
+-- Replay the moves of the engines. place: the number of the move, to sort the sentences of an engine.
 SELECT engine_id, NULL::uuid AS product_id, engine_seq AS place, text FROM (
     SELECT coalesce(m.engine_id, e.id) AS engine_id, m.engine_seq,
         -- chain: the first defect found by comparing a move with the previous move of the engine.
@@ -38,13 +41,13 @@ SELECT engine_id, NULL::uuid AS product_id, engine_seq AS place, text FROM (
         WHEN m.engine_seq <> e.seq THEN format('the log ends with move %s, the registry with %s', m.engine_seq, e.seq)
         WHEN m.to_status <> e.status THEN format('the log ends as %s, the registry says %s', m.to_status, e.status)
         END AS ending
-    FROM engines_engine e
+    FROM (SELECT * FROM engines_engine WHERE id = ANY(__ENGINES__)) e
     -- FULL: keeps engines without moves, and moves without an engine in the registry.
     FULL JOIN (
         SELECT id, engine_id, engine_seq, from_status, to_status,
             lag(engine_seq) OVER replay AS prev_seq, lag(to_status) OVER replay AS prev_to,
             lead(id) OVER replay IS NULL AS is_last
-        FROM audit_log WHERE to_status IS NOT NULL AND engine_id IS NOT NULL
+        FROM audit_log WHERE to_status IS NOT NULL AND engine_id = ANY(__ENGINES__)
         -- The window holds all moves of an engine in their order; lag reads the previous move, lead finds the last move.
         -- NULLS FIRST: a move without a number must not hide the last numbered move. id makes the order of duplicates stable.
         WINDOW replay AS (PARTITION BY engine_id ORDER BY engine_seq NULLS FIRST, id)
@@ -62,7 +65,7 @@ SELECT engine_id, NULL::uuid AS product_id, NULL::bigint AS place,
     format('operation %s (%s, %s) has %s rows of an outcome and %s of being superseded',
            id, kind, state, outcomes, superseded) AS text
 FROM (
-    SELECT o.id, o.engine_id, o.kind, o.state, coalesce(r.outcomes, 0) AS outcomes, coalesce(r.superseded, 0) AS superseded,
+    SELECT o.id, o.engine_id, o.kind, o.state, r.outcomes, r.superseded,
         -- Due: a single outcome of a finished operation, a single row of a superseded operation, none of an open operation.
         (o.state IN ('{OperationState.SUCCEEDED}', '{OperationState.FAILED}'))::int AS outcomes_due,
         (o.state = '{OperationState.SUPERSEDED}')::int AS superseded_due,
@@ -70,17 +73,33 @@ FROM (
         -- start of the attempt, a supersession the moment of superseding.
         CASE o.state WHEN '{OperationState.SUPERSEDED}' THEN o.finished_at ELSE o.attempt_started_at END >= starts AS is_kept
     FROM engines_operation o
-    LEFT JOIN (
-        SELECT operation_id,
+    -- LATERAL: a look into the index for each operation, because a row may name the operation of another engine.
+    CROSS JOIN LATERAL (
+        SELECT
             -- An outcome is a move, except for the moves at the request: they open an operation.
             count(*) FILTER (WHERE to_status IS NOT NULL
                 AND action NOT IN {AT_REQUEST}) AS outcomes,
             count(*) FILTER (WHERE action = '{Action.OPERATION_SUPERSEDED}') AS superseded
-        FROM audit_log WHERE operation_id IS NOT NULL GROUP BY operation_id
-    ) r ON r.operation_id = o.id
+        FROM audit_log WHERE operation_id = o.id
+    ) r
     CROSS JOIN (SELECT starts FROM audit_window WHERE retention = '{Retention.STANDARD}') live
+    WHERE o.engine_id = ANY(__ENGINES__)
 ) counted
 -- Surplus rows are always wrong. Missing rows are wrong only if retention cannot have removed them.
 WHERE outcomes > outcomes_due OR superseded > superseded_due
     OR (is_kept AND (outcomes, superseded) <> (outcomes_due, superseded_due))
 """
+
+NAMED = f"""
+SELECT DISTINCT o.engine_id FROM audit_log r JOIN engines_operation o ON o.id = r.operation_id
+WHERE r.engine_id = ANY({ENGINES}) AND o.engine_id <> r.engine_id
+"""
+"""The engines whose operations are named by rows of other engines."""
+
+TOUCHED = """
+SELECT engine_id FROM audit_log WHERE id > {upto} AND engine_id IS NOT NULL
+UNION
+SELECT engine_id FROM engines_operation WHERE finished_at >= coalesce(
+    (SELECT written_at FROM audit_log WHERE id <= {upto} ORDER BY id DESC LIMIT 1) - interval '1 hour', '-infinity')
+"""
+"""The engines with rows above the number `upto`, or with operations that have finished since about then."""

@@ -14,6 +14,9 @@ _LIVE = f"""
     CROSS JOIN (SELECT starts + interval '1 minute' AS starts FROM audit_window WHERE retention = '{Retention.STANDARD}') live
 """
 
+# Rows by product and action are found in an index. A row of a product that is not in the registry is told of by itself.
+_OF_PRODUCTS = "product_id = ANY(ARRAY(SELECT id FROM policy_product))"
+
 PRODUCTS = f"""
 SELECT NULL::uuid AS engine_id, p.id AS product_id, NULL::bigint AS place, text
 FROM policy_product p
@@ -28,7 +31,7 @@ LEFT JOIN (
             FILTER (WHERE action IN ('{Action.PRODUCT_SUSPEND}', '{Action.PRODUCT_RESUME}')))[1] AS suspension,
         (array_agg(metadata ->> 'version' ORDER BY id DESC) FILTER (WHERE action = '{Action.ENGINE_ENV_UPDATE}'))[1] AS version
     FROM audit_log
-    WHERE product_id IS NOT NULL AND action IN ('{Action.POLICY_REGISTER}', '{Action.PRODUCT_DELETE}', '{Action.POLICY_UPDATE}',
+    WHERE {_OF_PRODUCTS} AND action IN ('{Action.POLICY_REGISTER}', '{Action.PRODUCT_DELETE}', '{Action.POLICY_UPDATE}',
         '{Action.PRODUCT_SUSPEND}', '{Action.PRODUCT_RESUME}', '{Action.ENGINE_ENV_UPDATE}')
     GROUP BY product_id
 ) r ON r.product_id = p.id
@@ -69,6 +72,7 @@ class _Thing:
     ended: Action
     ended_at: str
     product: str = "t.product_id"
+    rows: str = _OF_PRODUCTS
 
     def sql(self) -> str:
         begun = ", ".join(f"'{action}'" for action in self.begun)
@@ -82,7 +86,7 @@ FROM {self.table} t
 FULL JOIN (
     SELECT product_id, metadata ->> '{self.key}' AS key, min(id) AS first,
         count(*) FILTER (WHERE action IN ({begun})) AS begun, count(*) FILTER (WHERE action = '{self.ended}') AS ended
-    FROM audit_log WHERE action IN ({begun}, '{self.ended}') GROUP BY 1, 2
+    FROM audit_log WHERE {self.rows} AND action IN ({begun}, '{self.ended}') GROUP BY 1, 2
 ) r ON r.key = t.id::text AND r.product_id IS NOT DISTINCT FROM {self.product}
 {_LIVE}
 WHERE t.id IS NULL
@@ -95,8 +99,9 @@ WHERE t.id IS NULL
 _KEY_ISSUED = (Action.PLATFORM_KEY_ISSUE, Action.PLATFORM_KEY_ROTATE)
 _PLATFORM_KEYS = _Thing("platform key", "policy_platformkey", "key_id", _KEY_ISSUED, Action.PLATFORM_KEY_REVOKE, "revoked_at")
 _ADMIN_KEYS = _Thing(
-    "admin key", "policy_adminkey", "key_id", (Action.ADMIN_KEY_ISSUE,), Action.ADMIN_KEY_REVOKE, "revoked_at", "NULL::uuid"
-)
+    "admin key", "policy_adminkey", "key_id", (Action.ADMIN_KEY_ISSUE,), Action.ADMIN_KEY_REVOKE, "revoked_at",
+    product="NULL::uuid", rows="product_id IS NULL",
+)  # fmt: skip
 _OVERRIDES = _Thing(
     "override", "policy_policyoverride", "override_id", (Action.POLICY_OVERRIDE_GRANT,), Action.POLICY_OVERRIDE_END, "ended_at"
 )

@@ -1,4 +1,12 @@
-"""SQL: each audit row by itself, compared with the catalogue, the registry, and the time at which it was written."""
+"""SQL: each audit row by itself, compared with the catalogue, the registry, and the time at which it was written.
+
+`tell` has a sentence for each row that cannot be true. `sift` only says whether there is a sentence, for millions of rows, which
+are not joined with their operations there: `screen` compares the operations of a whole engine at once.
+"""
+
+from typing import NamedTuple
+
+from django.db import connection
 
 from audit.actions import Action, Takes
 from audit.actors import FORM
@@ -11,9 +19,39 @@ HOUR_S = 3600.0
 _MOMENT = f"interval '{MOMENT_S} seconds'"
 
 
-def compare() -> str:
-    """SQL: a sentence for each row that cannot be true; a row gets the first sentence that applies."""
-    return _ROWS.replace("__ENTRIES__", ",\n        ".join(map(_entry, CATALOGUE)))
+def find_first_written() -> int:
+    """The number of the first row with `written_at`, or the highest number: rows from before the column have lower numbers."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT coalesce(min(id), 9223372036854775807) FROM audit_log WHERE written_at IS NOT NULL")
+        return int(cursor.fetchone()[0])
+
+
+def tell(which: str, first_written: int) -> str:
+    """SQL: a sentence for each row that cannot be true, of the rows `r` under the condition `which`.
+
+    A row gets the first sentence that applies.
+    """
+    return f"""
+        SELECT r.engine_id, CASE WHEN r.engine_id IS NULL THEN p.id END AS product_id, r.engine_seq AS place,
+            format('row %s (%s) ', r.id, r.action) || fault AS text
+        FROM audit_log r
+        LEFT JOIN engines_operation o ON o.id = r.operation_id
+        {_joins()}
+        CROSS JOIN LATERAL (SELECT {_case(_OPERATION, first_written)} AS fault) told
+        WHERE {which} AND fault IS NOT NULL
+    """
+
+
+class Sieve(NamedTuple):
+    """SQL: tables to join the rows `r` with, and a condition: whether `tell` has a sentence for the row."""
+
+    joins: str
+    is_bad: str
+
+
+def sift(first_written: int) -> Sieve:
+    """The condition of `tell`, except for comparisons of a row with its operation, which `screen` makes."""
+    return Sieve(_joins(), f"({_case('', first_written)}) IS NOT NULL")
 
 
 def longest_s(takes: Takes) -> float:
@@ -30,6 +68,11 @@ def _entry(action: Action) -> str:
     return f"('{action}', '{entry.about}', interval '{longest_s(entry.takes)} seconds', interval '{untimed} seconds')"
 
 
+def _case(operation: str, first_written: int) -> str:
+    return f"CASE {_FORM}{_ENGINE}{operation}{_WHO}{_TIME} END".replace("__FIRST_WRITTEN__", str(first_written))
+
+
+IS_OUTCOME = f"r.to_status IS NOT NULL AND r.action NOT IN {AT_REQUEST}"
 # The database refuses rows without the form: such a row is from before the refusal, or somebody else's work.
 _FORM = f"""
         WHEN known.action IS NULL THEN format('is of no known action in the class %s', r.retention)
@@ -50,15 +93,15 @@ _ENGINE = """
         -- The log is ahead of the registry. An engine_seq behind is normal: the engine has moved since.
         WHEN r.engine_seq > e.seq THEN format('says move %s, the registry has %s', r.engine_seq, e.seq)
 """
-_OPERATION = """
+_OPERATION = f"""
         WHEN r.operation_id IS NOT NULL AND o.id IS NULL
             THEN format('names operation %s, which is not in the registry', r.operation_id)
         WHEN o.engine_id <> r.engine_id THEN format('names operation %s, which is of engine %s', o.id, o.engine_id)
         -- An outcome repeats who asked for the operation, and starts with the last attempt.
-        WHEN is_outcome AND r.actor <> o.actor THEN format('is by %s, its operation by %s', r.actor, o.actor)
-        WHEN is_outcome AND r.call_id <> o.call_id
+        WHEN {IS_OUTCOME} AND r.actor <> o.actor THEN format('is by %s, its operation by %s', r.actor, o.actor)
+        WHEN {IS_OUTCOME} AND r.call_id <> o.call_id
             THEN format('names the call %s, its operation the call %s', r.call_id, o.call_id)
-        WHEN is_outcome AND started <> o.attempt_started_at
+        WHEN {IS_OUTCOME} AND started <> o.attempt_started_at
             THEN format('starts at %s, the attempt of its operation at %s', started, o.attempt_started_at)
 """
 _WHO = """
@@ -73,7 +116,7 @@ _WHO = """
 # The writer chooses `timestamp`, and the database `written_at`.
 _TIME = f"""
         WHEN r.written_at IS NULL THEN
-            CASE WHEN r.id > first_written THEN 'does not say when it was written, although an earlier row does' END
+            CASE WHEN r.id > __FIRST_WRITTEN__ THEN 'does not say when it was written, although an earlier row does' END
         WHEN started IS NULL THEN format('was moved from %s, which is no time', r.metadata ->> '{CLAMPED}')
         WHEN is_moved AND NOT is_at_edge THEN format('was moved to %s, where no month begins or ends', r.timestamp)
         WHEN r.written_at < started - {_MOMENT} THEN format('starts at %s, and was written before, at %s', started, r.written_at)
@@ -84,27 +127,22 @@ _TIME = f"""
                 AND started + r.duration_ms * interval '1 ms' + {_MOMENT}
             THEN format('starts at %s, says that it took %s ms, and was written at %s', started, r.duration_ms, r.written_at)
 """
-_ROWS = f"""
-SELECT engine_id, CASE WHEN engine_id IS NULL THEN product_id END AS product_id, place, text FROM (
-    SELECT r.engine_id, p.id AS product_id, r.engine_seq AS place, format('row %s (%s) ', r.id, r.action) || CASE
-        {_FORM}{_ENGINE}{_OPERATION}{_WHO}{_TIME}
-        END AS text
-    FROM audit_log r
+
+
+def _joins() -> str:
+    entries = ",\n        ".join(map(_entry, CATALOGUE))
+    return f"""
     LEFT JOIN audit_action known ON known.action = r.action AND known.retention = r.retention
     -- entry: the catalogue of this code. It may lack an action of an earlier or a later version, which is known all the same.
     LEFT JOIN (VALUES
-        __ENTRIES__
+        {entries}
     ) entry(action, about, longest, untimed) ON entry.action = r.action
-    -- LEFT: rows without an engine, an operation or a product in the registry stay, because they disagree.
+    -- LEFT: rows without an engine or a product in the registry stay, because they disagree.
     LEFT JOIN engines_engine e ON e.id = r.engine_id
-    LEFT JOIN engines_operation o ON o.id = r.operation_id
     LEFT JOIN policy_product p ON p.id = r.product_id
     LEFT JOIN policy_platformkey platform_key ON platform_key.id = r.key_id
     LEFT JOIN policy_adminkey admin_key ON admin_key.id = r.key_id
-    -- first_written: all rows from before the column `written_at` have lower numbers.
-    CROSS JOIN (SELECT min(id) AS first_written FROM audit_log WHERE written_at IS NOT NULL) column_is_there
     CROSS JOIN LATERAL (SELECT
-        r.to_status IS NOT NULL AND o.id IS NOT NULL AND r.action NOT IN {AT_REQUEST} AS is_outcome,
         r.actor NOT IN ('system', 'admin', 'anonymous') AND r.actor NOT LIKE 'admin:%' AS is_by_product,
         r.metadata ? '{CLAMPED}' AS is_moved,
         -- The writer moves a time to the start of the first month that exists, or to the last microsecond of the last month.
@@ -116,5 +154,4 @@ SELECT engine_id, CASE WHEN engine_id IS NULL THEN product_id END AS product_id,
     CROSS JOIN LATERAL (SELECT CASE WHEN is_moved THEN (jsonb_path_query_first_tz(r.metadata,
         '$.{CLAMPED} ? (@ like_regex "^[0-9]{{4,6}}-").datetime()', '{{}}', true) #>> '{{}}')::timestamptz
         ELSE r.timestamp END AS started) start
-) compared WHERE text IS NOT NULL
 """

@@ -102,8 +102,8 @@ def end(job: Job, *, is_done: bool) -> None:
     """Note the end of a run."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE jobs_job SET ended_at = clock_timestamp(), outcome = %s,"
-            " done_at = CASE WHEN %s THEN clock_timestamp() ELSE done_at END WHERE name = %s",
+            "UPDATE jobs_job SET ended_at = statement_timestamp(), outcome = %s,"
+            " done_at = CASE WHEN %s THEN statement_timestamp() ELSE done_at END WHERE name = %s",
             ["done" if is_done else "failed", is_done, job.name],
         )
 

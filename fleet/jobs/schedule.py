@@ -32,6 +32,7 @@ def all_jobs() -> tuple[Job, ...]:
         Job("make-partitions", "audit.tasks.make_partitions", 3600.0),
         Job("prune-environments", "engines.tasks.prune_environments", 3600.0),
         Job("count-rows", "audit.tasks.count", 60.0),
+        Job("sum-rows", "audit.tasks.sum_rows", 600.0),
         Job("prune-history", "audit.tasks.prune", 6 * 3600.0),
     )
 

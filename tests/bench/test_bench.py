@@ -11,11 +11,26 @@ from django.core.management.base import CommandError
 from django.db import connection, transaction
 
 from audit.models import AuditRow
-from bench import admit, audit, footprint, hostile_answers, load, own_deployment, probes, provision, registry, transition
+from bench import (
+    admit,
+    audit,
+    audit_check,
+    footprint,
+    hostile_answers,
+    large_log,
+    load,
+    own_deployment,
+    probes,
+    provision,
+    registry,
+    transition,
+)
 from engines.health.probes import Result
 from engines.models import Engine
+from fleet import consistency
 from policy import products
 from tests import servers
+from tests.audit.conftest import Months
 from tests.conftest import running_stack
 from tests.memory import ROOT
 from tests.stack import WORKERS
@@ -49,7 +64,21 @@ def test_audit_measures_the_same_rows_both_ways(db):
     assert "100 rows" in text
 
 
+def test_large_log_agrees_with_its_registry(db, superuser):
+    """What `audit_check` measures, on the run's own database."""
+    try:
+        steps = list(large_log.fill(servers.SERVERS.urls.superuser, 1000))
+        checked = consistency.check(pytest.fail)
+    finally:
+        Months(superuser).lay_out(-1, 3)
+    assert (steps[-1], checked.engines) == ("statistics", 10)
+    assert 980 <= checked.rows <= 1000
+
+
 def test_report_fails_below_a_limit():
+    check = [audit_check.Took("audit_check", 6.1)]
+    assert audit_check.report(1_100_000, check)[1] is True
+    assert audit_check.report(1000, check)[1] is False
     assert transition.report({"autocommit": [(1.0, 1.0)]})[1] is False
     assert transition.report({"autocommit": [(0.9, 1.0)]})[1] is True
     assert audit.report([(19.0, 10.0)])[1] is False

@@ -76,6 +76,7 @@ def test_database_that_ends_the_session_or_refuses_writes_is_away(db, superuser)
         cursor.execute("SET default_transaction_read_only = on")
         with pytest.raises(Error) as refused:
             cursor.execute("DELETE FROM engines_host")
+    with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         superuser.execute("SELECT pg_terminate_backend(%s)", cursor.fetchone())
         with pytest.raises(Error) as ended:

@@ -182,6 +182,7 @@ def test_resume_restarts_what_should_run(make_engine, carry_out):
     running, stopped, up = (make_engine(user_id) for user_id in ("alice", "bob", "carol"))
     carry_out(lifecycle.stop(stopped, by=ACME))
     backends.get().stop(Ref(running.pk, 1), grace_s=1)
+    hosts.mark_seen("before it was started again")
     assert reconcile.resume() == 1
     operation = Operation.objects.get(finished_at=None)
     assert carry_out(operation).state == "succeeded"
@@ -245,10 +246,10 @@ def test_resume_corrects_a_newer_instance_before_it_restarts_the_engine(running_
     assert [row.action for row in AuditRow.objects.order_by("id")][-2:] == ["orphan_removed", "restart"]
 
 
-@pytest.mark.parametrize(("known", "cause"), [(True, "reconciled"), (False, "host_restarted")])
-def test_resume_that_fails_is_tried_again_whatever_its_cause(product, memory_backend, carry_out, known, cause):
-    if known:
-        reconcile.host_is_settled()
+@pytest.mark.parametrize(("seen", "cause"), [("", "reconciled"), ("now", "reconciled"), ("before", "host_restarted")])
+def test_resume_that_fails_is_tried_again_whatever_its_cause(product, memory_backend, carry_out, seen, cause):
+    """A host that was never seen is not known to have been started again."""
+    hosts.mark_seen({"now": memory_backend.identity()}.get(seen, seen))
     engine = put_engine(product)
     assert reconcile.resume() == 1
     memory_backend.fail_next("create", BackendError("no"))

@@ -81,5 +81,5 @@ def test_many_leave_in_batches_and_a_locked_row_holds_nobody_up(product, old):
     )
     with psycopg.connect(servers.SERVERS.urls.database) as holder:
         holder.execute("SELECT FROM engines_operation LIMIT 1 FOR UPDATE")
-        assert retention.prune().others == {"operations": 2 * BATCH, "engines": 0}
+        assert retention.prune(patience_s=0.1).others == {"operations": 2 * BATCH, "engines": 0}
     assert retention.prune().others == {"operations": 1, "engines": 1}

@@ -291,7 +291,7 @@ def assert_network_full(answer):
     assert said["details"]["cause"] == "network_full"
     assert said["message"].startswith("The product's network has no address left.")
     operation = Operation.objects.get(pk=said["details"]["operation_id"])
-    assert "Give the runtime more or larger address pools." in operation.error_message  # for operators
+    assert "give the runtime more or larger address pools." in operation.error_message  # for operators
 
 
 def test_provision_on_a_full_network_is_a_named_503_and_leaves_nothing(client, fleet, full, api):

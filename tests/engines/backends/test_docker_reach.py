@@ -138,7 +138,7 @@ def test_list_names_the_port_of_an_engine_only_while_it_is_on_its_network(client
 def test_port_is_named_only_where_callers_reach_it(bind, published, is_reached):
     ref = Ref(uuid4(), 1)
     details = {"reach": "port", "disk_mb": 0, "leaving": False, "is_attached": True, "published": frozenset(published)}
-    found = Found("id", "name", ref, "acme", "image", 9001, State.RUNNING, "network", **details)
+    found = Found("id", "name", ref, "acme", "image", 9001, State.RUNNING, "network", made_of={}, **details)
     assert open_port(found, Options(bind=bind)) == (9001 if is_reached else None)
 
 

@@ -129,6 +129,7 @@ def test_next_look_is_when_the_next_job_is_to_be_sent(rows):
 
 
 def test_migrate_adds_new_jobs_and_leaves_those_of_other_versions(rows):
+    rows.update(added_at=Now())
     rows.create(name="of-another-version", done_at=Now() - timedelta(days=9))
     try:
         rows.filter(name=SWEEP.name).delete()
