@@ -45,7 +45,7 @@ def watched() -> list[Watched]:
 
 
 def compare(engines: Iterable[Watched], found: Mapping[UUID, Iterable[Instance]]) -> dict[Watched, str]:
-    """What is wrong with each engine's instance, as a single word; empty for an instance that runs at the engine's port."""
+    """The fault of each engine's instance, as a single word; empty for an instance that runs at the engine's port."""
     return {engine: _fault(engine, found.get(engine.engine_id, ())) for engine in engines}
 
 

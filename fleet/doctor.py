@@ -1,4 +1,4 @@
-"""What is wrong with this installation, a sentence for each fault: `manage.py doctor`. Repairs nothing, asks no runtime."""
+"""The faults of this installation, a sentence for each: `manage.py doctor`. Repairs nothing, asks no runtime."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -21,7 +21,7 @@ USELESS = {  # by SQLSTATE (https://www.postgresql.org/docs/current/errcodes-app
     "26000": "the session lost its prepared statements, or a pooler has put another session in its place",
     "42P05": "a pooler has put a session in its place with statements of somebody else",
     "57P01": "the server was told to end the session",
-    "57P02": "another session has crashed, and took this one along",
+    "57P02": "the crash of another session has ended all sessions of the server",
     "57P03": "the server starts, stops or recovers",
     "57P05": "the server has ended the session: it was idle for too long",
 }
@@ -34,7 +34,7 @@ class NotWritable(PoolTimeout):
 
 
 class Wrapper(Protocol):
-    """What is needed here of Django's connection."""
+    """The parts of Django's connection that `ErrorWrapper` uses."""
 
     errors_occurred: bool
 

@@ -5,7 +5,7 @@ from django.db.models.functions import Now
 
 
 class Job(models.Model):
-    """What is known of a periodic job, in times of the database's clock. How often it runs is in `fleet.jobs.schedule`."""
+    """The runs of a periodic job, in times of the database's clock. `fleet.jobs.schedule` has the interval of each job."""
 
     name = models.TextField(primary_key=True)
     added_at = models.DateTimeField(db_default=Now())

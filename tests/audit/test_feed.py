@@ -147,7 +147,7 @@ def test_feed_waits_for_a_row(api, product):
     start = cursor_of(after(api, "now"))
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(after, api, start, wait=20)
-        time.sleep(0.5)  # so that the answer is being waited for; it is the same where it is not
+        until(lambda: feed._places._taken, 10, "the reader waits")
         written = write(product, 1)
         assert ids(waiting.result(20)) == written
 
