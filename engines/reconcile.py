@@ -116,7 +116,7 @@ def _corrected(engine_id: UUID, correct: Callable[[], int]) -> int:
 
 def _owners_of_left_volumes(found: Mapping[UUID, Iterable[Instance]]) -> list[Engine]:
     """Destroyed engines with a volume but no instance: a late worker died while creating an instance."""
-    left = backends.get().list_volumes() - found.keys()
+    left = backends.get().list_volumes().keys() - found.keys()
     return list(Engine.objects.select_related("product").filter(pk__in=left).exclude(destroyed_at=None))
 
 

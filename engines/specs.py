@@ -21,7 +21,8 @@ def of_incarnation(engine: Engine, ref: Ref, key_hash: str, own: Mapping[str, st
     """
     assert engine.port is not None  # every living engine has a port
     env = {**settings.ENGINE_ENV, **own, "ENGINE_KEY_HASH": key_hash}
-    return Spec(ref, engine.product.slug, engine.engine_version, engine.port, env, Limits(memory_mb or None))
+    limits = Limits(memory_mb or None)
+    return Spec(ref, engine.product.slug, engine.engine_version, engine.port, env, limits, user_id=engine.user_id)
 
 
 def of_valid(engines: Iterable[Engine]) -> list[tuple[Engine, Spec]]:

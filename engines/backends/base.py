@@ -10,7 +10,7 @@ grace in addition) or raises `BackendUnavailable`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -63,8 +63,13 @@ from engines.backends.errors import (
     RuntimeMissing as RuntimeMissing,
 )
 from engines.backends.marks import MARK
+from engines.backends.usage import (
+    MB as MB,
+)
+from engines.backends.usage import (
+    Usage as Usage,
+)
 
-MB = 2**20
 INNER_PORT = 8000  # the port on which an engine listens inside a container, which has its own address
 
 
@@ -115,6 +120,19 @@ class Limits:
     disk_mb: int | None = None  # of the volume, and of a single file; unlike the others, it may exceed the deployment's
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Whose engine it is: what the runtime keeps beside volumes and instances, for a registry that has lost the engine.
+
+    `product` is a slug, `image` the name of the image that was asked for. A text is empty where the runtime does not have it: a
+    volume has no image, and engines from before there were these labels have no user.
+    """
+
+    product: str = ""
+    user_id: str = ""
+    image: str = ""
+
+
 Egress = str | Sequence[str]
 """Where instances may open connections: INTERNET, NO_EGRESS, or destinations with ports, as `common.destinations` reads them."""
 
@@ -134,6 +152,11 @@ class Spec:
     digest: str = ""  # of the image of an earlier instance, or empty; a new instance is made from `resolve(image, digest)`
     runtime: str = ""  # container runtime of a new instance, by the host's name for it; empty: the deployment's first
     egress: Egress = INTERNET  # holds for all instances of the product; only `docker` enforces it
+    user_id: str = ""  # a label
+
+    @property
+    def owner(self) -> Owner:
+        return Owner(self.product, self.user_id, self.image)
 
 
 @dataclass(frozen=True)
@@ -149,6 +172,7 @@ class Instance:
     state: State
     port: int | None = None
     made_of: Mapping[str, str] = field(default_factory=dict)
+    owner: Owner = Owner()
 
     def serves(self, ref: Ref, port: int) -> bool:
         """Whether this is the instance `ref`, runs, and has the port: then nobody else can answer on the port."""
@@ -169,29 +193,6 @@ def parse_image(image: str) -> Reference:
         return image_references.parse(image)
     except ValueError as error:
         raise ImageMissing(f"no image {image!r}: the engine's version {error}") from error
-
-
-@dataclass(frozen=True)
-class Usage:
-    """The disk space in MB of each measured volume, and the disk that has the volumes.
-
-    `at_least` has the volumes with more files than could be counted in time: they take what `used_mb` says, or more.
-    `free_share` is the free share of the disk, from 0 to 1: of its space or of its inodes, whichever is smaller.
-    """
-
-    used_mb: Mapping[UUID, int]
-    at_least: frozenset[UUID] = frozenset()
-    total_mb: int = 0
-    free_mb: int = 0
-    free_share: float = 1.0
-
-    @classmethod
-    def of(cls, engine_ids: Iterable[UUID], found: Mapping[UUID, tuple[int, bool]], disk: tuple[int, int, float]) -> Self:
-        """The usage, from what `walk` measured: the bytes of each volume that is there, and the bytes of the disk."""
-        used_mb = {engine_id: -(-found.get(engine_id, (0, True))[0] // MB) for engine_id in engine_ids}
-        at_least = frozenset(engine_id for engine_id, (_, is_whole) in found.items() if not is_whole)
-        total, free, share = disk
-        return cls(used_mb, at_least, total // MB, free // MB, share)
 
 
 def instance_name(deployment: str, engine_id: UUID) -> str:
@@ -353,8 +354,8 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def list_volumes(self) -> set[UUID]:
-        """The ids of all engines of the deployment with a volume, with or without an instance.
+    def list_volumes(self) -> Mapping[UUID, Owner]:
+        """The owners of all volumes of the deployment, by the engine's id: of engines with and without an instance.
 
         Before: nothing is required. After: nothing has changed. Raises BackendUnavailable, BackendError.
         """

@@ -26,6 +26,7 @@ from engines.backends.base import (
     NetworkFull,
     NetworkUnguarded,
     OnEvicted,
+    Owner,
     Ref,
     Spec,
     State,
@@ -160,19 +161,22 @@ class DockerBackend(Backend):
     def list(self, engine_id: UUID | None = None) -> Sequence[Instance]:
         with self._daemon.verb("list"):
             found = self._roster.all() if engine_id is None else self._roster.of_engine(engine_id)
-        return [Instance(each.ref, each.state, containers.open_port(each, self.options), each.made_of) for each in found]
+        return [
+            Instance(each.ref, each.state, containers.open_port(each, self.options), each.made_of, each.owner) for each in found
+        ]
 
     def differing(self, instance: Instance, spec: Spec) -> Sequence[str]:
         return makings.differing(instance.made_of, spec, self.options)
 
-    def list_volumes(self) -> set[UUID]:
+    def list_volumes(self) -> Mapping[UUID, Owner]:
         mine = {"label": [f"{containers.DEPLOYMENT}={self.options.deployment}"]}
         with self._daemon.verb("list_volumes"):
             found = self._daemon.ask(lambda api: api.volumes(filters=mine))["Volumes"] or []
-        return {owner for volume in found if (owner := containers.owner_of(volume)) is not None}
+        owners = {containers.engine_of(volume): containers.read_owner(volume["Labels"]) for volume in found}
+        return {engine_id: owner for engine_id, owner in owners.items() if engine_id is not None}
 
     def measure(self, engine_ids: Collection[UUID], *, budget_s: float) -> Usage:
-        present = sorted(self.list_volumes().intersection(engine_ids))
+        present = sorted(self.list_volumes().keys() & set(engine_ids))
         with self._daemon.verb("measure"):
             return Usage.of(engine_ids, *self._measurer.measure(present, min(budget_s, self.options.timeout_s / 2)))
 

@@ -8,13 +8,15 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from engines.backends.base import INNER_PORT, ImageUnfit, Ref, Spec, State, instance_name
+from engines.backends.base import INNER_PORT, ImageUnfit, Owner, Ref, Spec, State, instance_name
 from engines.backends.docker import makings, volumes
 from engines.backends.docker.options import Options
 
 DEPLOYMENT = "roundhouse.deployment"
 PRODUCT = "roundhouse.product"
 ENGINE = "roundhouse.engine"
+USER = "roundhouse.user"
+IMAGE = "roundhouse.image"  # its name, as it was asked for
 INCARNATION = "roundhouse.incarnation"
 TOKEN = "roundhouse.token"  # noqa: S105 (of the incarnation; no secret)
 PORT = "roundhouse.port"
@@ -38,7 +40,7 @@ class Found:
     id: str
     name: str
     ref: Ref
-    product: str
+    owner: Owner
     image: str  # the image's id
     port: int
     state: State
@@ -53,6 +55,10 @@ class Found:
     @property
     def runs(self) -> bool:
         return self.state is State.RUNNING
+
+    @property
+    def product(self) -> str:
+        return self.owner.product
 
 
 def digits(deployment: str) -> str:
@@ -76,12 +82,17 @@ def spare_name(deployment: str, ref: Ref) -> str:
     return f"{instance_name(deployment, ref.engine_id)}-{ref.mark}"
 
 
-def owner_of(volume: Mapping[str, Any]) -> UUID | None:
-    """The id of the engine owning a volume in the daemon's list; None for a volume of no engine."""
+def engine_of(volume: Mapping[str, Any]) -> UUID | None:
+    """The id of the engine of a volume in the daemon's list; None for a volume of no engine."""
     try:
         return UUID((volume["Labels"] or {})[ENGINE])
     except (KeyError, ValueError):
         return None
+
+
+def read_owner(marks: Mapping[str, str]) -> Owner:
+    """The owner in the labels of a container or a volume."""
+    return Owner(marks.get(PRODUCT, ""), marks.get(USER, ""), marks.get(IMAGE, ""))
 
 
 def labels(deployment: str, ref: Ref) -> list[str]:
@@ -122,7 +133,7 @@ def parse(listed: Mapping[str, Any]) -> Found | None:
         listed["Id"],
         names[0],
         ref,
-        marks.get(PRODUCT, ""),
+        read_owner(marks),
         listed["ImageID"],
         port,
         state,
@@ -188,14 +199,14 @@ def config(
 
 def _owner(spec: Spec, options: Options) -> dict[str, str]:
     """The labels of everything that the engine owns."""
-    return {DEPLOYMENT: options.deployment, ENGINE: str(spec.ref.engine_id)}
+    return {DEPLOYMENT: options.deployment, ENGINE: str(spec.ref.engine_id), PRODUCT: spec.product, USER: spec.user_id}
 
 
 def _marks(spec: Spec, options: Options) -> dict[str, str]:
     """The labels of the container."""
     return {
         **_owner(spec, options),
-        PRODUCT: spec.product,
+        IMAGE: spec.image,
         INCARNATION: str(spec.ref.incarnation),
         TOKEN: spec.ref.token,
         MADE_OF: makings.note(spec, options),

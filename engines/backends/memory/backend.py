@@ -15,6 +15,7 @@ from engines.backends.base import (
     Instance,
     Made,
     OnEvicted,
+    Owner,
     Ref,
     Spec,
     State,
@@ -87,8 +88,9 @@ class MemoryBackend(Backend):
     def differing(self, instance: Instance, spec: Spec) -> Sequence[str]:
         return parts.differing(instance.made_of, wanted(spec, self.bind))
 
-    def list_volumes(self) -> set[UUID]:
-        return set(self._call("list_volumes"))
+    def list_volumes(self) -> Mapping[UUID, Owner]:
+        found: Mapping[UUID, Owner] = self._call("list_volumes")
+        return found
 
     def measure(self, engine_ids: Collection[UUID], *, budget_s: float) -> Usage:
         found: Usage = self._call("measure", frozenset(engine_ids))

@@ -23,6 +23,7 @@ from engines.backends.base import (
     InstanceMissing,
     Made,
     OtherRuns,
+    Owner,
     PortTaken,
     Ref,
     Spec,
@@ -60,6 +61,7 @@ class Kept:
     digest: str
     made_of: Mapping[str, str]
     key_hash: str
+    owner: Owner
     run: Run | None = None
     boots: int = 0
     lines: list[str] = field(default_factory=list)
@@ -90,6 +92,7 @@ class Runtime:
         self.unavailable = False
         self.missing_images: frozenset[str] = frozenset()
         self.volumes: frozenset[UUID] = frozenset()
+        self._owners: dict[UUID, Owner] = {}  # of volumes that instances were made with
         self.usage = Usage({})
         self.boot = self._own_boot
         self._failures: defaultdict[str, deque[BackendError]] = defaultdict(deque)
@@ -120,11 +123,18 @@ class Runtime:
         is_new = kept is None
         if kept is None:
             digest, key_hash = self.resolve(spec.image, spec.digest), spec.env.get("ENGINE_KEY_HASH", "")
-            kept = self._instances[spec.ref] = Kept(spec.port, digest, {**wanted(spec, address), "image": digest}, key_hash)
-        self.volumes |= {spec.ref.engine_id}
+            made_of = {**wanted(spec, address), "image": digest}
+            kept = self._instances[spec.ref] = Kept(spec.port, digest, made_of, key_hash, spec.owner)
+        self._add_volume(spec)
         if kept.run is None:
             kept.port = spec.port
         return Made(kept.digest, is_new)
+
+    def _add_volume(self, spec: Spec) -> None:
+        engine_id = spec.ref.engine_id
+        if engine_id not in self.volumes:
+            self.volumes |= {engine_id}
+            self._owners[engine_id] = replace(spec.owner, image="")
 
     def start(self, ref: Ref, address: str) -> None:
         kept = self._instances.get(ref)
@@ -177,13 +187,13 @@ class Runtime:
 
     def list(self, engine_id: UUID | None) -> builtins.list[Instance]:
         of_whom = self._instances.items() if engine_id is None else self._of(engine_id)
-        return [Instance(ref, kept.state, kept.port, kept.made_of) for ref, kept in of_whom]
+        return [Instance(ref, kept.state, kept.port, kept.made_of, kept.owner) for ref, kept in of_whom]
 
     def _of(self, engine_id: UUID) -> builtins.list[tuple[Ref, Kept]]:
         return [(ref, kept) for ref, kept in self._instances.items() if ref.engine_id == engine_id]
 
-    def list_volumes(self) -> set[UUID]:
-        return set(self.volumes)
+    def list_volumes(self) -> dict[UUID, Owner]:
+        return {engine_id: self._owners.get(engine_id, Owner()) for engine_id in self.volumes}
 
     def measure(self, engine_ids: frozenset[UUID]) -> Usage:
         return replace(self.usage, used_mb={each: self.usage.used_mb.get(each, 0) for each in engine_ids})

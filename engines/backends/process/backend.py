@@ -15,9 +15,11 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from engines.backends import log_text, parts, walk
@@ -32,6 +34,7 @@ from engines.backends.base import (
     Made,
     OnEvicted,
     OtherRuns,
+    Owner,
     PortTaken,
     Ref,
     Spec,
@@ -81,10 +84,11 @@ class SubprocessBackend(Backend):
                 raise BackendUnavailable(f"engine {spec.ref.engine_id} is being removed")
             for path in (folder, folder / "data"):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            store.keep_owner(folder, {"product": spec.product, "user_id": spec.user_id})
             found = store.read_spec(folder, mark)
             if found and (differs := parts.differing(self._made_of(folder, mark), self._wanted(spec))):
                 raise InstanceDiffers(f"the instance differs in {', '.join(differs)}")
-            wanted = found or {"product": spec.product, "image": spec.image, "env": dict(spec.env)}
+            wanted = found or {**asdict(spec.owner), "env": dict(spec.env)}
             if (found is None or found["port"] != spec.port) and mark not in store.running(folder):
                 store.write_spec(folder, mark, {**wanted, "port": spec.port})
         return Made(digest, is_new=found is None)
@@ -149,12 +153,12 @@ class SubprocessBackend(Backend):
     def differing(self, instance: Instance, spec: Spec) -> Sequence[str]:
         return parts.differing(instance.made_of, self._wanted(spec))
 
-    def list_volumes(self) -> set[UUID]:
-        """The ids of all engine folders; after an unfinished removal a folder may have no data any more."""
+    def list_volumes(self) -> Mapping[UUID, Owner]:
+        """The owners of all engine folders; after an unfinished removal a folder may have no data any more."""
         with _errors("list_volumes"):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             names = [entry.name for entry in self.root.iterdir() if entry.is_dir()]
-        return {UUID(name) for name in names if _is_uuid(name)}
+            return {UUID(name): _owner(store.read_owner(self.root / name)) for name in names if _is_uuid(name)}
 
     def measure(self, engine_ids: Collection[UUID], *, budget_s: float) -> Usage:
         with _errors("measure"):
@@ -258,7 +262,8 @@ class SubprocessBackend(Backend):
             state = _state(folder, mark)
             if state is not State.ABSENT:  # destroyed since the call of `marks`
                 made_of = self._made_of(folder, mark)
-                yield Instance(Ref.parse(engine_id, mark), state, _port(folder, mark, state, listeners), made_of)
+                owner = _owner(store.read_spec(folder, mark) or {})
+                yield Instance(Ref.parse(engine_id, mark), state, _port(folder, mark, state, listeners), made_of, owner)
 
 
 def _is_uuid(name: str) -> bool:
@@ -266,6 +271,10 @@ def _is_uuid(name: str) -> bool:
         return str(UUID(name)) == name
     except ValueError:
         return False
+
+
+def _owner(kept: Mapping[str, Any]) -> Owner:
+    return Owner(kept.get("product", ""), kept.get("user_id", ""), kept.get("image", ""))
 
 
 def _state(folder: Path, mark: str) -> State:

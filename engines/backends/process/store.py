@@ -1,6 +1,7 @@
 """The subprocess backend's folder for an engine:
 
     data/               the volume
+    owner               whose engine it is: product and user
     <mark>.json         the spec to run: product, image, port, environment; exists from create to destroy
     <mark>.pid          the record of the last process, written by the process itself before it becomes the engine
     <mark>.log          the output of the instance
@@ -35,13 +36,25 @@ class Record(NamedTuple):
 
 
 def read_spec(folder: Path, mark: str) -> dict[str, Any] | None:
-    """`{"product": str, "image": str, "port": int, "env": {str: str}}`, or None if the instance does not exist."""
+    """`{"product": str, "user_id": str, "image": str, "port": int, "env": {str: str}}`; None if the instance does not exist."""
     return _read(folder / f"{mark}.json")
 
 
 def write_spec(folder: Path, mark: str, spec: dict[str, Any]) -> None:
     """Store `spec` for the instance. Raises FileNotFoundError when the folder is gone."""
     _write(folder / f"{mark}.json", spec)
+
+
+def read_owner(folder: Path) -> dict[str, str]:
+    """`{"product": str, "user_id": str}`; empty for an engine from before owners were kept."""
+    found = _read(folder / "owner") or {}
+    return {name: text for name, text in found.items() if isinstance(text, str)}
+
+
+def keep_owner(folder: Path, owner: dict[str, str]) -> None:
+    """Store the owner of a new volume. Raises FileNotFoundError when the folder is gone."""
+    if not (folder / "owner").exists():
+        _write(folder / "owner", owner)
 
 
 def read_record(folder: Path, mark: str) -> Record | None:

@@ -14,6 +14,7 @@ from engines.backends.base import Backend, BackendError, Ref, Spec
 
 IMAGE = "roundhouse-demo-engine:latest"
 KEY = "sk-sept-test"
+USER = "Zoë {@} 'a/b=c' \u202e🦊"  # whatever a product's user may be called, it is a label and nothing else
 KEY_HASH = hashlib.sha256(KEY.encode()).hexdigest()
 
 
@@ -29,7 +30,7 @@ class Runtime:
 def spec(engine_id: UUID | None = None, incarnation: int = 1, *, port: int | None = None, image: str = IMAGE, **env: str) -> Spec:
     """A spec for the demo engine, with faults switched on."""
     env = {"ENGINE_KEY_HASH": KEY_HASH, "DEMO_FAULTS": "1", **env}
-    return Spec(Ref(engine_id or uuid4(), incarnation), "acme", image, port or free_port(), env)
+    return Spec(Ref(engine_id or uuid4(), incarnation), "acme", image, port or free_port(), env, user_id=USER)
 
 
 def try_(*verbs: Callable[[], None]) -> BackendError | None:

@@ -15,6 +15,7 @@ from engines.backends.base import (
     Limits,
     Made,
     OtherRuns,
+    Owner,
     PortTaken,
     Ref,
     RuntimeMissing,
@@ -22,7 +23,7 @@ from engines.backends.base import (
 )
 from engines.backends.shutdown import stop_all
 from tests.engines.backends import dock
-from tests.engines.backends.runtimes import IMAGE, Runtime, spec
+from tests.engines.backends.runtimes import IMAGE, USER, Runtime, spec
 from tests.waiting import until
 
 
@@ -99,14 +100,15 @@ def test_create_makes_instance_and_volume_without_starting(runtime):
     assert runtime.has_volume(wanted.ref.engine_id)
 
 
-def test_list_volumes_names_engines_until_they_are_removed(backend):
+def test_list_volumes_names_owners_until_engines_are_removed(backend):
     wanted = spec()
-    assert backend.list_volumes() == set()
+    assert backend.list_volumes() == {}
     backend.create(wanted)
+    assert [found.owner for found in backend.list()] == [Owner("acme", USER, IMAGE)]
     backend.destroy(wanted.ref)
-    assert backend.list_volumes() == {wanted.ref.engine_id}
+    assert backend.list_volumes() == {wanted.ref.engine_id: Owner("acme", USER)}
     backend.remove(wanted.ref.engine_id)
-    assert backend.list_volumes() == set()
+    assert backend.list_volumes() == {}
 
 
 def test_measure_answers_for_every_engine_and_changes_nothing(backend):

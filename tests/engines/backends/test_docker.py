@@ -26,7 +26,7 @@ from engines.backends.base import (
 from engines.backends.docker import DockerBackend, Options, containers, log_reader, seccomp, volumes, write_limits
 from engines.backends.docker.daemon import Daemon
 from tests.engines.backends import dock, ordinary_work, system_calls
-from tests.engines.backends.runtimes import IMAGE, call, execute, free_port, is_healthy, spec, try_
+from tests.engines.backends.runtimes import IMAGE, USER, call, execute, free_port, is_healthy, spec, try_
 from tests.waiting import now, passed, until
 
 MB = 1024 * 1024
@@ -89,7 +89,8 @@ def test_create_labels_container_and_volume(client, docked):
     wanted = started(docked)
     container = dock.container_of(client, docked, wanted.ref)
     mine = {containers.DEPLOYMENT: docked.options.deployment, containers.ENGINE: str(wanted.ref.engine_id)}
-    assert container.labels.items() >= {**mine, containers.PRODUCT: "acme", containers.INCARNATION: "1"}.items()
+    mine |= {containers.PRODUCT: "acme", containers.USER: USER}
+    assert container.labels.items() >= {**mine, containers.IMAGE: IMAGE, containers.INCARNATION: "1"}.items()
     assert client.volumes.get(f"engine-data-{wanted.ref.engine_id}").attrs["Labels"] == mine
     mounts = [(mount["Type"], mount["Destination"], mount["RW"]) for mount in container.attrs["Mounts"]]
     assert mounts == [("volume", "/data", True)]
@@ -190,7 +191,7 @@ def test_remove_says_who_holds_on_to_the_volume(client):
         finally:
             other.remove()
         backend.remove(wanted.ref.engine_id)
-        assert backend.list_volumes() == set()
+        assert backend.list_volumes() == {}
 
 
 def test_remove_goes_on_soon_after_the_volume_is_free(client, docked):

@@ -183,7 +183,7 @@ def test_create_never_falls_back_where_the_host_has_no_quotas(client):
             backend.create(wanted)
         assert not raised.value.retryable
         assert backend.observe(wanted.ref) is State.ABSENT
-        assert backend.list_volumes() == set()
+        assert backend.list_volumes() == {}
 
 
 # -- an image's own volumes ----------------------------------------------------------------------------------------------------

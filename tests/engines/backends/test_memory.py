@@ -107,7 +107,7 @@ def test_reset_leaves_no_instance_and_no_trouble(backend):
     backend.boot = "second"
     backend.unavailable = True
     backend.reset()
-    assert (backend.identity(), backend.list(), backend.list_volumes(), backend.missing_images) == (usual, [], set(), set())
+    assert (backend.identity(), backend.list(), backend.list_volumes(), backend.missing_images) == (usual, [], {}, set())
     assert probe(started(backend, wanted)) == ["ok"]
 
 
@@ -357,7 +357,7 @@ def test_server_that_was_killed_comes_back_as_another_that_knows_no_instance(tmp
         assert backend.observe(wanted.ref) is State.UNKNOWN
         server.start()
         assert backend.identity() != before
-        assert (backend.list(), backend.list_volumes()) == ([], set())
+        assert (backend.list(), backend.list_volumes()) == ([], {})
         assert probe(started(backend, replace(wanted, ref=Ref(wanted.ref.engine_id, 2)))) == ["ok"]
 
 
