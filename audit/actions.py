@@ -38,6 +38,8 @@ class Action(StrEnum):
     DISK_EXCEEDED = "disk_exceeded"
     DISK_REDUCED = "disk_reduced"
     ORPHAN_REMOVED = "orphan_removed"
+    ENGINE_ADOPTED = "engine_adopted"
+    ENGINE_FORGOTTEN = "engine_forgotten"
     KEY_REVEAL = "key_reveal"
     POLICY_REGISTER = "policy_register"
     PRODUCT_SUSPEND = "product_suspend"
@@ -74,6 +76,7 @@ class About(StrEnum):
     ENGINE = "engine"  # an engine, with its user and product
     PRODUCT = "product"  # a product, and no engine
     CALL = "call"  # a refused call: a product, and a user or an engine where the call had one
+    UNREGISTERED = "unregistered"  # an engine that the registry does not have, and its user and product if they are known
     FLEET = "fleet"  # none of them
 
 

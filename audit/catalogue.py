@@ -3,29 +3,11 @@
 `trail.record` refuses metadata outside the catalogue. docs/audit-actions.md is generated from the catalogue.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from types import UnionType
 
 from audit.actions import About, Action, Retention, Takes
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the catalogue. `metadata` maps every allowed key to its type.
-
-    `shown` has the keys that products see in their rows. All others are for operators: reasons that staff gave, names of admin
-    keys, the room of the host, names of foreign containers.
-    """
-
-    meaning: str
-    triggered_by: str
-    metadata: Mapping[str, type | UnionType] = field(default_factory=dict)
-    shown: Collection[str] = ()
-    retention: Retention = Retention.STANDARD
-    about: About = About.ENGINE
-    takes: Takes = Takes.MOMENT
-
+from audit.entries import Entry
 
 _CAUSE: Mapping[str, type | UnionType] = {"cause": str, "reason": str}
 _BOOT: Mapping[str, type | UnionType] = {
@@ -36,6 +18,7 @@ _BOOT: Mapping[str, type | UnionType] = {
     "incarnation": int,
     "remade": str,  # why the instance was made anew: `refused`, `boot_timeout` or `differs`
     "proven": bool,
+    "volume": str,  # `missing`: the engine had run before, and its volume was gone; it begins without its data
 }
 _ERROR: Mapping[str, type | UnionType] = {"error": str, "attempt": int, "remade": str}
 _REFUSAL: Mapping[str, type | UnionType] = {
@@ -50,6 +33,10 @@ _REFUSAL: Mapping[str, type | UnionType] = {
 _MORE = (
     "; a row with `count` sums up `count` further refusals in the minute after `since`: `users` counts the refusals of up to 20"
     " users by user id, `more` the refusals of all other users; the other values are the last refusal's"
+)
+_BESIDE = (
+    "; `unregistered` has the ids of further engines of the user that the runtime has and the registry does not: data that staff"
+    " can bring back"
 )
 _POLICY: Mapping[str, type | UnionType] = {
     "max_engines": int,
@@ -71,7 +58,7 @@ _NEW_KEY: Mapping[str, type | UnionType] = {"scopes": list, "expires_at": str}
 
 # The keys that products see, by group. A key that joins a group above stays hidden until it is named here. Only the rules of a
 # policy are shown by themselves, because they are the product's own.
-_SEEN_BOOT = ("attempt", "image", "digest", "port", "incarnation", "remade", "proven")
+_SEEN_BOOT = ("attempt", "image", "digest", "port", "incarnation", "remade", "proven", "volume")
 _SEEN_ERROR = ("error", "attempt", "remade")  # `error` is a code
 _SEEN_REFUSAL = ("rule", "limit", "value", "count", "since", "users", "more")
 _SEEN_FULL = ("verb", "rule", "count", "since", "users", "more")  # not how full the host is over all products
@@ -86,14 +73,18 @@ CATALOGUE: Mapping[Action, Entry] = {
         shown=("image", "port", "auto", "cause"),
     ),
     Action.PROVISION: Entry(
-        "new engine created, healthy and `running`",
+        f"new engine created, healthy and `running`{_BESIDE}",
         "the worker, at the end of a provision",
-        _BOOT,
-        shown=_SEEN_BOOT,
+        {**_BOOT, "unregistered": list},
+        shown=(*_SEEN_BOOT, "unregistered"),
         takes=Takes.ATTEMPT,
     ),
     Action.PROVISION_FAILED: Entry(
-        "a provision failed for good; the engine is `failed`", "the worker", _ERROR, shown=_SEEN_ERROR, takes=Takes.ATTEMPT
+        f"a provision failed for good; the engine is `failed`{_BESIDE}",
+        "the worker",
+        {**_ERROR, "unregistered": list},
+        shown=(*_SEEN_ERROR, "unregistered"),
+        takes=Takes.ATTEMPT,
     ),
     Action.PROVISION_DENIED: Entry(f"refused by policy{_MORE}", "provision", _REFUSAL, shown=_SEEN_REFUSAL, about=About.CALL),
     Action.START: Entry(
@@ -260,6 +251,21 @@ CATALOGUE: Mapping[Action, Entry] = {
         {"incarnation": int, "reason": str, "container": str},
         shown=("incarnation", "reason"),
     ),
+    Action.ENGINE_ADOPTED: Entry(
+        "an engine that the runtime had and the registry had not, as after a restore, is registered again: `stopped`, with its"
+        " data and a new key; `runs`: an instance ran, and a start follows",
+        "staff",
+        {"image": str, "port": int, "incarnation": int, "runs": bool, "reason": str},
+        shown=("image", "port", "incarnation", "runs"),
+    ),
+    Action.ENGINE_FORGOTTEN: Entry(
+        "an engine that the runtime had and the registry had not was removed with its data; product and user are what the"
+        " runtime's labels said, or empty; `volume` and `runs` say what was there",
+        "staff, and the worker that removed it",
+        {"volume": bool, "runs": bool, "reason": str},
+        shown=("volume", "runs"),
+        about=About.UNREGISTERED,
+    ),
     Action.KEY_REVEAL: Entry("an engine's key was shown to staff", "staff"),
     Action.POLICY_REGISTER: Entry(
         "product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}, shown=_POLICY, about=About.PRODUCT
@@ -378,19 +384,3 @@ CATALOGUE: Mapping[Action, Entry] = {
 }
 
 CLAMPED = "clamped_from"  # metadata key added by `audit.trail` to a row with a timestamp outside the existing partitions
-
-
-def check_metadata(action: Action, metadata: Mapping[str, object]) -> None:
-    """Raise ValueError for a key missing in the catalogue, TypeError for a value of the wrong type (None included)."""
-    allowed = CATALOGUE[action].metadata
-    for key, value in metadata.items():
-        if key not in allowed:
-            raise ValueError(f"{action}: metadata key {key!r} is not in the catalogue")
-        kind = int | float if allowed[key] is float else allowed[key]
-        if not isinstance(value, kind) or (isinstance(value, bool) and allowed[key] is not bool):
-            raise TypeError(f"{action}: metadata {key!r} must be {type_name(allowed[key])}, not {type(value).__name__}")
-
-
-def type_name(kind: type | UnionType) -> str:
-    """Return the name of a metadata type, such as `int` or `int | str`."""
-    return kind.__name__ if isinstance(kind, type) else str(kind)

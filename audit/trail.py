@@ -19,7 +19,8 @@ from psycopg.types.json import Jsonb
 
 from audit.actions import Action
 from audit.actors import SYSTEM, Actor
-from audit.catalogue import CATALOGUE, CLAMPED, check_metadata
+from audit.catalogue import CATALOGUE, CLAMPED
+from audit.metadata import check_metadata
 from common import context, statements
 from common.context import Call
 

@@ -310,6 +310,12 @@ UNFOLD = {
                     _entry("Overview", "dashboard", "index"),
                     _entry("Engines", "memory", "engines_engine_changelist", "engines.view_engine"),
                     _entry("Operations", "pending_actions", "engines_operation_changelist", "engines.view_operation"),
+                    _entry(
+                        "Unregistered engines",
+                        "help_center",
+                        "engines_unregisteredengine_changelist",
+                        "engines.view_unregisteredengine",
+                    ),
                     _entry("Periodic jobs", "schedule", "jobs_job_changelist", "jobs.view_job"),
                     _entry("Products", "apps", "policy_product_changelist", "policy.view_product"),
                     _entry("Admin keys", "vpn_key", "policy_adminkey_changelist", "policy.view_adminkey"),

@@ -96,7 +96,8 @@ def allow_open_files() -> None:
 def join(**_: Any) -> None:
     """Connect the worker to the engines' networks before the first message: unreachable engines would seem dead.
 
-    A worker with probes first resumes engines that died while no worker ran: their death does not count as a failure.
+    A worker with probes first resumes engines that died while no worker ran: their death does not count as a failure. Any other
+    worker only looks at the runtime: a provision has to know whether the database was restored.
     """
     queues, _threads = settings.CONSUMERS[settings.PROCESS]
     if queues == ["keeper"]:
@@ -106,6 +107,8 @@ def join(**_: Any) -> None:
     reconcile.join()
     if "health" in queues:
         reconcile.begin()
+    else:
+        reconcile.look()
 
 
 @worker_ready.connect

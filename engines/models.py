@@ -1,10 +1,10 @@
 """Models of hosts, engines and operations, with their named queries."""
 
 import uuid
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
 from common import characters
@@ -63,6 +63,13 @@ IS_OPEN = f"o.state IN ({', '.join(repr(state.value) for state in OPEN)})"
 """SQL: operation `o` is open. The states are literals, not parameters: PostgreSQL can then use its partial indexes."""
 
 
+NO_VOLUME = "volume"
+"""The value of `Engine.differs` for an engine that has run before, and of whose volume the runtime knows nothing."""
+
+BESIDE = "unregistered"
+"""The parameter of a provision with the ids of the user's engines that the runtime has and the registry does not."""
+
+
 class Trigger(models.TextChoices):
     """Why an operation was opened. The trigger, and never the actor, decides how the operation is carried out."""
 
@@ -71,16 +78,6 @@ class Trigger(models.TextChoices):
     HOST_RESTARTED = "host_restarted"  # an engine should run and does not, because its host was started again
     RECONCILED = "reconciled"  # an instance runs although its engine should not, or does not run although its engine should
     DISK = "disk"  # a stop: the engine's volume takes too much disk space for the engine to go on, or to be started
-
-
-class Fence(Protocol):
-    """The right to write to an operation: the operation's id, and the number of the attempt that has the right."""
-
-    @property
-    def operation_id(self) -> uuid.UUID: ...
-
-    @property
-    def attempt(self) -> int: ...
 
 
 class EngineQuerySet(models.QuerySet["Engine"]):
@@ -92,7 +89,11 @@ class EngineQuerySet(models.QuerySet["Engine"]):
 
     def differing(self) -> Self:
         """Living engines whose instance is not made of what the settings and the engine's row say, by the last sweep."""
-        return self.living().exclude(differs="")
+        return self.living().exclude(differs__in=["", NO_VOLUME])
+
+    def without_volume(self) -> Self:
+        """Living engines that have run before and of whose volumes the runtime knows nothing, by the last sweep."""
+        return self.living().filter(differs=NO_VOLUME)
 
     def locked(self, *, skip_locked: bool = False) -> Self:
         """Lock the rows until the transaction ends; `skip_locked` leaves out rows locked by other transactions.
@@ -109,9 +110,9 @@ class OperationQuerySet(models.QuerySet["Operation"]):
         """Every pending or running operation."""
         return self.filter(state__in=OPEN)
 
-    def held(self, fence: Fence) -> Self:
-        """The operation while `fence` is valid; no row once a later attempt has claimed the operation, or after its end."""
-        return self.filter(pk=fence.operation_id, attempt=fence.attempt, state=OperationState.RUNNING)
+    def held(self, operation_id: uuid.UUID, attempt: int) -> Self:
+        """The operation while the attempt may write to it; no row once a later attempt has claimed it, or after its end."""
+        return self.filter(pk=operation_id, attempt=attempt, state=OperationState.RUNNING)
 
 
 class Host(models.Model):
@@ -351,3 +352,45 @@ class Operation(models.Model):
     def memory_mb(self) -> int:
         """Memory of the incarnation that the operation leaves valid."""
         return int(self.params.get("memory_mb", self.engine.memory_mb))
+
+
+class UnregisteredQuerySet(models.QuerySet["UnregisteredEngine"]):
+    """Queries of unregistered engines."""
+
+    def present(self) -> Self:
+        """Without engines that have been registered since a sweep noted them."""
+        return self.filter(~Exists(Engine.objects.filter(pk=OuterRef("pk"))))
+
+
+class UnregisteredEngine(models.Model):
+    """An engine that the runtime has and the registry does not, by the last sweep, and the wish to remove it, if there is one."""
+
+    engine_id = models.UUIDField(primary_key=True, editable=False)
+    # By the runtime's labels; empty where they do not say.
+    product_slug, user_id, image = models.TextField(blank=True), models.TextField(blank=True), models.TextField(blank=True)
+    incarnation = models.IntegerField(help_text="Highest number of its instances; 0: there is only a volume.")
+    has_volume = models.BooleanField()
+    runs = models.BooleanField(help_text="One of its instances runs.")
+    found_at = models.DateTimeField(db_default=Now(), help_text="When a sweep first found it.")
+
+    asked_at = models.DateTimeField(null=True, help_text="When somebody asked for its removal.")
+    asked_by = models.TextField(blank=True, db_default="", help_text="Actor.")
+    reason = models.TextField(blank=True, db_default="")
+    call = models.JSONField(null=True, help_text="The call that asked, as in the audit log.")
+
+    objects = UnregisteredQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-found_at", "engine_id")
+        default_permissions = ("view",)
+        permissions: ClassVar = [
+            ("adopt_unregisteredengine", "Can adopt unregistered engines"),
+            ("forget_unregisteredengine", "Can remove unregistered engines with their data"),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["product_slug", "user_id"], name="unregistered_by_user"),
+            models.Index(fields=["-found_at", "engine_id"], name="unregistered_newest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{characters.marked(self.user_id) or 'unknown user'} ({self.pk})"

@@ -1,6 +1,7 @@
 """Makes the runtime agree with the registry.
 
-Instances of destroyed engines and of old incarnations are removed. Instances of stopped and sleeping engines are stopped. After
+Instances of destroyed engines and of old incarnations are removed. Engines that the registry does not have are noted, and left to
+a person (`engines.unregistered`). Instances of stopped and sleeping engines are stopped. After
 a host came back, its engines are restarted. Running engines obey the present rule `egress` of their products.
 
 The registry is the truth. An engine with an open operation is left to the operation. Destroying an instance is safe at any time,
@@ -9,8 +10,10 @@ an operation.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from threading import Event
 from typing import Any
@@ -18,14 +21,16 @@ from uuid import UUID
 
 import structlog
 from django.db import Error, connection
+from django.db.models import QuerySet
 
 from audit import trail
 from audit.actions import Action
 from audit.actors import SYSTEM
+from common import times
 from common.settings import settings
-from engines import backends, hosts, lifecycle, operations, sightings, specs
-from engines.backends.base import BackendError, BackendUnavailable, Egress, Instance, Ref, State
-from engines.models import Engine, Operation, Status, Trigger
+from engines import backends, hosts, lifecycle, operations, sightings, specs, unregistered
+from engines.backends.base import BackendError, BackendUnavailable, Egress, Instance, Owner, Ref, State
+from engines.models import NO_VOLUME, Engine, Operation, Status, Trigger, UnregisteredEngine
 from engines.sightings import Watched
 from policy import overrides, products, rules
 
@@ -45,7 +50,7 @@ def host_is_settled() -> bool:
         is_known = hosts.is_known(identity)
         if is_known and not _just_started.is_set():
             return True
-        resumed = resume()
+        resumed = resume(_cause(is_known=is_known))  # another process may note the new identity meanwhile
     except BackendUnavailable as error:  # also raised in the middle of resuming: the next call resumes again
         hosts.mark_unreachable()
         log.warning("backend_unavailable", error=str(error))
@@ -70,6 +75,16 @@ def begin() -> None:
         connection.close()
 
 
+def look() -> None:
+    """Called when a process starts that carries out provisions: note which engines are not registered, as after a restore."""
+    try:
+        _note(_list_by_engine())
+    except (BackendError, Error) as error:
+        log.warning("not_compared", error=type(error).__name__)
+    finally:
+        connection.close()
+
+
 def sweep() -> int:
     """Reconcile all instances with the registry; returns the number of corrections, 0 while the runtime does not answer."""
     watched = sightings.watched()  # before the list
@@ -78,13 +93,64 @@ def sweep() -> int:
         return 0
     corrections = _judge(sightings.compare(watched, found))
     _note_what_runs(found)
-    _note_differing(found)
     with suppress(BackendError):
-        corrections += _correct_all(found)
-        for owner in _owners_of_left_volumes(found):
-            corrections += _corrected(owner.pk, partial(_remove_volume, owner))
+        corrections += _agree(found)
         backends.get().tidy()
     return corrections
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What differs between runtime and registry, beside engines with an open operation.
+
+    `unregistered`: engines that only the runtime has. `without_volume`: engines that have run before, and have no volume.
+    `faulty`: engines with an instance or a volume that a sweep removes or stops.
+    """
+
+    unregistered: Sequence[UnregisteredEngine]
+    without_volume: Sequence[Engine]
+    faulty: Sequence[UUID]
+
+
+def compare() -> Differences:
+    """Compare runtime and registry, and change nothing. Raises BackendUnavailable, BackendError."""
+    asked_at = times.database_now()
+    found, volumes = _list_by_engine(), backends.get().list_volumes()
+    left = [owner.pk for owner in _owners_of_left_volumes(volumes.keys() - found.keys())]
+    return Differences(
+        sorted(unregistered.find(found, volumes).values(), key=lambda each: (each.product_slug, each.user_id, str(each.pk))),
+        list(_have_run(asked_at).exclude(pk__in=volumes).select_related("product").order_by("product__slug", "user_id")),
+        [*_suspects(found), *left],
+    )
+
+
+def agree() -> int:
+    """Correct the instances and volumes of the engines that the registry knows, and note what it does not know.
+
+    Returns the number of corrections. Starts nothing. Raises BackendUnavailable, BackendError.
+    """
+    return _agree(_list_by_engine())
+
+
+def _agree(found: Mapping[UUID, list[Instance]]) -> int:
+    volumes = _note(found)
+    corrections = _correct_all(found)
+    for owner in _owners_of_left_volumes(volumes.keys() - found.keys()):
+        corrections += _corrected(owner.pk, partial(_remove_volume, owner))
+    return corrections
+
+
+def _note(found: Mapping[UUID, list[Instance]]) -> Mapping[UUID, Owner]:
+    """Store which engines are not registered, whose instances differ, and who has no volume. Returns the owners of the volumes.
+
+    Raises BackendUnavailable, BackendError.
+    """
+    asked_at = times.database_now()
+    volumes = backends.get().list_volumes()
+    unregistered.note(found, volumes)
+    _note_differing(found)
+    _note_without_volume(volumes, asked_at)
+    return volumes
 
 
 def _correct_all(found: Mapping[UUID, list[Instance]]) -> int:
@@ -114,9 +180,8 @@ def _corrected(engine_id: UUID, correct: Callable[[], int]) -> int:
         return 0
 
 
-def _owners_of_left_volumes(found: Mapping[UUID, Iterable[Instance]]) -> list[Engine]:
+def _owners_of_left_volumes(left: Set[UUID]) -> list[Engine]:
     """Destroyed engines with a volume but no instance: a late worker died while creating an instance."""
-    left = backends.get().list_volumes().keys() - found.keys()
     return list(Engine.objects.select_related("product").filter(pk__in=left).exclude(destroyed_at=None))
 
 
@@ -153,6 +218,17 @@ def _note_differing(found: Mapping[UUID, Iterable[Instance]]) -> None:
     for differs, engine_ids in now.items():
         Engine.objects.filter(pk__in=engine_ids).update(differs=differs)
     Engine.objects.differing().exclude(pk__in=found).update(differs="")
+
+
+def _note_without_volume(volumes: Mapping[UUID, Owner], asked_at: datetime) -> None:
+    """Store on every engine that had run before `asked_at`, when the runtime was asked, whether it has no volume."""
+    Engine.objects.without_volume().filter(pk__in=volumes).update(differs="")
+    _have_run(asked_at).exclude(pk__in=volumes).exclude(differs=NO_VOLUME).update(differs=NO_VOLUME)
+
+
+def _have_run(before: datetime) -> "QuerySet[Engine]":
+    """The living engines that had run before then, and thus had a volume."""
+    return Engine.objects.living().filter(provisioned_at__lt=before).exclude(status=Status.DESTROYING)
 
 
 def join() -> None:
@@ -209,7 +285,7 @@ def _fault(owner: Engine, instance: Instance) -> str:
 def _reconcile(engine_id: UUID, instances: Iterable[Instance]) -> int:
     """Correct the faults of an engine's instances by its present row; returns the number of corrections."""
     owner = Engine.objects.select_related("product").filter(pk=engine_id).first()
-    # An instance without an engine row belongs to a different deployment, and is left alone.
+    # An instance without an engine row is left alone: nothing that is not registered is removed without a person's word.
     if owner is None or operations.find_open(owner) is not None:
         return 0
     return sum(_correct(owner, instance, fault) for instance in instances if (fault := _fault(owner, instance)))
@@ -258,19 +334,25 @@ def _egress_of(slugs: Set[str]) -> dict[str, Egress]:
     return {found.slug: rules.choose_egress(overrides.in_force(found), internet) for found in products.with_slugs(slugs)}
 
 
-def resume() -> int:
+def _cause(*, is_known: bool) -> Trigger:
+    """Why engines do not run that should. A host that never answered before was not started again."""
+    return Trigger.HOST_RESTARTED if hosts.was_seen() and not is_known else Trigger.RECONCILED
+
+
+def resume(trigger: Trigger | None = None) -> int:
     """Restart every engine that should run and does not; returns the number of opened operations. Raises BackendUnavailable.
 
+    `trigger` is the cause of the restarts; None: whatever the runtime's identity says now.
     Instances with a fault are corrected first: the instance of a newer incarnation than the registry knows, as after a restore of
     the database, would keep the valid one from starting. An engine whose volume takes too much disk space is stopped instead.
     The `background` processes carry out as many restarts at a time as they have threads. Any number of processes may resume
     engines at once: the registry is read before the runtime, and an engine that has moved since then is left alone.
     """
-    is_other = hosts.was_seen() and not hosts.is_known(backends.get().identity())
-    trigger = Trigger.HOST_RESTARTED if is_other else Trigger.RECONCILED
+    trigger = trigger or _cause(is_known=hosts.is_known(backends.get().identity()))
     should_run = Engine.objects.filter(status=Status.RUNNING).only("incarnation", "incarnation_mark", "seq")
     wanted = [(specs.ref_of(engine), engine.seq) for engine in should_run]
     found = _list_by_engine()
+    _note(found)
     _correct_all(found)
     running = {each.ref for instances in found.values() for each in instances if each.state == State.RUNNING}
     missing = [(ref.engine_id, seq) for ref, seq in wanted if ref not in running]

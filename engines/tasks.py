@@ -9,7 +9,7 @@ import structlog
 from celery import shared_task
 
 from common import uuids
-from engines import disk, environments, health, lifecycle, operations, reconcile, worker
+from engines import disk, environments, health, lifecycle, operations, reconcile, unregistered, worker
 from policy import idempotency
 
 log = structlog.get_logger(__name__)
@@ -60,6 +60,11 @@ def check_host() -> None:
 @shared_task(ignore_result=True)
 def sweep() -> None:
     reconcile.sweep()
+
+
+@shared_task(ignore_result=True)
+def remove_forgotten() -> None:
+    unregistered.remove_forgotten()
 
 
 @shared_task(ignore_result=True)

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from engines import hosts
 from engines.admin.engines import STATUS_BADGES
 from engines.admin.operations import describe
-from engines.models import Engine, Operation, OperationState, Status
+from engines.models import NO_VOLUME, Engine, Operation, OperationState, Status, UnregisteredEngine
 from fleet import jobs
 
 SHOWN = 10
@@ -20,8 +20,10 @@ RECENT = timedelta(days=1)
 def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Unfold's callback: add the parts of the index which the user may see to `context`."""
     if request.user.has_perm("engines.view_engine"):
-        context["states"], context["differing"] = _states()
+        context["states"], context["differing"], context["without_volume"] = _states()
         context["unreachable_hosts"] = hosts.unreachable()
+    if request.user.has_perm("engines.view_unregisteredengine"):
+        context["unregistered"] = UnregisteredEngine.objects.present().count()
     if request.user.has_perm("jobs.view_job"):
         context["late_jobs"] = jobs.late()
     if request.user.has_perm("engines.view_operation"):
@@ -32,17 +34,21 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     return context
 
 
-def _states() -> tuple[list[dict[str, Any]], int]:
-    """Every state of a living engine with its number of engines and its badge; and how many engines' instances differ."""
-    differing = Count("pk", filter=~Q(differs=""))
-    found = list(Engine.objects.living().values_list("status").annotate(Count("pk"), differ=differing).order_by())
-    counts = {status: count for status, count, _ in found}
+def _states() -> tuple[list[dict[str, Any]], int, int]:
+    """Every state of a living engine with its number of engines and its badge.
+
+    And how many engines have an instance that differs, and how many have no volume.
+    """
+    differ = Count("pk", filter=~Q(differs__in=["", NO_VOLUME]))
+    lost = Count("pk", filter=Q(differs=NO_VOLUME))
+    found = list(Engine.objects.living().values_list("status").annotate(Count("pk"), differ=differ, lost=lost).order_by())
+    counts = {status: count for status, count, _, _ in found}
     states = [
         {"status": status.value, "count": counts.get(status.value, 0), "badge": STATUS_BADGES.get(status.value)}
         for status in Status
         if status != Status.DESTROYED
     ]
-    return states, sum(count for _, _, count in found)
+    return states, sum(differ for _, _, differ, _ in found), sum(lost for _, _, _, lost in found)
 
 
 def _newest(operations: "QuerySet[Operation]") -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from audit import partitions
 from common import wording
 from common.settings import settings
 from engines import hosts
-from engines.models import Engine, Host
+from engines.models import Engine, Host, UnregisteredEngine
 from fleet import status
 
 _UNAVAILABLE = {
@@ -26,6 +26,7 @@ def find() -> Iterator[str]:
         return
     yield from _of_hosts()
     yield from _of_engines()
+    yield from _of_restore()
     yield from _of_log()
     yield from _of_settings()
 
@@ -48,6 +49,14 @@ def _of_engines() -> Iterator[str]:
         if parts:
             total, living = sum(count for _, count in differing), Engine.objects.living().filter(host=host).count()
             yield _differ(host.name, total, living, parts)
+
+
+def _of_restore() -> Iterator[str]:
+    """What a restore of the database leaves to a person, as the last sweep has stored it."""
+    if count := UnregisteredEngine.objects.present().count():
+        yield f"Engines of the runtime that are not registered: {count}. Adopt or remove each (`manage.py reconcile`, or admin)."
+    if count := Engine.objects.without_volume().count():
+        yield f"Engines that have no volume any more: {count}. Destroy each, or start it empty (`manage.py reconcile` lists)."
 
 
 def _differ(host: str, total: int, living: int, parts: Counter[str]) -> str:

@@ -11,7 +11,8 @@ from types import UnionType
 from typing import Any, get_args
 
 from audit.actions import Action, Retention
-from audit.catalogue import CATALOGUE, CLAMPED, Entry
+from audit.catalogue import CATALOGUE, CLAMPED
+from audit.entries import Entry
 from common.env_record import RecordEnv
 from common.env_staff import StaffEnv
 from common.settings import settings

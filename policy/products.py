@@ -241,8 +241,13 @@ def _named(key: PlatformKey) -> dict[str, Any]:
     return {"key_id": str(key.pk), "prefix": key.prefix, "scopes": key.scopes, **expiry}
 
 
+def is_slug(text: str) -> bool:
+    """Whether the text can be the slug of a product."""
+    return re.fullmatch(SLUG_PATTERN, text) is not None and text not in RESERVED
+
+
 def _check_names(slug: str, display_name: str) -> None:
-    if not re.fullmatch(SLUG_PATTERN, slug) or slug in RESERVED:
+    if not is_slug(slug):
         raise InvalidProduct(f"slug: must match {SLUG_PATTERN} and must not be {_RESERVED}.")
     if not 1 <= len(display_name) <= 255 or not display_name.isprintable():
         raise InvalidProduct("display_name: must be 1 to 255 printable characters.")

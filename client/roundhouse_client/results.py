@@ -162,6 +162,7 @@ class Operation:
     finished_at: datetime | None
     steps: list[Step]
     error: OperationError | None
+    notice: str | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from engines.admin.operations import describe
 from engines.admin.verbs import Verb
 from engines.api.answers import render_disk
 from engines.errors import EngineError, EngineNotFound
-from engines.models import Engine, Status
+from engines.models import NO_VOLUME, Engine, Status
 from policy.errors import PolicyError
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,10 @@ class StatusFilter(StaticFilter):
 class DiffersFilter(StaticFilter):
     title = "instance"
     parameter_name = "instance"
-    choices_of = {"differs": ("differs from settings or registry", Q(destroyed_at=None) & ~Q(differs=""))}
+    choices_of = {
+        "differs": ("differs from settings or registry", Q(destroyed_at=None) & ~Q(differs__in=["", NO_VOLUME])),
+        "no_volume": ("has no volume any more", Q(destroyed_at=None, differs=NO_VOLUME)),
+    }
 
 
 @admin.display(description="User id")
@@ -102,7 +105,7 @@ class EngineAdmin(KeysetAdmin):
             "verbs": verbs.offered(request.user, found),
             "may_reveal": verbs.may_reveal(request.user, found),
             "moments": self._moments(found),
-            "differs": found.differs.replace(",", ", ") if found.destroyed_at is None else "",
+            "instance": _instance(found),
             "disk": render_disk(found, lifecycle.disk_mb(found.product)) if found.destroyed_at is None else None,
         }
         if request.user.has_perm("engines.view_operation"):
@@ -243,6 +246,15 @@ class EngineAdmin(KeysetAdmin):
     @admin.display(description="Last active (UTC)")
     def last_active(self, engine: Engine) -> str:
         return wording.moment(engine.last_active_at)
+
+
+def _instance(engine: Engine) -> str:
+    """What staff should know of a living engine's instance; empty for an instance that is as it should be."""
+    if engine.destroyed_at is not None or not engine.differs:
+        return ""
+    if engine.differs == NO_VOLUME:
+        return "its volume is gone, with its data; a start begins without data"
+    return f"differs in {engine.differs.replace(',', ', ')}; is made anew at its next start"
 
 
 def _act_on_selected(site: EngineAdmin, request: HttpRequest, queryset: "QuerySet[Engine]", *, verb: Verb) -> HttpResponse | None:

@@ -236,6 +236,7 @@ class Operation(TypedDict):
     finished_at: Time | None
     steps: list[Step]
     error: OperationError | None
+    notice: Annotated[str | None, Field(description="A sentence that the user of the engine should know; usually null.")]
 
 
 def render_operation(operation: models.Operation) -> Operation:
@@ -253,7 +254,14 @@ def render_operation(operation: models.Operation) -> Operation:
         "finished_at": iso(operation.finished_at),
         "steps": [_render_step(step) for step in operation.steps],
         "error": {"code": code, "message": causes.sentence(code)} if (code := operation.error_code) else None,
+        "notice": _BESIDE if operation.params.get(models.BESIDE) else None,
     }
+
+
+_BESIDE = (
+    "There is data of an earlier engine of this user that the registry has lost. The new engine begins without this data. If the"
+    " user needs the data, ask the operator to bring it back."
+)
 
 
 class Accepted(TypedDict):

@@ -145,6 +145,7 @@ ENDPOINTS = (
             "finished_at": None,
             "steps": [{"at": "2026-11-24T03:39:04.588Z", "step": "claimed", "attempt": 1}],
             "error": None,
+            "notice": None,
         },
         parameters=(
             describe_id("operation_id", "Id of the operation."),

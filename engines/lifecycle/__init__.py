@@ -1,5 +1,6 @@
 """The verbs on engines, and the moves of engines from state to state with their audit rows."""
 
+from engines.lifecycle.adoption import Adoptee, adopt
 from engines.lifecycle.automatic import STOP_FACTOR, auto_restart, mark_failed, resume, stop_again, stop_oversized
 from engines.lifecycle.backoff import next_restart_s
 from engines.lifecycle.capacity import decide_disk, decide_room, disk_mb
@@ -14,10 +15,12 @@ from engines.lifecycle.verbs import cancel_sleep, destroy, restart, reveal_key, 
 
 __all__ = [
     "STOP_FACTOR",
+    "Adoptee",
     "Booted",
     "Finding",
     "Left",
     "Outcome",
+    "adopt",
     "auto_restart",
     "can",
     "cancel_sleep",

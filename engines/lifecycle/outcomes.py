@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from audit.actions import Action
-from engines.models import Engine, Kind, Operation, Status, Trigger
+from engines.models import BESIDE, NO_VOLUME, Engine, Kind, Operation, Status, Trigger
 from engines.transitions import TRANSITIONS
 
 NO_RESTART: Mapping[str, Any] = {"next_restart_at": None}
@@ -81,7 +81,8 @@ def succeeded(operation: Operation, engine: Engine, attempt: int, booted: Booted
     if operation.trigger != Trigger.HEALTH:
         columns |= {"restart_attempts": 0}
     columns |= _columns_of_kind(operation, engine)
-    metadata = {"attempt": attempt, **(booted.facts if booted else {}), **_repeated(operation)}
+    lost = {"volume": "missing"} if booted and engine.differs == NO_VOLUME else {}
+    metadata = {"attempt": attempt, **(booted.facts if booted else {}), **lost, **_repeated(operation)}
     return Outcome(transition.after, action, metadata, columns)
 
 
@@ -161,7 +162,7 @@ def _remade(reason: str) -> dict[str, str]:
 
 def _repeated(operation: Operation) -> dict[str, Any]:
     """The parameters of an operation for its audit rows."""
-    if operation.kind == Kind.PROVISION:
-        return {}
     keys = ("restart",) if operation.trigger == Trigger.HEALTH else ("cause", "reason")
+    if operation.kind == Kind.PROVISION:
+        keys = (BESIDE,)
     return {key: operation.params[key] for key in keys if key in operation.params}

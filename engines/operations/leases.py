@@ -109,7 +109,7 @@ def step(lease: Lease, name: str) -> None:
 
 def check(lease: Lease) -> None:
     """Raise LeaseLost when the lease is lost."""
-    if not Operation.objects.held(lease).exists():
+    if not Operation.objects.held(lease.operation_id, lease.attempt).exists():
         raise LeaseLost(lease.operation_id)
 
 
@@ -119,6 +119,8 @@ def release(lease: Lease, *, delay_s: float) -> bool:
     False when the lease was lost before.
     """
     due_at = Now() + timedelta(seconds=delay_s)
-    hit = Operation.objects.held(lease).update(lease_until=None, sent_at=None, returned=F("returned") + 1, due_at=due_at)
+    hit = Operation.objects.held(lease.operation_id, lease.attempt).update(
+        lease_until=None, sent_at=None, returned=F("returned") + 1, due_at=due_at
+    )
     queues.dispatch()
     return hit == 1

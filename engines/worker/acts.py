@@ -3,16 +3,25 @@
 from collections.abc import Callable, Mapping
 
 from common.settings import settings
+from engines import unregistered
 from engines.backends.base import BackendError, Ref
 from engines.lifecycle import Outcome
-from engines.models import Kind
+from engines.models import BESIDE, Kind
 from engines.worker.attempt import Attempt, Failed
 from engines.worker.boot import bring_up
 
 
 def _boot(attempt: Attempt) -> Outcome:
-    """Provision, start and wake: afterwards the instance exists, runs and is healthy."""
+    """Start and wake: afterwards the instance exists, runs and is healthy."""
     return attempt.done(bring_up(attempt, attempt.ref, attempt.engine.key_hash))
+
+
+def _provision(attempt: Attempt) -> Outcome:
+    """A boot that says which data of its user there is already, in engines that the registry does not have."""
+    engine = attempt.engine
+    if found := unregistered.of_user(engine.product.slug, engine.user_id):
+        attempt.note({BESIDE: found})
+    return _boot(attempt)
 
 
 def _restart(attempt: Attempt) -> Outcome:
@@ -73,7 +82,7 @@ def _stop_instance(attempt: Attempt, ref: Ref) -> None:
 
 
 ACTS: Mapping[Kind, Callable[[Attempt], Outcome]] = {
-    Kind.PROVISION: _boot,
+    Kind.PROVISION: _provision,
     Kind.START: _boot,
     Kind.WAKE: _boot,
     Kind.RESTART: _restart,

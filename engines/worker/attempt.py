@@ -53,6 +53,11 @@ class Attempt:
         """Note a step, before every backend verb. Raises LeaseLost."""
         operations.step(self.lease, name)
 
+    def note(self, params: Mapping[str, Any]) -> None:
+        """Add to the operation's parameters, for its page and its audit rows."""
+        self.operation.params = {**self.operation.params, **params}
+        self.operation.save(update_fields=["params"])
+
     def discard(self, ref: Ref, reason: str) -> None:
         """End and remove an instance that is of no use: the next `create` makes the instance anew, on the same volume.
 

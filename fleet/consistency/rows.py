@@ -79,15 +79,17 @@ _FORM = f"""
         -- Most actors are known without their form, which takes longer to look at.
         WHEN r.actor NOT IN ('system', 'admin') AND r.actor IS DISTINCT FROM p.slug AND r.actor !~ '{FORM}'
             THEN format('is by %s, which is no actor', r.actor)
-        WHEN r.engine_id IS NULL AND (r.to_status IS NOT NULL OR r.operation_id IS NOT NULL OR entry.about = 'engine')
-            THEN 'names no engine'
+        WHEN r.engine_id IS NULL AND (r.to_status IS NOT NULL OR r.operation_id IS NOT NULL
+            OR entry.about IN ('engine', 'unregistered')) THEN 'names no engine'
         WHEN entry.about = 'product' AND r.engine_id IS NOT NULL THEN 'is about a product, and names an engine'
         WHEN entry.about = 'fleet' AND (r.product_id IS NOT NULL OR r.engine_id IS NOT NULL)
             THEN 'is about the fleet, and names a product or an engine'
-        WHEN entry.about <> 'fleet' AND (r.product_id IS NULL OR r.product_slug IS NULL) THEN 'names no product'
+        WHEN entry.about NOT IN ('fleet', 'unregistered') AND (r.product_id IS NULL OR r.product_slug IS NULL)
+            THEN 'names no product'
 """
 _ENGINE = """
-        WHEN r.engine_id IS NOT NULL AND e.id IS NULL THEN 'is of an engine that is not in the registry'
+        WHEN r.engine_id IS NOT NULL AND e.id IS NULL AND entry.about IS DISTINCT FROM 'unregistered'
+            THEN 'is of an engine that is not in the registry'
         WHEN e.product_id <> r.product_id THEN 'names another product than the registry'
         WHEN e.id IS NOT NULL AND r.user_id IS DISTINCT FROM e.user_id THEN 'names another user than the registry'
         -- The log is ahead of the registry. An engine_seq behind is normal: the engine has moved since.

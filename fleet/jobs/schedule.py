@@ -26,6 +26,7 @@ def all_jobs() -> tuple[Job, ...]:
         Job("write-refusals", "policy.tasks.write_refusals", 5.0),
         Job("end-overrides", "policy.tasks.end_overrides", 15.0),
         Job("reconcile", "engines.tasks.sweep", 30.0),
+        Job("remove-forgotten-engines", "engines.tasks.remove_forgotten", 5.0),
         Job("measure-disk", "engines.tasks.measure_disk", min(15.0, env.disk_check_interval_s / 2)),
         Job("confine-engines", "engines.tasks.confine", 3.0),  # a changed rule `egress` holds within 10 s
         Job("stop-suspended-engines", "engines.tasks.stop_suspended", 10.0),

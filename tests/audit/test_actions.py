@@ -3,7 +3,8 @@ from typing import get_args
 import pytest
 
 from audit.actions import Action, Retention
-from audit.catalogue import CATALOGUE, CLAMPED, check_metadata
+from audit.catalogue import CATALOGUE, CLAMPED
+from audit.metadata import check_metadata
 
 
 def test_catalogue_has_every_action():

@@ -169,6 +169,7 @@ def test_every_page_opens_without_a_complaint(admin, provision):
     for path in (
         "engines/engine",
         "engines/operation",
+        "engines/unregisteredengine",
         "jobs/job",
         "policy/product",
         "policy/adminkey",

@@ -59,7 +59,7 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
     assert done.stdout.split() == [str(raised), str(highest)]
 
 
-@pytest.mark.parametrize(("name", "tasks"), [("worker", 19), ("ops", 19), ("keeper", 5), ("beat", 1)])
+@pytest.mark.parametrize(("name", "tasks"), [("worker", 20), ("ops", 20), ("keeper", 5), ("beat", 1)])
 def test_process_of_celery_loads_its_tasks_and_no_page(name, tasks):
     code = """
 import json, os, sys

@@ -1,10 +1,11 @@
 """Engines and operations put straight into the registry, where a test is about nothing but what is asked of them there."""
 
 import itertools
+from uuid import uuid4
 
 from django.db.models.functions import Now
 
-from engines.models import Engine, Host, Kind, Operation, OperationState, Status
+from engines.models import Engine, Host, Kind, Operation, OperationState, Status, UnregisteredEngine
 from policy import crypto
 
 _ports = itertools.count(30001)
@@ -30,6 +31,12 @@ def put_operation(engine, kind=Kind.STOP, state=OperationState.PENDING, **column
     return Operation.objects.create(
         engine=engine, kind=kind, state=state, actor="system", incarnation=engine.incarnation, **columns
     )
+
+
+def put_unregistered(user_id="alice", **columns):
+    """An engine that only the runtime has, as a sweep would note it."""
+    given = {"product_slug": "acme", "image": "image:1", "incarnation": 1, "has_volume": True, "runs": False}
+    return UnregisteredEngine.objects.create(engine_id=uuid4(), user_id=user_id, **{**given, **columns})
 
 
 def put_engines(product, ports, **columns):

@@ -7,7 +7,7 @@ from django.core.management import CommandError, call_command
 
 from engines import hosts
 from engines.models import Engine
-from tests.engines.registry import put_engine
+from tests.engines.registry import put_engine, put_unregistered
 from tests.staff import log_in
 
 
@@ -69,3 +69,13 @@ def test_overview_and_list_show_the_engines_that_differ(differing):
 def test_overview_says_nothing_where_no_engine_differs(product):
     put_engine(product)
     assert "?instance=differs" not in log_in("rita").get("/admin/").text
+
+
+def test_doctor_tells_what_a_restore_has_left(product):
+    put_unregistered()
+    put_engine(product, differs="volume")
+    lines, _ = diagnose()
+    assert [line.partition(":")[0] for line in lines] == [
+        "Engines of the runtime that are not registered",
+        "Engines that have no volume any more",
+    ]

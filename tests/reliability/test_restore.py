@@ -15,6 +15,7 @@ from engines.addresses import url
 from engines.backends.base import State
 from engines.models import Engine, Operation, Status
 from policy import crypto
+from policy.models import Product
 from tests import servers
 from tests.conftest import empty
 
@@ -44,10 +45,14 @@ def backup(tmp_path):
     return make
 
 
-def answers(engine):
-    """The status with which the engine itself answers a call with the key that the registry has."""
+def call(engine, method, path, body=None):
+    """The engine's own answer to a call with the key that the registry has."""
     key = crypto.decrypt(engine.key_ciphertext)
-    return requests.get(f"{url(engine)}/counter", headers={"X-Engine-Key": key}, timeout=5).status_code
+    return requests.request(method, f"{url(engine)}{path}", json=body, headers={"X-Engine-Key": key}, timeout=5)
+
+
+def answers(engine):
+    return call(engine, "GET", "/counter").status_code
 
 
 @pytest.fixture
@@ -98,3 +103,55 @@ def test_backup_from_the_middle_of_a_rotation_ends_the_rotation(running_engine, 
     engine = Engine.objects.get()
     agree(engine)
     assert engine.mark == operation.mark
+
+
+@pytest.fixture
+def made_since(engine_processes, product, carry_out, backup, make_engine):
+    """The id of an engine that was made, and has counted to 1, since the backup that has been restored."""
+    restore = backup()
+    engine = make_engine("bob")
+    assert call(engine, "POST", "/execute", {"input": "one turn"}).status_code == 200
+    restore()
+    assert not Engine.objects.exists()
+    return engine.pk
+
+
+def test_engine_made_since_the_backup_comes_back_with_its_data(made_since, carry_out):
+    call_command("reconcile", "--adopt", "all", "--reason", "restored")
+    assert carry_out(Operation.objects.get()).state == "succeeded"
+    engine = Engine.objects.get()
+    agree(engine)
+    assert (engine.pk, engine.user_id) == (made_since, "bob")
+    assert call(engine, "GET", "/counter").json()["counter"] == 1
+    assert AuditRow.objects.get(action="engine_adopted").engine_id == made_since
+
+
+def test_engine_made_since_the_backup_stays_until_a_person_removes_it(made_since, product):
+    reconcile.begin()
+    reconcile.sweep()
+    assert set(backends.get().list_volumes()) == {made_since}
+    call_command("reconcile", "--forget", str(made_since), "--yes")
+    assert (backends.get().list(), backends.get().list_volumes()) == ([], {})
+    assert AuditRow.objects.get(action="engine_forgotten").user_id == "bob"
+    call_command("audit_check")
+
+
+def test_provision_after_a_restore_says_that_there_is_older_data(made_since, carry_out):
+    reconcile.look()  # as every worker does at its start
+    product = Product.objects.get()
+    operation = carry_out(lifecycle.provision(product, "bob", by=ACME))
+    assert operation.params["unregistered"] == [str(made_since)]
+    assert AuditRow.objects.get(action="provision").metadata["unregistered"] == [str(made_since)]
+
+
+def test_engine_destroyed_since_the_backup_is_listed_and_its_restart_says_that_its_data_is_gone(
+    engine_processes, running_engine, carry_out, backup, capsys
+):
+    restore = backup()
+    carry_out(lifecycle.destroy(running_engine, by=ACME))
+    restore()
+    call_command("reconcile", "--dry-run")
+    assert f"  {running_engine.pk}  product acme, user alice: running" in capsys.readouterr().out
+    reconcile.begin()
+    assert carry_out(Operation.objects.get(finished_at=None)).state == "succeeded"
+    assert AuditRow.objects.get(action="restart").metadata["volume"] == "missing"

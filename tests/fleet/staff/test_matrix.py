@@ -21,7 +21,7 @@ from engines.models import Kind, OperationState
 from fleet.staff import roles
 from policy import admin_keys, environments, overrides
 from tests.conftest import make_product
-from tests.engines.registry import put_engine, put_operation
+from tests.engines.registry import put_engine, put_operation, put_unregistered
 from tests.staff import prove
 
 ANYBODY = "anybody"
@@ -31,6 +31,8 @@ CLOSED = "nobody"
 
 ADMIN_KEYS, OPERATE_ADMIN_KEYS = "policy.view_adminkey", "policy.operate_adminkey"
 ENGINES, OPERATE, OPERATIONS = "engines.view_engine", "engines.operate_engine", "engines.view_operation"
+UNREGISTERED = "engines.view_unregisteredengine"
+ADOPT, FORGET = "engines.adopt_unregisteredengine", "engines.forget_unregisteredengine"
 JOBS = "jobs.view_job"
 ROTATE, DESTROY, REVEAL = "engines.rotate_engine_key", "engines.destroy_engine", "engines.reveal_engine_key"
 PRODUCTS, OPERATE_PRODUCTS = "policy.view_product", "policy.operate_product"
@@ -98,6 +100,10 @@ PAGES = {
     "engines/engine/<uuid:engine_id>/reveal_key/": REVEAL,
     "engines/engine/<uuid:engine_id>/destroy/": DESTROY,
     **looked_at("engines/operation", OPERATIONS),
+    **looked_at("engines/unregisteredengine", UNREGISTERED),
+    "engines/unregisteredengine/": (UNREGISTERED, CLOSED),  # as above
+    "engines/unregisteredengine/<uuid:engine_id>/adopt/": ADOPT,
+    "engines/unregisteredengine/<uuid:engine_id>/forget/": FORGET,
     # periodic jobs
     "jobs/": JOBS,
     **looked_at("jobs/job", JOBS),
@@ -129,6 +135,8 @@ ACTIONS = {
     "engines/engine/ restart": OPERATE,
     "engines/engine/ rotate_key": ROTATE,
     "engines/engine/ destroy": DESTROY,
+    "engines/unregisteredengine/ adopt": ADOPT,
+    "engines/unregisteredengine/ forget": FORGET,
 }
 """Route of a list, and an action on its selected rows → who may."""
 
@@ -224,6 +232,7 @@ def put_objects():
         "audit/auditrow": AuditRow.objects.latest("pk").pk,
         "engines/engine": engine.pk,
         "engines/operation": put_operation(engine, Kind.STOP, OperationState.FAILED, finished_at=engine.created_at).pk,
+        "engines/unregisteredengine": put_unregistered("zoe", product_slug="").pk,  # stays: its product is not known
         "jobs/job": "reconcile",
         "policy/adminkey": key.pk,
         "policy/product": product.pk,

@@ -151,6 +151,7 @@ def test_table_gives_each_role_what_its_name_says():
     assert may["auditor"] == looking
     assert may["viewer"] == {name for name in looking if not name.startswith("auth.") and name != "policy.view_adminkey"}
     acting = {"engines.operate_engine", "engines.rotate_engine_key", "engines.destroy_engine", "policy.suspend_product"}
+    acting |= {"engines.adopt_unregisteredengine", "engines.forget_unregisteredengine"}
     assert may["operator"] == may["viewer"] | acting
     assert may["admin"] == {line.permission for line in roles.TABLE}
 
