@@ -1,6 +1,7 @@
 """Every endpoint about engines: what it answers to the letter, and each of its refusals."""
 
 import re
+from uuid import uuid4
 
 import pytest
 
@@ -214,9 +215,11 @@ def test_operation_shows_kind_state_steps_and_error(api, product):
         "finished_at",
         "steps",
         "error",
+        "notice",
     )
     body = answer(api.call("GET", path), keys)
     assert (body["kind"], body["state"], body["user_id"], body["steps"], body["error"]) == ("stop", "pending", "alice", [], None)
+    assert body["notice"] is None
     assert TIME.fullmatch(body["created_at"])
     assert body["finished_at"] is None
     assert api.call("DELETE", "/engines/alice", Prefer="respond-async").status_code == 202
@@ -229,6 +232,11 @@ def test_operation_shows_kind_state_steps_and_error(api, product):
     assert [step["step"] for step in body["steps"]] == ["claimed", "stopping", "removing", "succeeded"]
     assert all(step.keys() == {"step", "at", "attempt"} and TIME.fullmatch(step["at"]) for step in body["steps"])
     assert TIME.fullmatch(body["finished_at"])
+
+
+def test_operation_says_that_there_is_older_data_of_its_user(api, product):
+    operation = put_operation(put_engine(product), Kind.PROVISION, params={"unregistered": [str(uuid4())]})
+    assert "data of an earlier engine of this user" in api.call("GET", f"/operations/{operation.pk}").json()["notice"]
 
 
 def test_operation_that_failed_says_why(api, product):
