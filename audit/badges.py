@@ -9,7 +9,8 @@ _GOOD = frozenset({Action.PROVISION, Action.START, Action.WAKE, Action.RESTART, 
 _WARNING = frozenset(
     {action for action in Action if action.endswith("_denied")}
     | {Action.PRODUCT_SUSPEND, Action.PRODUCT_DELETE, Action.OPERATION_SUPERSEDED, Action.KEY_REVEAL, Action.ORPHAN_REMOVED}
-    | {Action.DISK_EXCEEDED, Action.ENGINE_FORGOTTEN, Action.STAFF_CHANGE}
+    | {Action.DISK_EXCEEDED, Action.STAFF_CHANGE, Action.ENGINE_DISOWNED, Action.ENGINE_FORGOTTEN}
+    | {Action.DEPLOYMENT_TAKEN_OVER, Action.DEPLOYMENT_SEPARATED}
 )
 
 

@@ -50,6 +50,7 @@ _POLICY: Mapping[str, type | UnionType] = {
     "runtime": str,
     "egress": str | list,
 }
+_DEPLOYMENT: Mapping[str, type | UnionType] = {"before": dict, "after": dict}  # `name`, `system` and `database`
 _DISK: Mapping[str, type | UnionType] = {"used_mb": int, "limit_mb": int}
 _SIGNED: Mapping[str, type | UnionType] = {"admin_key": str}  # the name of the admin key used, if the key has a name
 _OVERRIDE: Mapping[str, type | UnionType] = {"override_id": str, "rule": str, "expires_at": str}
@@ -266,6 +267,10 @@ CATALOGUE: Mapping[Action, Entry] = {
         shown=("volume", "runs"),
         about=About.UNREGISTERED,
     ),
+    Action.ENGINE_DISOWNED: Entry(
+        "in the copy of a database, an engine of the original has become a tombstone; its instance and volume are not touched",
+        "`manage.py separate_copy`, for each engine",
+    ),
     Action.KEY_REVEAL: Entry("an engine's key was shown to staff", "staff"),
     Action.POLICY_REGISTER: Entry(
         "product registered", "the endpoint, or staff", {**_POLICY, **_SIGNED}, shown=_POLICY, about=About.PRODUCT
@@ -337,6 +342,18 @@ CATALOGUE: Mapping[Action, Entry] = {
         "all encrypted values are under the first master key now, except the `unreadable` values that no master key opens",
         "`manage.py rotate_master_key`, at its end",
         {"reencrypted": int, "unreadable": int},
+        about=About.FLEET,
+    ),
+    Action.DEPLOYMENT_TAKEN_OVER: Entry(
+        "a database that was restored or moved, or whose deployment has a new name, is this deployment's now, with its engines",
+        "`manage.py take_over`",
+        _DEPLOYMENT,
+        about=About.FLEET,
+    ),
+    Action.DEPLOYMENT_SEPARATED: Entry(
+        "the copy of a database is a deployment of its own now; `engines` of the original were disowned",
+        "`manage.py separate_copy`, at its end",
+        {**_DEPLOYMENT, "engines": int},
         about=About.FLEET,
     ),
     Action.STAFF_LOGIN: Entry(

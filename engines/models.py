@@ -115,6 +115,22 @@ class OperationQuerySet(models.QuerySet["Operation"]):
         return self.filter(pk=operation_id, attempt=attempt, state=OperationState.RUNNING)
 
 
+class Deployment(models.Model):
+    """A single row: whose engines the registry has. Written by `engines.deployment`."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    name = models.TextField(help_text="ORCH_DEPLOYMENT.")
+    system = models.BigIntegerField(help_text="System identifier of PostgreSQL's cluster.")
+    database = models.BigIntegerField(help_text="Object id of the database in the cluster.")
+
+    class Meta:
+        default_permissions = ()  # no page shows the row
+        constraints = (models.CheckConstraint(condition=Q(id=1), name="deployment_is_one_row"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Host(models.Model):
     """A machine that runs engines. The table has a single row for now."""
 
@@ -173,6 +189,10 @@ class Engine(models.Model):
     )
     env_version = models.IntegerField(
         db_default=0, help_text="Version of the product's environment that the valid incarnation was made with; 0: none."
+    )
+
+    disowned = models.BooleanField(
+        db_default=False, help_text="Belongs to the original of this copied database: its instance and volume are never touched."
     )
 
     key_hash = models.TextField(help_text="SHA-256 hex; empty once destroyed.")

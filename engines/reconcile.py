@@ -5,7 +5,8 @@ a person (`engines.unregistered`). Instances of stopped and sleeping engines are
 a host came back, its engines are restarted. Running engines obey the present rule `egress` of their products.
 
 The registry is the truth. An engine with an open operation is left to the operation. Destroying an instance is safe at any time,
-because neither the id of a destroyed engine nor the mark of an incarnation is ever used again. Stops and restarts go through
+because neither the id of a destroyed engine nor the mark of an incarnation is ever used again. A disowned engine belongs to the
+deployment from which this database was copied, and is left alone. Stops and restarts go through
 an operation.
 """
 
@@ -182,7 +183,7 @@ def _corrected(engine_id: UUID, correct: Callable[[], int]) -> int:
 
 def _owners_of_left_volumes(left: Set[UUID]) -> list[Engine]:
     """Destroyed engines with a volume but no instance: a late worker died while creating an instance."""
-    return list(Engine.objects.select_related("product").filter(pk__in=left).exclude(destroyed_at=None))
+    return list(Engine.objects.select_related("product").filter(pk__in=left, disowned=False).exclude(destroyed_at=None))
 
 
 def _remove_volume(owner: Engine) -> int:
@@ -274,6 +275,8 @@ def _suspects(found: Mapping[UUID, list[Instance]]) -> list[UUID]:
 
 def _fault(owner: Engine, instance: Instance) -> str:
     """The fault of an instance whose engine has no open operation: a single word, empty for no fault."""
+    if owner.disowned:
+        return ""
     if owner.destroyed_at is not None:
         return "engine_destroyed"
     if instance.ref != specs.ref_of(owner):

@@ -15,6 +15,7 @@ from audit.partitions import OWNER
 from common.pooled.base import unpooled
 from common.pooled.sessions import NoSession
 from common.settings import settings
+from engines import deployment
 from policy import key_check
 
 
@@ -53,6 +54,15 @@ def check_key_of_data(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     with suppress(Error), unpooled() as connection:
         if settings.ENV.master_keys and not key_check.fits(connection):
             return [checks.Error(f"{key_check.WRONG}.", id="fleet.E003")]
+    return []
+
+
+@register(Tags.security, deploy=True)
+def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Report a database of another deployment. A database that is away is no fault of the settings."""
+    with suppress(Error), unpooled() as connection:
+        if fault := deployment.find(connection).fault:
+            return [checks.Error(f"{fault[0].upper()}{fault[1:]}.", id="fleet.E004")]
     return []
 
 

@@ -4,31 +4,40 @@ from collections import Counter
 from collections.abc import Iterator
 
 from django.core import checks
+from django.db import connection
 from django.db.models import Count
 
 from audit import partitions
 from common import wording
 from common.settings import settings
-from engines import hosts
+from engines import deployment, hosts
 from engines.models import Engine, Host, UnregisteredEngine
 from fleet import status
+from policy import key_check
 
 _UNAVAILABLE = {
     "database unreachable": "PostgreSQL does not answer at ORCH_DATABASE_URL: nothing else was looked at.",
+    "database read-only": "PostgreSQL at ORCH_DATABASE_URL can only be read, as after a failover: nothing else was looked at.",
     "migrations missing": "Migrations are missing: run `python -m config.processes exec migrate`. Nothing else was looked at.",
+    key_check.PART: f"{key_check.WRONG}. Nothing else was looked at.",
 }
 
 
 def find() -> Iterator[str]:
     """A sentence for each fault, which says what to do about the fault."""
     if reason := status.unavailable():
-        yield _UNAVAILABLE[reason]
+        yield _of_another_deployment() if reason == deployment.PART else _UNAVAILABLE[reason]
         return
     yield from _of_hosts()
     yield from _of_engines()
     yield from _of_restore()
     yield from _of_log()
     yield from _of_settings()
+
+
+def _of_another_deployment() -> str:
+    fault = deployment.find(connection).fault
+    return f"{fault[0].upper()}{fault[1:]}. Nothing else was looked at."
 
 
 def _of_hosts() -> Iterator[str]:

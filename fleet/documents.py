@@ -29,6 +29,7 @@ _WITHOUT_OPERATION: frozenset[Move] = frozenset(
         (None, Status.PROVISIONING, Action.PROVISION_REQUESTED),
         *((status, Status.DESTROYING, Action.DESTROY_REQUESTED) for status in _ALIVE),
         (Status.RUNNING, Status.FAILED, Action.HEALTH_FAILED),
+        *((status, Status.DESTROYED, Action.ENGINE_DISOWNED) for status in Status if status != Status.DESTROYED),
     }
 )
 _SPECIAL: frozenset[Move] = frozenset(

@@ -12,7 +12,7 @@ from audit import action_table, partitions
 from common.answers import Count, NonEmpty, Time, choice
 from common.pooled.errors import is_read_only
 from common.times import iso
-from engines import hosts
+from engines import deployment, hosts
 from engines.models import Engine
 from engines.models import Status as EngineStatus
 from fleet import jobs
@@ -65,7 +65,7 @@ _migrated = False
 def unavailable() -> str:
     """Why the process cannot serve, in a few words.
 
-    Empty if the database can be written, is as `migrate` leaves it, and has the key check of our master key.
+    Empty if the database can be written, is as `migrate` leaves it, and is the one of our master key and of our deployment.
     """
     global _migrated
     try:
@@ -73,9 +73,19 @@ def unavailable() -> str:
         _migrated = _migrated or is_migrated()
         if not _migrated:
             return "migrations missing"
-        return "" if key_check.fits(connection) else key_check.PART
+        return _not_ours()
     except Error as error:
         return "database read-only" if is_read_only(error) else "database unreachable"
+
+
+def _not_ours() -> str:
+    """Why the database is not the process's own, in a few words; empty if it is. Asks with one statement. Raises Error."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {key_check.CIPHERTEXT}, {deployment.IS_OURS}", deployment.params())
+        token, is_ours = cursor.fetchone()
+    if not key_check.opens(token):
+        return key_check.PART
+    return "" if is_ours else deployment.PART
 
 
 def is_migrated() -> bool:

@@ -13,6 +13,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from policy import crypto
 
 Connection = BaseDatabaseWrapper | psycopg.Connection[Any]
+CIPHERTEXT = "(SELECT ciphertext FROM policy_keycheck)"
+"""SQL: the key check's token; NULL before `migrate` has written one."""
+
 WORDS = "roundhouse"  # what the token says, whatever the key
 PART = "master key not the one of the data"  # for `/health`
 WRONG = (
@@ -24,16 +27,20 @@ WRONG = (
 
 def fits(connection: Connection) -> bool:
     """Whether a master key opens the key check; also True as long as there is none. Raises django.db.Error."""
-    token = read(connection)
+    return opens(read(connection))
+
+
+def opens(token: str | None) -> bool:
+    """Whether a master key opens the key check's token; also True for None."""
     return token is None or crypto.opens(token)
 
 
 def read(connection: Connection) -> str | None:
     """The key check's token; None before `migrate` has written one. Raises django.db.Error."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT ciphertext FROM policy_keycheck")
-        found = cursor.fetchone()
-    return None if found is None else str(found[0])
+        cursor.execute(f"SELECT {CIPHERTEXT}")
+        (token,) = cursor.fetchone() or (None,)
+    return token
 
 
 def write() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import django
 from django.core.management import call_command
 
+from config import start_check
 from config.local.embedded import home
 from config.local.home import USERNAME
 
@@ -18,6 +19,7 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     django.setup()
     call_command("migrate", interactive=False, verbosity=1)
+    start_check.run()  # before engines are resumed that may be another home's
     keep_admin(home() / "admin-password")
     call_command("resume_engines")
 

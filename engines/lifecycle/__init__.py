@@ -6,6 +6,7 @@ from engines.lifecycle.backoff import next_restart_s
 from engines.lifecycle.capacity import decide_disk, decide_room, disk_mb
 from engines.lifecycle.checks import can, find
 from engines.lifecycle.counters import Finding, count, note
+from engines.lifecycle.disowning import disown
 from engines.lifecycle.moves import subject
 from engines.lifecycle.outcomes import Booted, Left, Outcome, failed, restart_failed, resume_failed, succeeded
 from engines.lifecycle.products import delete_product, stop_suspended, suspend_product
@@ -30,6 +31,7 @@ __all__ = [
     "delete_product",
     "destroy",
     "disk_mb",
+    "disown",
     "failed",
     "find",
     "mark_failed",

@@ -35,6 +35,7 @@ _COLUMNS = frozenset(CLEARED.keys() | NO_PENDING.keys()) | {
     "memory_mb",
     "may_run",
     "proves",
+    "disowned",
 }
 
 

@@ -32,6 +32,7 @@ class After:
 
 
 NOW = After(0)
+DESTROYED: Mapping[str, Any] = {"destroyed_at": NOW, "key_hash": "", "key_ciphertext": "", **NO_PENDING}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _columns_of_kind(operation: Operation, engine: Engine) -> Mapping[str, Any]:
         valid = {"incarnation": operation.incarnation, "incarnation_mark": operation.mark}
         return {**key, **valid, "env_version": operation.env_version, "memory_mb": operation.memory_mb}
     if operation.kind == Kind.DESTROY:
-        return {"destroyed_at": NOW, "key_hash": "", "key_ciphertext": "", **NO_PENDING}
+        return DESTROYED
     return {}
 
 

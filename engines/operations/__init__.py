@@ -3,7 +3,7 @@
 `worker` carries an operation out. `lifecycle` decides what its end means for the engine.
 """
 
-from engines.operations.ending import close, supersede
+from engines.operations.ending import close, drop, supersede
 from engines.operations.intent import find_open, get, join, open, params_of  # noqa: A004 (callers write `operations.open`)
 from engines.operations.leases import Lease, LeaseLost, check, claim, release, renew, step
 from engines.operations.queues import dispatch, position
@@ -16,6 +16,7 @@ __all__ = [
     "claim",
     "close",
     "dispatch",
+    "drop",
     "find_open",
     "finish",
     "get",

@@ -1,5 +1,6 @@
-"""The end of an operation: its worker closes it, or a later request supersedes it."""
+"""The end of an operation: its worker closes it, a later request supersedes it, or it is dropped with its engine."""
 
+from collections.abc import Collection
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -13,13 +14,23 @@ from engines.operations.waiting import announce
 
 def supersede(operation: Operation, *, only_unclaimed: bool = False) -> bool:
     """End an open operation early, which voids its fencing token. False when the operation had already ended by itself."""
-    states = (OperationState.PENDING,) if only_unclaimed else OPEN
-    hit = Operation.objects.filter(pk=operation.pk, state__in=states).update(
-        state=OperationState.SUPERSEDED, finished_at=Now(), lease_until=None
-    )
+    hit = _supersede(operation, (OperationState.PENDING,) if only_unclaimed else OPEN)
     if hit:
         transaction.on_commit(lambda: _over(operation.pk), robust=True)
-    return bool(hit)
+    return hit
+
+
+def drop(operation: Operation) -> bool:
+    """The same, in a database for which no process works: nobody is told, and no further operation is sent."""
+    return _supersede(operation, OPEN)
+
+
+def _supersede(operation: Operation, states: Collection[OperationState]) -> bool:
+    return bool(
+        Operation.objects.filter(pk=operation.pk, state__in=states).update(
+            state=OperationState.SUPERSEDED, finished_at=Now(), lease_until=None
+        )
+    )
 
 
 def close(lease: Lease, state: OperationState, *, error: tuple[str, str] = ("", "")) -> bool:

@@ -14,6 +14,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from common.settings import settings
+from engines import deployment
 from engines.models import Operation
 from engines.operations import queues
 
@@ -45,6 +46,8 @@ HELD = "id = %(op_id)s AND attempt = %(op_attempt)s AND state = 'running'"
 def claim(operation_id: UUID) -> Lease | None:
     """Take the lease of a due operation that nobody holds; None when it is ended, not due, leased, or without room.
 
+    In a database of another deployment nothing is claimed: the pool may have been led to a copy while this process runs.
+
     An operation without room counts as not sent from now on: `queues.dispatch` sends it again once it has room.
     """
     with connection.cursor() as cursor:
@@ -57,6 +60,7 @@ def claim(operation_id: UUID) -> Lease | None:
                 lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
                 steps = steps || jsonb_build_object('step', 'claimed', 'at', clock_timestamp(), 'attempt', attempt + 1)
             FROM engines_engine e WHERE o.id = %(id)s AND e.id = o.engine_id AND {queues.READY} AND {queues.ROOM}
+                AND {deployment.IS_OURS}
             RETURNING attempt, attempt_started_at,
                 -- is_exhausted: attempts that were not given back have died, except the new attempt.
                 attempt - returned > %(most)s,
@@ -67,6 +71,7 @@ def claim(operation_id: UUID) -> Lease | None:
             """,
             {
                 **queues.params(),
+                **deployment.params(),
                 "id": operation_id,
                 "lease": settings.ENV.lease_s,
                 "most": settings.ENV.operation_max_attempts,

@@ -6,7 +6,8 @@
 
 So a message only asks. Any number of beats and any number of copies of a message make one run per interval, an old message makes
 none, and neither the clock nor the files of a process matter. A message that is lost, because beat died before it was sent or
-Valkey was emptied, delays a job by 30 s at most: a job that no worker begins is sent again.
+Valkey was emptied, delays a job by 30 s at most: a job that no worker begins is sent again. In a database of another deployment,
+as after a failover to a copy, nothing is due.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from django.db import connection
 
+from engines import deployment
 from fleet.jobs.schedule import Job, all_jobs
 
 AGAIN_S = 30.0  # longest first pause until a job that no worker has begun is sent again; each further pause is twice as long
@@ -50,7 +52,8 @@ def take_due() -> list[Job]:
         cursor.execute(
             f"""
             WITH {_WANTED}, due AS (
-                SELECT j.name FROM jobs_job j JOIN wanted w ON w.name = j.name WHERE {_SEND_AT} <= clock_timestamp()
+                SELECT j.name FROM jobs_job j JOIN wanted w ON w.name = j.name
+                WHERE {_SEND_AT} <= clock_timestamp() AND {deployment.IS_OURS}
                 -- A locked row is being taken by another beat, or begun by a worker.
                 FOR NO KEY UPDATE OF j SKIP LOCKED)
             UPDATE jobs_job j SET sent_at = clock_timestamp(), unstarted = unstarted + 1
@@ -70,12 +73,13 @@ def give_back(jobs: Iterable[Job]) -> None:
 
 
 def next_s() -> float | None:
-    """Seconds until the next job is to be sent, not below 0; None without any job."""
+    """Seconds until the next job is to be sent, not below 0; None without any job, or in a database of another deployment."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
             WITH {_WANTED}
-            SELECT extract(epoch FROM greatest(min({_SEND_AT}), clock_timestamp()) - clock_timestamp())::float8
+            SELECT CASE WHEN {deployment.IS_OURS}
+                THEN extract(epoch FROM greatest(min({_SEND_AT}), clock_timestamp()) - clock_timestamp())::float8 END
             FROM jobs_job j JOIN wanted w ON w.name = j.name
             """,
             _params(),
@@ -91,7 +95,7 @@ def begin(job: Job) -> bool:
             f"""
             WITH {_WANTED}
             UPDATE jobs_job j SET started_at = clock_timestamp(), unstarted = 0
-            FROM wanted w WHERE j.name = w.name AND {_DUE_AT} <= clock_timestamp()
+            FROM wanted w WHERE j.name = w.name AND {_DUE_AT} <= clock_timestamp() AND {deployment.IS_OURS}
             """,
             _params([job]),
         )
@@ -135,4 +139,4 @@ def late() -> list[Late]:
 def _params(jobs: Sequence[Job] = ()) -> Mapping[str, Any]:
     """The parameters of `_WANTED`, for the given jobs or for all."""
     wanted = jobs or all_jobs()
-    return {"names": [job.name for job in wanted], "every": [job.every_s for job in wanted]}
+    return {"names": [job.name for job in wanted], "every": [job.every_s for job in wanted], **deployment.params()}

@@ -1,4 +1,4 @@
-"""Beat: sends the periodic jobs that are due, and says which are late."""
+"""Beat: sends the periodic jobs that are due, and says which are late, and when the database is another deployment's."""
 
 import time
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 
 from common import times
 from common.outages import POSTGRESQL, VALKEY
+from engines import deployment
 from fleet.jobs import runs
 from fleet.jobs.schedule import Job
 
@@ -65,6 +66,7 @@ class _Lateness:
 
     def __init__(self) -> None:
         self._late: set[str] = set()
+        self._ownership = _Ownership()
         self.wait()
 
     def wait(self) -> None:
@@ -76,9 +78,26 @@ class _Lateness:
         if time.monotonic() < self._next:
             return
         self.wait()
+        self._ownership.look()
         found = {late.name: late for late in runs.late()}
         for name in found.keys() - self._late:
             log.warning("job_late", job=name, done_at=times.iso(found[name].done_at))
         for name in self._late - found.keys():
             log.warning("job_done_again", job=name)
         self._late = set(found)
+
+
+class _Ownership:
+    """Logs once when the database is another deployment's, as after a failover to a copy, and once when it is ours again."""
+
+    def __init__(self) -> None:
+        self._fault = ""
+
+    def look(self) -> None:
+        """Log what has changed since the last look. Raises DatabaseError."""
+        fault = deployment.find(connection).fault
+        if fault and not self._fault:
+            log.error("database_not_ours", fault=fault)
+        elif self._fault and not fault:
+            log.warning("database_ours_again")
+        self._fault = fault

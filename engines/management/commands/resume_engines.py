@@ -1,9 +1,9 @@
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from common import wording
-from engines import reconcile
+from engines import deployment, reconcile
 from engines.backends.base import BackendUnavailable
 
 
@@ -12,7 +12,10 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
+            deployment.check()
             self.stdout.write(f"{reconcile.resume()} engines resumed")
+        except deployment.NotOurs as refused:
+            raise CommandError(str(refused)) from refused
         except BackendUnavailable as error:
             why = wording.line(str(error))
             self.stdout.write(f"no engine resumed yet; the process `health` resumes engines once the backend answers: {why}")

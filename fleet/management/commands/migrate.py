@@ -1,6 +1,7 @@
 """`migrate` as the owner's role: grants rights to the application's role, migrates, adds actions and jobs, sets time limits.
 
-At the end, as the application's role, it brings the roles of staff to what the code says, and writes the key check.
+At the end, as the application's role, it stores whose database this is, brings the roles of staff to what the code says, and
+writes the key check.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from common.pooled.base import unpooled
 from common.pooled.sessions import NoSession
 from common.settings import settings
 from common.statements import LIMITS
+from engines import deployment
 from fleet import jobs, master_key, status
 from fleet.staff import roles
 from policy import key_check
@@ -55,6 +57,8 @@ class Command(migrate.Command):
         super().handle(*args, **options)
         if not (options["plan"] or options["check_unapplied"]):
             action_table.fill()
+            if fault := _keep_deployment():
+                self.stderr.write(f"warning: {fault}")
             _add_jobs()
             _bring_roles()
             _keep_key_check()
@@ -89,6 +93,19 @@ def _keep_key_check() -> None:
         with _turn("default"):
             if not master_key.ensure_check():
                 raise CommandError(key_check.WRONG)
+
+
+def _keep_deployment() -> str:
+    """Store whose database a new one is, or one from before this was stored. Returns how a stored deployment differs.
+
+    Called before an audit row is written here. A database of another deployment is migrated all the same: whoever takes it over
+    needs the tables of this code.
+    """
+    if not status.is_migrated():
+        return ""
+    with _turn("default"):
+        deployment.keep()
+    return deployment.find(connections["default"]).fault
 
 
 def _add_jobs() -> None:
