@@ -37,9 +37,9 @@ TRANSITIONS: Mapping[Kind, Transition] = {
     Kind.ROTATE_KEY: _transition((Status.RUNNING,), Status.RUNNING, Action.ROTATE_KEY, Action.ROTATE_KEY_FAILED),
     Kind.DESTROY: _transition((Status.DESTROYING,), Status.DESTROYED, Action.DESTROY, Action.DESTROY_FAILED),
 }
-"""The move made by every kind of operation. Four more moves are made before or without an operation: (none) → provisioning
-when a provision is requested, any → destroying when a destroy is requested, running → failed when probes fail, and in the copy of
-a database any → destroyed."""
+"""The move made by every kind of operation. Five more moves are made before or without an operation: (none) → provisioning when a
+provision is requested, (none) → stopped when an engine is adopted, any → destroying when a destroy is requested, running → failed
+when probes fail, and in the copy of a database any → destroyed."""
 
 BOOTS = frozenset(kind for kind, transition in TRANSITIONS.items() if transition.after == Status.RUNNING)
 """Kinds of operations that boot an instance."""

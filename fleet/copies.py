@@ -32,8 +32,8 @@ def plan_take_over() -> Found:
     found = _find()
     if found.stored and found.stored.name != found.here.name and settings.ENV.engine_backend == "docker" and count():
         raise Refused(
-            f"{count()} engines are containers with the label {found.stored.name}: the deployment {found.here.name} would not find"
-            f" them. Set ORCH_DEPLOYMENT={found.stored.name}; a deployment without engines may take another name."
+            f"{count()} engines are containers with the label {found.stored.name}, and {found.here.name} would not find them."
+            f" Set ORCH_DEPLOYMENT={found.stored.name}; a deployment without engines may take another name."
         )
     return found
 

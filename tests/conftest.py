@@ -156,6 +156,24 @@ def superuser(database: None) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture
+def own_database(db: None) -> None:
+    """The database is stored as the one of this process's deployment."""
+    from engines import deployment
+
+    deployment.store()
+
+
+@pytest.fixture
+def as_deployment(settings: Any) -> Callable[[str], None]:
+    """Gives this process another ORCH_DEPLOYMENT, as one that was started on a copy would have."""
+
+    def rename(name: str) -> None:
+        settings.ENV = settings.ENV.model_copy(update={"deployment": name})
+
+    return rename
+
+
+@pytest.fixture
 def product(db: None) -> Any:
     """A registered product without limits; `product.key` is its platform key."""
     return make_product()

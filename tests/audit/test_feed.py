@@ -17,12 +17,10 @@ from audit import feed
 from audit.actions import Action
 from audit.models import AuditRow
 from common import cursors
-from config.local import postgres
-from config.local.embedded import Servers
-from tests import kinds, servers
+from tests import servers
 from tests.audit.test_api import follow, get, ids, write, write_bulk
 from tests.conftest import Api, make_product
-from tests.fleet.test_roles import run
+from tests.copies import promote, restored
 from tests.waiting import until
 
 INSERT = "INSERT INTO audit_log (timestamp, action, product_id) VALUES (now(), %s, %s)"
@@ -187,24 +185,14 @@ def test_reader_gives_its_place_to_another_product(api, product):
 
 
 @pytest.fixture
-@kinds.needs("embedded")
 def cluster(tmp_path):
     """Another cluster, with a restored dump of the run's database; the alias `restored` leads to it."""
-    cluster = Servers(tmp_path / "home", ("postgres",))
-    cluster.start()
-    dump = str(tmp_path / "roundhouse.dump")
-    try:
-        with psycopg.connect(cluster.urls.superuser, autocommit=True) as fresh:
-            fresh.execute(f"ALTER SCHEMA public OWNER TO {postgres.OWNER}")
-        run("pg_dump", "--format=custom", f"--file={dump}", servers.SERVERS.urls.owner)
-        run("pg_restore", "--exit-on-error", "--schema=public", f"--dbname={cluster.urls.owner}", dump)
+    with restored(tmp_path) as cluster:
         parsed = dj_database_url.parse(cluster.urls.database)
         connections.databases["restored"] = {**connections.databases["default"], **parsed, "OPTIONS": {}}
         yield cluster
-    finally:
         connections["restored"].close()
         del connections.databases["restored"]
-        cluster.remove()
 
 
 def read(position, using="restored"):
@@ -219,6 +207,7 @@ def insert(cluster, *actions):
             writer.execute(INSERT, [action, None])
 
 
+@pytest.mark.embedded
 def test_restore_and_promotion_begin_a_new_stretch(product, request):
     write(product, 3)
     _, before = read("start", "default")
@@ -235,12 +224,7 @@ def test_restore_and_promotion_begin_a_new_stretch(product, request):
     assert read(reached)[0] == []
 
     # A recovery to an earlier time ends with a promotion: ids of transactions may come again, with other rows.
-    cluster.stop()
-    data = postgres.folder(cluster.home) / "data"
-    (data / "recovery.signal").touch()
-    with (data / "postgresql.auto.conf").open("a") as settings:
-        settings.write("restore_command = 'false'\nhot_standby = off\n")
-    cluster.start()
+    promote(cluster)
     insert(cluster, "sleep")
     assert read(reached)[0] == ["sleep"]
     assert read("start")[0] == [*rows, "sleep"]

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 from django.db.models import F
@@ -126,6 +127,19 @@ def test_next_look_is_when_the_next_job_is_to_be_sent(rows):
     assert 0 <= runs.next_s() <= 0.5
     rows.update(started_at=Now() - timedelta(days=9))
     assert runs.next_s() == 0
+
+
+def test_nothing_is_due_in_a_database_of_another_deployment(rows, own_database, as_deployment):
+    """As after a failover to a copy: neither beat nor a worker does anything there."""
+    usual = settings.ENV.deployment
+    as_deployment("staging")
+    assert take() == []
+    assert runs.next_s() is None
+    assert not runs.begin(SWEEP)
+    assert set(rows.values_list("sent_at", "started_at")) == {(None, None)}
+    as_deployment(usual)
+    assert SWEEP.name in take()
+    assert runs.begin(SWEEP)
 
 
 def test_migrate_adds_new_jobs_and_leaves_those_of_other_versions(rows):

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from django.conf import settings
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -94,6 +95,20 @@ def test_jobs_are_sent_soon_after_valkeys_return_and_the_outage_is_told_once(row
 
 def told(caplog, *events):
     return [record.msg for record in caplog.records if isinstance(record.msg, dict) and record.msg["event"] in events]
+
+
+def test_database_of_another_deployment_is_told_once_and_its_return(own_database, as_deployment, caplog):
+    usual, ownership = settings.ENV.deployment, ticker._Ownership()
+    ownership.look()
+    as_deployment("staging")
+    ownership.look()
+    ownership.look()
+    (line,) = told(caplog, "database_not_ours")
+    assert line["fault"].startswith("this database belongs to the deployment")
+    as_deployment(usual)
+    ownership.look()
+    ownership.look()
+    assert len(told(caplog, "database_ours_again", "database_not_ours")) == 2
 
 
 def test_late_job_is_told_once_and_its_return(rows, caplog):
