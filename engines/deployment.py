@@ -54,9 +54,14 @@ class Found(NamedTuple):
     here: Identity
 
     @property
+    def difference(self) -> str:
+        """What differs, without an end of the sentence; empty if nothing differs."""
+        return "" if self.stored is None or self.stored == self.here else _difference(self.stored, self.here)
+
+    @property
     def fault(self) -> str:
         """What differs, and how to go on, in one line; empty if nothing differs."""
-        return "" if self.stored is None or self.stored == self.here else _sentence(self.stored, self.here)
+        return f"{self.difference}. {_ways(self.stored, self.here)}" if self.stored and self.difference else ""
 
 
 def params() -> Mapping[str, str]:
@@ -111,7 +116,7 @@ def store() -> None:
         )
 
 
-def _sentence(stored: Identity, here: Identity) -> str:
+def _difference(stored: Identity, here: Identity) -> str:
     differs = []
     if stored.name != here.name:
         differs.append(f"ORCH_DEPLOYMENT is {here.name}")
@@ -119,7 +124,7 @@ def _sentence(stored: Identity, here: Identity) -> str:
         differs.append(f"the cluster's system identifier is {here.system} (stored: {stored.system})")
     elif stored.database != here.database:
         differs.append(f"the database's object id is {here.database} (stored: {stored.database})")
-    return f"this database belongs to the deployment {stored.name}, but {' and '.join(differs)}. {_ways(stored, here)}"
+    return f"this database belongs to the deployment {stored.name}, but {' and '.join(differs)}"
 
 
 def _ways(stored: Identity, here: Identity) -> str:
@@ -128,7 +133,7 @@ def _ways(stored: Identity, here: Identity) -> str:
     back = "" if is_named else f"If only the name is wrong, set ORCH_DEPLOYMENT={stored.name}. "
     other = "set another ORCH_DEPLOYMENT and " if is_named else ""
     return (
-        f"{back}If the original is down for good, as after a restore or move, run `python manage.py take_over`: its engines stay."
-        f" If this is a copy beside the original, {other}run `python manage.py separate_copy`: the copy begins without engines."
-        " See docs/operations.md, Copies of a database"
+        f"{back}If the original is gone for good, as after a restore, a move or a new name, run `python manage.py take_over`:"
+        f" its engines stay. If this is a copy beside the original, {other}run `python manage.py separate_copy`:"
+        " the copy begins without engines. See docs/operations.md, Copies of a database"
     )

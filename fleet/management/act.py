@@ -24,7 +24,7 @@ class Act(BaseCommand):
             return
         except copies.Refused as refused:
             raise CommandError(str(refused)) from refused
-        self.stdout.write(f"Now {found.fault}.")
+        self.stdout.write(f"Now {found.difference}.")
         if not noinput:
             self._ask(self.question(found))
         self.act(found)

@@ -8,6 +8,7 @@ from django.db import InternalError, OperationalError, connection, connections, 
 
 from common.statements import LIMITS
 from config.local import postgres
+from engines import deployment
 from fleet import consistency
 from fleet.errors import classify
 from policy.models import Product
@@ -137,7 +138,7 @@ def test_migrate_warns_of_a_role_that_makes_large_objects(db, superuser):
     assert migrate() == []
 
 
-def test_backup_is_restored_by_the_owner_into_a_database_without_large_objects(product, superuser, tmp_path):
+def test_backup_is_restored_by_the_owner_into_a_database_without_large_objects(own_database, product, superuser, tmp_path):
     """As docs/operations.md says it."""
     dump, urls = str(tmp_path / "roundhouse.dump"), servers.SERVERS.urls
     superuser.execute(f"CREATE DATABASE restored OWNER {postgres.OWNER}")
@@ -150,6 +151,8 @@ def test_backup_is_restored_by_the_owner_into_a_database_without_large_objects(p
         with psycopg.connect(restored(urls.superuser)) as fresh:
             assert fresh.execute("SELECT slug FROM policy_product").fetchall() == [("acme",)]
             assert fresh.execute("SELECT count(*) FROM audit_log").fetchone()[0] > 0
+        with psycopg.connect(restored(urls.database)) as copy:  # in the same cluster
+            assert "but the database's object id is " in deployment.find(copy).fault
     finally:
         superuser.execute("DROP DATABASE restored WITH (FORCE)")
 
