@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import requests
 from django.conf import settings as current
 from django.core.management import CommandError, call_command
 from django.db import connection
@@ -18,6 +19,8 @@ from engines.deployment import Found, Identity
 from engines.models import Engine, Operation
 from fleet import checks
 from policy import key_check
+from tests import waiting
+from tests.conftest import running_stack
 from tests.engines.registry import put_engine, put_operation
 from tests.envelopes import assert_error
 from tests.fleet.test_doctor import diagnose
@@ -157,6 +160,24 @@ def test_operation_is_claimed_only_in_the_deployments_own_database(own_database,
     assert Operation.objects.get().attempt == 0
     as_deployment(usual)
     assert operations.claim(operation.pk) is not None
+
+
+def test_running_processes_do_nothing_while_a_copy_answers_and_go_on_afterwards(own_database, product, superuser):
+    """The cluster's identifier changes under web and worker, as when a pooler is led to a copy."""
+    begun = "SELECT max(started_at) FROM jobs_job"
+    with running_stack("web", "worker", edition="small", ORCH_ENGINE_BACKEND="memory") as stack:
+        waiting.until(lambda: superuser.execute(begun).fetchone()[0], 30, "a job has begun")
+        superuser.execute("UPDATE engines_deployment SET system = -system")
+        assert requests.get(f"{stack.url}/health", timeout=10).json()["error"]["message"].endswith(f": {deployment.PART}.")
+        last = superuser.execute(begun).fetchone()
+        asked = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, Prefer="respond-async")
+        assert asked.status_code == 202
+        waiting.until(lambda: "database_not_ours" in stack.log("worker"), 20, "beat has looked")
+        assert superuser.execute(begun).fetchone() == last
+        assert Operation.objects.get().attempt == 0
+        superuser.execute("UPDATE engines_deployment SET system = -system")
+        waiting.until(lambda: Operation.objects.get().state == "succeeded", 30, "the operation is carried out")
+        assert stack.serves()
 
 
 @pytest.mark.parametrize("command", ["resume_engines", "stop_engines"])
