@@ -34,10 +34,7 @@ _MORE = (
     "; a row with `count` sums up `count` further refusals in the minute after `since`: `users` counts the refusals of up to 20"
     " users by user id, `more` the refusals of all other users; the other values are the last refusal's"
 )
-_BESIDE = (
-    "; `unregistered` has the ids of further engines of the user that the runtime has and the registry does not: data that staff"
-    " can bring back"
-)
+_BESIDE = "; `unregistered` has the ids of engines of the user that only the runtime has: staff can bring their data back"
 _POLICY: Mapping[str, type | UnionType] = {
     "max_engines": int,
     "rate_limit_rpm": int,
@@ -260,8 +257,7 @@ CATALOGUE: Mapping[Action, Entry] = {
         shown=("image", "port", "incarnation", "runs"),
     ),
     Action.ENGINE_FORGOTTEN: Entry(
-        "an engine that the runtime had and the registry had not was removed with its data; product and user are what the"
-        " runtime's labels said, or empty; `volume` and `runs` say what was there",
+        "an engine that only the runtime had was removed with its data; product and user are by the runtime's labels, or empty",
         "staff, and the worker that removed it",
         {"volume": bool, "runs": bool, "reason": str},
         shown=("volume", "runs"),

@@ -27,6 +27,7 @@ _ALIVE = [status for status in Status if status not in (Status.DESTROYING, Statu
 _WITHOUT_OPERATION: frozenset[Move] = frozenset(
     {
         (None, Status.PROVISIONING, Action.PROVISION_REQUESTED),
+        (None, Status.STOPPED, Action.ENGINE_ADOPTED),
         *((status, Status.DESTROYING, Action.DESTROY_REQUESTED) for status in _ALIVE),
         (Status.RUNNING, Status.FAILED, Action.HEALTH_FAILED),
         *((status, Status.DESTROYED, Action.ENGINE_DISOWNED) for status in Status if status != Status.DESTROYED),

@@ -180,7 +180,7 @@ def test_running_processes_do_nothing_while_a_copy_answers_and_go_on_afterwards(
         assert stack.serves()
 
 
-@pytest.mark.parametrize("command", ["resume_engines", "stop_engines"])
+@pytest.mark.parametrize("command", ["resume_engines", "stop_engines", "reconcile"])
 def test_command_for_all_engines_refuses_another_deployments_database(own_database, running_engine, as_deployment, command):
     as_deployment("staging")
     with pytest.raises(CommandError, match=r"^this database belongs to the deployment"):

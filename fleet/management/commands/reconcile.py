@@ -12,7 +12,7 @@ from audit import actors
 from audit.actors import Actor
 from common import uuids, wording
 from common.characters import marked
-from engines import reconcile, unregistered
+from engines import deployment, reconcile, unregistered
 from engines.backends.base import BackendError
 from engines.errors import EngineError
 from engines.models import Engine, UnregisteredEngine
@@ -44,6 +44,7 @@ class Command(BaseCommand):
         _check(options)
         by = _actor(options["by"])
         try:
+            deployment.check()
             if not options["dry_run"]:
                 self._agree()
             for engine_id in self._chosen(options["adopt"]):
@@ -51,6 +52,8 @@ class Command(BaseCommand):
             if options["forget"]:
                 self._forget([_engine_id(text) for text in options["forget"]], options, by)
             self._tell(dry_run=options["dry_run"])
+        except deployment.NotOurs as refused:
+            raise CommandError(str(refused)) from refused
         except BackendError as error:
             raise CommandError(
                 f"The runtime does not answer as it should: {wording.line(str(error))} Try again later."

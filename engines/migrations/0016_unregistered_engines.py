@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("engines", "0013_engine_proof"),
+        ("engines", "0015_engine_disowned"),
     ]
 
     operations = [
