@@ -2,7 +2,7 @@
 
 1. Beat sends the tasks of the jobs that are due (`take_due`).
 2. A worker that gets a task begins the job (`begin`), unless another has begun it within the interval.
-3. The worker notes the end (`end`).
+3. The worker notes the end (`end`). A run without an end is begun again after UNENDED_S, if the interval is longer.
 
 So a message only asks. Any number of beats and any number of copies of a message make one run per interval, an old message makes
 none, and neither the clock nor the files of a process matter. A message that is lost, because beat died before it was sent or
@@ -22,15 +22,18 @@ from fleet.jobs.schedule import Job, all_jobs
 
 AGAIN_S = 30.0  # longest first pause until a job that no worker has begun is sent again; each further pause is twice as long
 AGAIN_MOST_S = 60.0  # longest pause of a job that runs more often: without workers, few messages gather in the queues
+UNENDED_S = 600.0  # a run that has not ended after this time counts as dead: its worker may have been killed
 LATE_S = 60.0  # a job is late when it has not been done for two intervals and LATE_S
 
 _WANTED = "wanted AS MATERIALIZED (SELECT * FROM unnest(%(names)s::text[], %(every)s::float8[]) w(name, every_s))"
 """SQL: the jobs of this process's version, with the intervals of this process's settings."""
 
 # A time in the future was written before the clock was set back, and counts as none. -infinity: at once.
-_DUE_AT = (
-    """CASE WHEN j.started_at <= clock_timestamp() THEN j.started_at + make_interval(secs => w.every_s) ELSE '-infinity' END"""
-)
+# A run that lasts longer than UNENDED_S may meet a second run: a second run of any job does no harm (docs/architecture.md).
+_DUE_AT = f"""CASE WHEN j.started_at <= clock_timestamp()
+    THEN j.started_at + make_interval(secs => CASE WHEN j.ended_at >= j.started_at THEN w.every_s
+                                                   ELSE least(w.every_s, {UNENDED_S}) END)
+    ELSE '-infinity' END"""
 """SQL: when the job `j` is due."""
 
 _SEND_AT = f"""greatest({_DUE_AT}, CASE WHEN j.unstarted > 0 AND j.sent_at <= clock_timestamp()

@@ -59,6 +59,29 @@ def test_job_begins_once_per_interval_however_many_messages_there_are(rows):
     assert runs.begin(SWEEP)
 
 
+def test_job_whose_worker_was_killed_is_due_again_soon(rows):
+    """The run before has ended; that of the killed worker has not."""
+    do(PRUNE)
+    shift(PRUNE.name, started=PRUNE.every_s, ended=PRUNE.every_s)
+    assert runs.begin(PRUNE)
+    shift(PRUNE.name, started=runs.UNENDED_S - 1)
+    assert (PRUNE.name in take(), runs.begin(PRUNE)) == (False, False)
+    shift(PRUNE.name, started=1)
+    assert PRUNE.name in take()
+    assert runs.begin(PRUNE)
+    runs.end(PRUNE, is_done=True)
+    shift(PRUNE.name, started=runs.UNENDED_S, ended=runs.UNENDED_S)
+    assert not runs.begin(PRUNE)
+
+
+def test_job_without_an_end_waits_for_an_interval_that_is_shorter(rows):
+    assert runs.begin(SWEEP)
+    shift(SWEEP.name, started=SWEEP.every_s - 1)
+    assert not runs.begin(SWEEP)
+    shift(SWEEP.name, started=1)
+    assert runs.begin(SWEEP)
+
+
 @pytest.mark.parametrize("job", [SWEEP, PRUNE], ids=["30 s", "6 h"])
 def test_job_that_nobody_began_is_sent_again_with_growing_pauses(rows, job):
     """Beat died before it had sent the message, Valkey lost it, or all workers are away."""
@@ -120,10 +143,10 @@ def test_changed_interval_holds_at_once(rows, settings):
 def test_next_look_is_when_the_next_job_is_to_be_sent(rows):
     assert runs.next_s() == 0
     for job in all_jobs():
-        assert runs.begin(job)
+        do(job)
     shortest = min(job.every_s for job in all_jobs())
     assert shortest - 1 < runs.next_s() <= shortest
-    shift(PRUNE.name, started=PRUNE.every_s - 0.5)
+    shift(PRUNE.name, started=PRUNE.every_s - 0.5, ended=PRUNE.every_s - 0.5)
     assert 0 <= runs.next_s() <= 0.5
     rows.update(started_at=Now() - timedelta(days=9))
     assert runs.next_s() == 0
