@@ -220,7 +220,7 @@ def resolve(name: str) -> tuple[set[str], float]:
 
     answer = dns.resolver.resolve(f"{name}.", "A", lifetime=5.0)
     addresses = sorted({str(ipaddress.IPv4Address(record.address)) for record in answer})
-    return set(addresses[:MOST_ADDRESSES]), max(0.0, answer.expiration - time.time())
+    return set(addresses[:MOST_ADDRESSES]), float(answer.chaining_result.minimum_ttl)
 
 
 def show(prefix: str) -> None:
