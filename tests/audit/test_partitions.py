@@ -9,6 +9,7 @@ from audit.actions import Action
 from audit.actors import SYSTEM
 from audit.models import AuditRow
 from tests import servers, waiting
+from tests.simulated_clock import simulate
 
 
 def names(months, first, last):
@@ -64,6 +65,22 @@ def test_make_ahead_gives_way_to_a_keeper_that_is_at_work(months):
         other.join()
     assert made == [[]]
     assert partitions.make_ahead() != []
+
+
+def test_alone_asks_for_the_lock_at_most_once_a_second_and_gives_up_at_its_limit(db, monkeypatch):
+    clock = simulate(monkeypatch, partitions)
+    asked = []
+
+    def note(execute, statement, *rest):
+        asked.append(statement)
+        return execute(statement, *rest)
+
+    with psycopg.connect(servers.SERVERS.urls.owner, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtext('audit_log'), hashtext('keeper'))")
+        with connections["owner"].execute_wrapper(note), partitions.alone(wait_s=60.0) as free:
+            assert not free
+    assert 60 <= clock.now < 61
+    assert 60 <= len(asked) <= 66
 
 
 @pytest.fixture

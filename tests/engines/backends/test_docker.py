@@ -24,7 +24,6 @@ from engines.backends.base import (
     instance_name,
 )
 from engines.backends.docker import DockerBackend, Options, containers, log_reader, seccomp, volumes, write_limits
-from engines.backends.docker.daemon import Daemon
 from tests.engines.backends import dock, ordinary_work, system_calls
 from tests.engines.backends.runtimes import IMAGE, USER, call, execute, free_port, is_healthy, spec, try_
 from tests.waiting import now, passed, until
@@ -210,15 +209,6 @@ def test_remove_goes_on_soon_after_the_volume_is_free(client, docked):
     holder.join()
     assert not passed(freed[0], 2.0)
     assert not dock.has_volume(client, wanted.ref.engine_id)
-
-
-def test_rounds_of_a_verb_wait_longer_each_time():
-    """A volume in use was asked for 50 times a second: 60 times in this verb."""
-    daemon = Daemon("unix:///no/such/socket", timeout_s=1.2)
-    rounds: list[None] = []
-    with pytest.raises(BackendUnavailable, match="concurrent changes prevent success"), daemon.verb("remove"):
-        rounds.extend(daemon.rounds())
-    assert 3 <= len(rounds) <= 8
 
 
 def test_stop_lets_engine_drain_and_kills_it_after_the_grace(docked):
