@@ -95,6 +95,8 @@ def put(policy, overridden, suspension, status, kind, others, admits):
         put_engine(product, f"user-{number}", Status.STOPPED)
     if status is not None:
         engine = put_engine(product, status=status, engine_version=DEFAULT, disk_used_mb=USED_MB)
+        if (status, kind) == (Status.SLEEPING, Kind.SLEEP):
+            kind = None  # never: an engine sleeps from the transaction on that ends its sleep
         if kind := OPEN_KINDS.get(status, kind):
             put_operation(engine, kind, params={"cause": "requested"} if kind in (Kind.START, Kind.STOP) else {})
     for _ in range(admits):
