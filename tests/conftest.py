@@ -38,6 +38,14 @@ def _engines_in_memory() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _quick_hashes() -> None:
+    """Passwords are hashed in this process with few iterations; processes of a deployment hash as always."""
+    from django.conf import settings
+
+    settings.PASSWORD_HASHERS = ["tests.staff.QuickHasher"]
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _static_files_on_request() -> None:
     """Each test has a client of its own, and each client would list all static files again: 40 ms."""
     from django.conf import settings
@@ -50,9 +58,18 @@ def _static_files_on_request() -> None:
 def database(django_db_blocker: Any) -> None:
     """The run's servers, up and migrated."""
     servers.SERVERS.start()
+    _spare_the_disk()
     servers.MEMORY.start()
     with django_db_blocker.unblock():
         call_command("migrate", verbosity=0)
+
+
+def _spare_the_disk() -> None:
+    """Have PostgreSQL not wait for the disk at each commit. Only a crash of the whole machine would lose something by that."""
+    with as_superuser() as connection:
+        for setting in ("fsync", "full_page_writes"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def as_superuser() -> psycopg.Connection[Any]:

@@ -61,6 +61,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for kind, what in KINDS.items():
         config.addinivalue_line("markers", f"{kind}: needs {what}")
     config.addinivalue_line("markers", "alone: holds processes of a deployment to a time, and so needs the machine for itself")
+    config.addinivalue_line(
+        "markers", "daemon: restarts the machine's Docker daemon, or takes all its networks: no test of Docker beside it"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

@@ -30,9 +30,11 @@ def free_port() -> int:
 
 for _name in [name for name in os.environ if name.startswith("ORCH_") and name not in ("ORCH_PG_BIN", "ORCH_REQUIRE_DOCKER")]:
     del os.environ[_name]
-# Of several runs side by side each has engines on ports of its own: TEST_RUN is its number, or pytest-xdist's name of it.
-PORTS = 3000
-FIRST_PORT = 20_001 + PORTS * int(os.environ.get("TEST_RUN") or os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# Of several processes side by side each has engines on ports of its own: TEST_RUN numbers the runs, pytest-xdist the processes of
+# a run.
+PORTS, MOST_PROCESSES = 1000, 4
+_run, _process = os.environ.get("TEST_RUN") or "0", os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+FIRST_PORT = 20_001 + PORTS * (MOST_PROCESSES * int(_run) + int(_process))
 os.environ |= {
     "ORCH_HOME": str(HOME),
     "ORCH_PORT": str(free_port()),

@@ -66,6 +66,7 @@ def test_engines_that_died_while_nothing_ran_are_resumed_by_the_processes_start(
         stack.stop("health.2")
 
 
+@pytest.mark.daemon
 @pytest.mark.parametrize("runtime", ["docker"], indirect=True)
 def test_engines_are_resumed_once_when_the_daemon_was_started_again(stack, runtime, engines):
     restart_daemon()

@@ -51,23 +51,27 @@ NAMED = {(503, "UNAVAILABLE"), (504, "BOOT_TIMEOUT"), (502, "BACKEND_ERROR")}
 OF_WEB = "SIGKILL of web"
 OF_WORKERS = "SIGKILL of the ops worker"
 BY_HAND = "every container removed by hand"
+OF_DAEMON = "SIGKILL of dockerd"
 FAULTS: dict[str, Callable[[Stack, Subprocesses | Docker], object]] = {
     OF_WORKERS: lambda stack, _: [stack.kill(name) for name in stack.workers],
     OF_WEB: lambda stack, _: stack.kill("web"),
     "Valkey stopped and started": lambda *_: restart_server("valkey"),
     "PostgreSQL stopped and started": lambda *_: restart_server("postgres"),
-    "SIGKILL of dockerd": lambda *_: restart_daemon(),
+    OF_DAEMON: lambda *_: restart_daemon(),
     BY_HAND: lambda _, runtime: runtime.remove_containers(),
 }
 
 
-OF_DOCKER = ("SIGKILL of dockerd", BY_HAND)  # of a subprocess nothing depends on that daemon, and there are no containers
+OF_DOCKER = (OF_DAEMON, BY_HAND)  # of a subprocess nothing depends on that daemon, and there are no containers
 PAIRS = [
     (runtime, fault) for runtime in ("subprocess", "docker") for fault in FAULTS if runtime == "docker" or fault not in OF_DOCKER
 ]
 
 
-@pytest.mark.parametrize(("runtime", "fault"), PAIRS, indirect=["runtime"])
+CASES = [pytest.param(*pair, marks=pytest.mark.daemon) if pair[1] == OF_DAEMON else pair for pair in PAIRS]
+
+
+@pytest.mark.parametrize(("runtime", "fault"), CASES, indirect=["runtime"])
 def test_every_verb_survives(stack, runtime, product, fault):
     check_every_verb_survives(stack, runtime, product, fault, row=(runtime.name, fault))
 

@@ -17,10 +17,12 @@ from bench.containers import remove_all as sweep
 from engines.backends.docker import DockerBackend, Options, networks
 from engines.backends.docker.containers import DEPLOYMENT, Found
 from engines.backends.docker.volumes import name as volume_name
-from tests import kinds
+from tests import kinds, servers
 from tests.engines.backends.runtimes import IMAGE, Runtime
 
-SMALL = "10.213.77.0/29"  # five addresses for containers
+NETWORK = f"10.213.{servers.FIRST_PORT // servers.PORTS}"  # of this process of tests: others run side by side
+SMALL = f"{NETWORK}.0/29"  # five addresses for containers
+ONE_ADDRESS = f"{NETWORK}.8/30"
 URL = os.environ.get("DOCKER_HOST") or Options.url
 
 

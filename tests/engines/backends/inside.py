@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 
 from engines.backends.docker.containers import DEPLOYMENT
+from tests import turns
 from tests.engines.backends import dock
 from tests.engines.backends.runtimes import IMAGE
 from tests.waiting import until
@@ -68,7 +69,15 @@ def run(*command):
 
 @contextmanager
 def world():
-    """A machine beyond the host, with a metadata service too: a network namespace that answers on WORLD_PORT. Yields its name."""
+    """A machine beyond the host, with a metadata service too: a network namespace that answers on WORLD_PORT. Yields its name.
+
+    The host has one route to the addresses, so processes of tests take turns.
+    """
+    with turns.alone("world"):
+        yield from _world()
+
+
+def _world():
     name = f"rhw{secrets.token_hex(2)}"
     run("ip", "netns", "add", name)
     server = None

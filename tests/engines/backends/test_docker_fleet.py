@@ -294,6 +294,7 @@ def assert_network_full(answer):
     assert "give the runtime more or larger address pools." in operation.error_message  # for operators
 
 
+@pytest.mark.daemon
 def test_provision_on_a_full_network_is_a_named_503_and_leaves_nothing(client, fleet, full, api):
     strangers = full()
     with crew.at_work():
@@ -309,6 +310,7 @@ def test_provision_on_a_full_network_is_a_named_503_and_leaves_nothing(client, f
         assert api.call("POST", "/engines/provision", {"user_id": "alice"}).status_code == 200
 
 
+@pytest.mark.daemon
 def test_start_on_a_full_network_is_a_named_503_and_works_once_there_is_room(client, fleet, full, api):
     with crew.at_work():
         assert api.call("POST", "/engines/provision", {"user_id": "alice"}).status_code == 200

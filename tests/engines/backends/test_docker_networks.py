@@ -127,9 +127,10 @@ def test_start_moves_engine_when_strangers_took_the_addresses(client):
         assert len(strangers) == 5
 
 
+@pytest.mark.daemon
 def test_create_raises_network_full_and_leaks_nothing_when_there_is_no_further_network(client, no_pool_left):
     with dock.deployed(client) as backend:
-        dock.make_network(client, backend, f"{backend.options.network}-acme", "10.213.77.0/30")  # one address
+        dock.make_network(client, backend, f"{backend.options.network}-acme", dock.ONE_ADDRESS)
         first, second = started(backend), spec()
         with pytest.raises(NetworkFull) as raised:
             backend.create(second)

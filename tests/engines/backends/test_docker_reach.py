@@ -284,7 +284,7 @@ def test_start_on_a_full_network_is_made_up_for_on_another_one(client):
         name = f"{backend.options.network}-acme"
         client.networks.get(name).remove()
         config = networks.config(backend.options, name, "acme")
-        pool = {"IPAM": {"Config": [{"Subnet": "10.213.78.0/30"}]}}  # one address
+        pool = {"IPAM": {"Config": [{"Subnet": dock.ONE_ADDRESS}]}}
         client.api.create_network(name, **config, ipam=pool["IPAM"])
         labels = {DEPLOYMENT: backend.options.deployment}
         client.containers.run(IMAGE, SERVE, network=name, labels=labels, detach=True)
