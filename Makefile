@@ -45,14 +45,15 @@ else
 endif
 
 # The kinds of tests are pytest marks, set according to the fixtures of a test (docs/testing.md).
-SIDE_BY_SIDE := .venv/bin/python -m pytest -n 2 --dist loadfile
+SIDE_BY_SIDE := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-quick: .venv/.dev
 	@$(SIDE_BY_SIDE) -m 'not (docker or browser or deployment or embedded)' $(ARGS)
 
-# The tests that send SQL, on the PostgreSQL in ORCH_PG_BIN, for example ORCH_PG_BIN=/usr/lib/postgresql/15/bin.
+# The tests that send SQL, on the PostgreSQL in ORCH_PG_BIN, for example ORCH_PG_BIN=/usr/lib/postgresql/15/bin. Properties are tried
+# with fewer random examples here: the same statements reach the server.
 test-postgres: .venv/.dev
-	@$(SIDE_BY_SIDE) -m '(sql or embedded) and not (docker or browser or deployment)' $(ARGS)
+	@TEST_EXAMPLES=few $(SIDE_BY_SIDE) -m '(sql or embedded) and not (docker or browser or deployment)' $(ARGS)
 
 bench-venv: .venv-bench/.made
 

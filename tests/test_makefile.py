@@ -59,10 +59,11 @@ def test_check_names_what_failed_and_runs_the_rest(checkout, name):
     assert {f"ran {words}" for words in CHECKS.values()} <= set(ran)
 
 
+SHARED = "--dist loadfile --no-loadscope-reorder"
 RUNS = {
-    "quick": "python -m pytest -n 2 --dist loadfile -m not (docker or browser or deployment or embedded)",
-    "docker": "python -m pytest -m (docker or browser) and not alone",
-    "deployment": "python -m pytest -m (deployment or embedded) and not (docker or browser or alone)",
+    "quick": f"python -m pytest -n 2 {SHARED} -m not (docker or browser or deployment or embedded)",
+    "daemon": "python -m pytest -m daemon",
+    "slow": f"python -m pytest -n 3 {SHARED} -m (docker or browser or deployment or embedded) and not (alone or daemon)",
     "alone": "python -m pytest -m alone",
 }
 
@@ -72,9 +73,8 @@ def test_test_runs_every_kind_and_says_which_has_failed(checkout, fails):
     (checkout / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "test", checkout / "scripts")
     done, ran = make(checkout, RUNS.get(fails, "nothing"), "test")
-    assert ran[0] == f"ran {RUNS['quick']}"
-    assert sorted(ran[1:3]) == sorted(f"ran {RUNS[part]}" for part in ("docker", "deployment"))
-    assert ran[3] == f"ran {RUNS['alone']}"
+    assert sorted(ran[:2]) == sorted(f"ran {RUNS[part]}" for part in ("quick", "daemon"))
+    assert ran[2:4] == [f"ran {RUNS[part]}" for part in ("slow", "alone")]
     assert ran[4].startswith("ran python -m tests.durations")
     assert (done.returncode == 0) == (not fails)
     assert [line for line in done.stderr.splitlines() if "have failed" in line] == (

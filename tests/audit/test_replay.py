@@ -17,6 +17,7 @@ from engines.errors import EngineError
 from engines.lifecycle import outcomes
 from engines.models import Engine, Operation, Status, Trigger
 from fleet import consistency, documents
+from tests import examples
 
 BY = actors.product("acme")
 ERROR = ("engine_exited", "It ended.")
@@ -112,7 +113,11 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=examples.number(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(steps, min_size=5, max_size=30))
 def test_replay_gives_the_registry(product, sequence):
     life = Life(product)

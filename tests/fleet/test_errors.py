@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from policy import products
 from policy.models import PlatformKey
+from tests import examples
 from tests.engines.registry import put_engine
 from tests.envelopes import assert_error
 from tests.refused_writes import refusing
@@ -306,7 +307,9 @@ QUERIES = st.dictionaries(
 
 
 @given(verb=st.sampled_from(PRODUCTS + ADMINS), body=BODIES, query=QUERIES)
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=examples.number(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_nothing_that_can_be_sent_is_a_failure_of_ours(api, verb, body, query):
     method, path = verb
     content = json.dumps(body).encode() if (method, path) in WITH_BODY else b""

@@ -6,7 +6,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, event, example, given, strategies
-from hypothesis import settings as examples
+from hypothesis import settings as hypothesis_settings
 
 from audit import actors
 from audit.models import AuditRow
@@ -20,6 +20,7 @@ from engines.models import Kind, Operation, OperationState, Status
 from fleet.errors import classify
 from policy import overrides, products, rate_limit
 from policy.errors import Denied
+from tests import examples
 from tests.conftest import Api, empty, make_product
 from tests.engines.registry import put_engine, put_operation
 from tests.envelopes import assert_error
@@ -141,7 +142,9 @@ def sure(question, **of):
 @sure(Question("start", "alice"), status=Status.RUNNING, policy={"disk_mb": USED_MB - 1})
 @sure(Question("admit", "alice", auto_wake=True), status=Status.SLEEPING, policy={"disk_mb": USED_MB - 1}, ceiling=1)
 @sure(Question("rotate-key", "alice"), status=Status.RUNNING, policy={"disk_mb": USED_MB - 1})
-@examples(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=examples.number(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     policy=POLICIES,
     overridden=POLICIES,
