@@ -19,7 +19,7 @@ import kombu
 import redis
 import structlog
 from celery.app.amqp import AMQP as CELERYS_AMQP
-from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 
 from common import valkey
@@ -32,10 +32,28 @@ log = structlog.get_logger(__name__)
 
 
 _Channel: Any = kombu_redis.Channel  # the types of kombu leave out most of the class
+_QoS: Any = virtual.QoS
+
+
+class QoS(_QoS):  # type: ignore[misc]
+    """The messages in a worker's hands: put back into their queues when the worker ends, and when its connection ends."""
+
+    def restore_unacked(self) -> list[Any]:
+        """Put the messages back. A message that Valkey does not take is lost, and that is only a delay.
+
+        kombu gets no message to keep: it would log an error, and write the message into a file in /tmp.
+        """
+        if lost := super().restore_unacked():
+            log.info("messages_lost", count=len(lost))
+        return []
 
 
 class Channel(_Channel):  # type: ignore[misc]
     """kombu's channel, except for what it reads from Valkey."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.QoS = QoS
 
     def get_table(self, exchange: str) -> list[tuple[str, str, str]]:
         """Routing key, pattern and queue of the exchange, which kombu would read from Valkey."""

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import pickle
+import tempfile
 from uuid import uuid4
 
 import pytest
@@ -124,3 +125,13 @@ def test_row_has_the_request_of_its_operation_and_not_of_its_message(stack):
     stack.thaw(frozen)
     waiting.until(lambda: AuditRow.objects.filter(action="provision").exists(), 30, "the engine runs")
     assert not AuditRow.objects.exclude(request_id=None).exists()
+
+
+def test_messages_that_valkey_does_not_take_back_are_in_no_file_and_no_error(database, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with app.connection_for_read() as connection:
+        held = connection.default_channel.qos
+        held.append(object(), "no message at all, so that nothing can put it back")
+        held.restore_unacked_once()
+    assert list(tmp_path.iterdir()) == []
+    assert [record.levelname for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
