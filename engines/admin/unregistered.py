@@ -77,7 +77,7 @@ DECISIONS: Mapping[str, Decision] = {
 class UnregisteredEngineAdmin(KeysetAdmin):
     page_template = "admin/engines/unregisteredengine/page.html"
     list_before_template = "admin/engines/unregisteredengine/before.html"
-    list_display = ("engine_id", "user", "product_slug", "what", "state", "found")
+    list_display = ("engine_id", "user", "product", "what", "state", "found")
     sort_key = ("found_at", "engine_id")
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[UnregisteredEngine]":
@@ -123,7 +123,8 @@ class UnregisteredEngineAdmin(KeysetAdmin):
         return Adoption(given, found=found) if decision.name == "adopt" else Reason(given)
 
     def _confirm(self, request: HttpRequest, decision: Decision, found: Any, **context: Any) -> HttpResponse:
-        about = {"label": decision.label, "warning": decision.warning, **context}
+        button = "rh-primary" if decision.name == "adopt" else "rh-danger"
+        about = {"label": decision.label, "warning": decision.warning, "button": button, **context}
         return self.render(request, "admin/confirm.html", found, **about)
 
     def _carry_out(self, request: HttpRequest, decision: Decision, engines: Iterable[UnregisteredEngine], **given: Any) -> None:
@@ -159,6 +160,10 @@ class UnregisteredEngineAdmin(KeysetAdmin):
     @admin.display(description="User id")
     def user(self, engine: UnregisteredEngine) -> str:
         return marked(engine.user_id) or "not known"
+
+    @admin.display(description="Product")
+    def product(self, engine: UnregisteredEngine) -> str:
+        return engine.product_slug or "not known"
 
     @admin.display(description="The runtime has")
     def what(self, engine: UnregisteredEngine) -> str:
