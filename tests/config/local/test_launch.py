@@ -23,7 +23,8 @@ from tests.config.support import Run, environment, healthy, living, manage, stop
 pytestmark = pytest.mark.deployment  # `make run`, also where it gives up
 
 SECOND_START_S = 10.0
-MASTER_KEY = "oZ3yKpW2mJr4Xq8sT1vB6nC9dF0gH5jL7kM2pR4tU6w="  # of a database that runs of several homes use
+# Of a database that runs of several homes use: its master key, and the name of its deployment, which a home would make of its path.
+EXTERNAL = {"ORCH_MASTER_KEY": "oZ3yKpW2mJr4Xq8sT1vB6nC9dF0gH5jL7kM2pR4tU6w=", "ORCH_DEPLOYMENT": "external"}
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +338,7 @@ def test_run_uses_servers_of_ones_own(home: Path, servers: Servers) -> None:
         "ORCH_DATABASE_URL": servers.urls.database,
         "ORCH_DATABASE_OWNER_URL": servers.urls.owner,
         "ORCH_REDIS_URL": servers.urls.redis,
-        "ORCH_MASTER_KEY": MASTER_KEY,
+        **EXTERNAL,
     }
     run = Run(home, run_servers.free_port(), **urls)
     run.wait_for_banner()
@@ -351,7 +352,7 @@ def test_run_uses_servers_of_ones_own(home: Path, servers: Servers) -> None:
 
 @pytest.mark.timeout(240)
 def test_run_on_one_role_says_what_is_lost(home: Path, servers: Servers) -> None:
-    run = Run(home, run_servers.free_port(), ORCH_DATABASE_URL=servers.urls.owner, ORCH_MASTER_KEY=MASTER_KEY)
+    run = Run(home, run_servers.free_port(), ORCH_DATABASE_URL=servers.urls.owner, **EXTERNAL)
     run.wait_for_banner()
     (warning,) = [line for line in run.output.splitlines() if "warning" in line]
     assert warning.startswith("roundhouse: warning: the application and the owner of the tables are one database role")
