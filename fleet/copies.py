@@ -14,7 +14,7 @@ from audit.actors import Actor
 from common.settings import settings
 from engines import deployment, lifecycle
 from engines.deployment import Found, Identity
-from engines.models import Engine
+from engines.models import Engine, UnregisteredEngine
 
 EVERY = 500  # engines between two reports
 
@@ -58,13 +58,15 @@ def separate(found: Found, *, by: Actor, report: Callable[[int], object] = lambd
     """Disown all engines, and store that the database is a deployment of its own. Returns the number of engines.
 
     Each engine is a transaction of its own, and the deployment the last. So a run that was killed is repeated: until its end, no
-    process starts. `report` is called with the number of engines so far.
+    process starts. Notes about unregistered engines go, too, with the wishes to remove some: they are about the original's
+    runtime. `report` is called with the number of engines so far.
     """
     living = list(Engine.objects.living().order_by("pk").values_list("pk", flat=True))
     for number, engine_id in enumerate(living, 1):
         lifecycle.disown(engine_id, by=by)
         if number % EVERY == 0:
             report(number)
+    UnregisteredEngine.objects.all().delete()
     _store(found, Action.DEPLOYMENT_SEPARATED, {"engines": Engine.objects.filter(disowned=True).count()}, by=by)
     return len(living)
 

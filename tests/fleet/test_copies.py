@@ -14,11 +14,12 @@ from django.db import connection
 from audit import actors
 from audit.models import AuditRow
 from config import start_check
-from engines import backends, deployment, lifecycle, reconcile
+from engines import backends, deployment, lifecycle, reconcile, unregistered
 from engines.models import Engine, Operation, Status
 from fleet import copies
 from tests.conftest import make_running
 from tests.copies import promote, restored
+from tests.engines.unregistered.test_unregistered import make_unknown
 
 ACME = actors.product("acme")
 
@@ -148,6 +149,15 @@ def test_separation_leaves_volumes_without_an_instance_alone(copy, carry_out):
     command("separate_copy", "--noinput")
     assert reconcile.sweep() == 0
     assert alice.pk in backends.get().list_volumes()
+
+
+def test_separation_removes_nothing_that_the_original_was_asked_to_remove(copy):
+    """The wish to remove an unregistered engine is a row, and so in the copy as well."""
+    engine_id = make_unknown()
+    unregistered.forget(engine_id, by=actors.SYSTEM)
+    command("separate_copy", "--noinput")
+    assert unregistered.remove_forgotten() == 0
+    assert engine_id in backends.get().list_volumes()
 
 
 def test_separation_asks_for_another_name(own_database, running_engine):

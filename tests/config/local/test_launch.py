@@ -23,7 +23,7 @@ from tests.config.support import Run, environment, healthy, living, manage, stop
 pytestmark = pytest.mark.deployment  # `make run`, also where it gives up
 
 SECOND_START_S = 10.0
-# Of a database that runs of several homes use: its master key, and the name of its deployment, which a home would make of its path.
+# Of a database that runs of several homes use: its master key, and its deployment, which a home would name by its path.
 EXTERNAL = {"ORCH_MASTER_KEY": "oZ3yKpW2mJr4Xq8sT1vB6nC9dF0gH5jL7kM2pR4tU6w=", "ORCH_DEPLOYMENT": "external"}
 
 
