@@ -144,10 +144,10 @@ class DockerBackend(Backend):
             for _ in self._daemon.rounds():  # more than one if a delayed worker creates an instance in the middle
                 for found in self._roster.of_engine_in_removal_too(engine_id):
                     self._discard(found.id)
-                if volumes.remove(self._daemon, engine_id):
+                if volumes.remove(self._daemon, engine_id, self.options.deployment):
                     return
                 self._measurer.end()  # may have the volume
-                if volumes.remove(self._daemon, engine_id):
+                if volumes.remove(self._daemon, engine_id, self.options.deployment):
                     return
 
     def observe(self, ref: Ref) -> State:

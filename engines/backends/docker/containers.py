@@ -12,7 +12,7 @@ from engines.backends.base import INNER_PORT, ImageUnfit, Owner, Ref, Spec, Stat
 from engines.backends.docker import makings, volumes
 from engines.backends.docker.options import Options
 
-DEPLOYMENT = "roundhouse.deployment"
+DEPLOYMENT = volumes.DEPLOYMENT
 PRODUCT = "roundhouse.product"
 ENGINE = "roundhouse.engine"
 USER = "roundhouse.user"

@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
+import structlog
 from docker.errors import APIError
 
 from engines.backends.base import MB, ImageUnfit, Limits
 from engines.backends.docker.daemon import Daemon, NotFound, is_conflict
 from engines.backends.docker.options import Options
 
+log = structlog.get_logger(__name__)
+DEPLOYMENT = "roundhouse.deployment"  # label
 DATA, CATALOG, TMP = "/data", "/catalog", "/tmp"  # noqa: S108
 MOST = 16  # volumes that an image may declare
 
@@ -78,9 +81,16 @@ def check(container: Mapping[str, Any], engine_id: UUID) -> None:
         raise ImageUnfit(f"the daemon made volumes of its own at {', '.join(others)}")
 
 
-def remove(daemon: Daemon, engine_id: UUID) -> bool:
-    """Remove the engine's volume; False if a container has it. Raises BackendUnavailable."""
+def remove(daemon: Daemon, engine_id: UUID, deployment: str) -> bool:
+    """Remove the engine's volume; False if a container has it. Raises BackendUnavailable.
+
+    A volume with the label of another deployment stays: its name has only the engine's id, which the copy of a database has, too.
+    """
     try:
+        labels = daemon.ask(lambda api: api.inspect_volume(name(engine_id)))["Labels"] or {}
+        if labels.get(DEPLOYMENT, deployment) != deployment:
+            log.warning("volume_of_another_deployment", engine_id=str(engine_id), deployment=labels[DEPLOYMENT])
+            return True
         daemon.ask(lambda api: api.remove_volume(name(engine_id)))
     except NotFound:
         return True

@@ -6,7 +6,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import docker
 import pytest
@@ -191,6 +191,17 @@ def test_remove_says_who_holds_on_to_the_volume(client):
             other.remove()
         backend.remove(wanted.ref.engine_id)
         assert backend.list_volumes() == {}
+
+
+def test_remove_leaves_the_volume_of_another_deployment(client, docked):
+    """The copy of a database has the ids of the original's engines, and with the ids the names of their volumes."""
+    engine_id = uuid4()
+    volume = client.volumes.create(f"engine-data-{engine_id}", labels={containers.DEPLOYMENT: "the-original"})
+    try:
+        docked.remove(engine_id)
+        assert client.volumes.get(volume.id)
+    finally:
+        volume.remove()
 
 
 def test_remove_goes_on_soon_after_the_volume_is_free(client, docked):
