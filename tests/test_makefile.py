@@ -61,9 +61,9 @@ def test_check_names_what_failed_and_runs_the_rest(checkout, name):
 
 SHARED = "--dist loadfile --no-loadscope-reorder"
 RUNS = {
-    "quick": f"python -m pytest -n 2 {SHARED} -m not (docker or browser or deployment or embedded)",
+    "quick": f"python -m pytest -n 3 {SHARED} -m not (docker or browser or deployment or embedded)",
     "daemon": "python -m pytest -m daemon",
-    "slow": f"python -m pytest -n 3 {SHARED} -m (docker or browser or deployment or embedded) and not (alone or daemon)",
+    "slow": f"python -m pytest -n 4 {SHARED} -m (docker or browser or deployment or embedded) and not (alone or daemon)",
     "alone": "python -m pytest -m alone",
 }
 
