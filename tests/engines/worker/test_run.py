@@ -350,7 +350,7 @@ def test_attempt_cut_short_by_the_database_is_given_back_and_does_not_count(prod
 
 
 def test_attempt_cut_short_by_the_database_counts_when_the_time_for_tries_is_over(product, superuser, settings):
-    settings.ENV = settings.ENV.model_copy(update={"operation_give_up_s": 1e-6})
+    settings.ENV = settings.ENV.model_copy(update={"operation_give_up_s": 0.0})
     operation = lifecycle.provision(product, "alice", by=ACME)
     operations.release(operations.claim(operation.pk), delay_s=0)
     cut = refusing(superuser, "engines_operation", "25006", on="UPDATE", when="NEW.attempt = OLD.attempt")
