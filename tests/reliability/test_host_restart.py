@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from audit.models import AuditRow
+from engines import hosts
 from engines.models import Engine, Operation
 from tests import waiting
 from tests.conftest import make_product
@@ -20,12 +21,13 @@ ENVIRONMENT = {"ORCH_HEALTH_CHECK_INTERVAL_S": "1", "ORCH_HEALTH_MAX_FAILURES": 
 
 @pytest.fixture
 def engines(stack, db) -> list[Engine]:
-    """Three running engines, each probed once; the last was stopped."""
+    """Three running engines, each probed once; the last was stopped. The runtime's identity is in the registry."""
     product = make_product()
     for user in ("alice", "bob", "carol"):
         assert stack.call("POST", "/engines/provision", product.key, {"user_id": user}).status_code == 200
     assert stack.call("POST", "/engines/carol/stop", product.key).status_code == 200
     waiting.until(lambda: Engine.objects.filter(last_health_ok=True).count() == 2, 30, "both are probed")
+    waiting.until(hosts.was_seen, 30, "a process has noted which runtime it is")  # else a new one could not be told from it
     return list(Engine.objects.order_by("user_id"))
 
 
