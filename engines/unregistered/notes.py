@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 import structlog
+from django.db.models import Exists, OuterRef, Q
 
 from common import image_references
 from engines import identifiers
@@ -29,13 +30,15 @@ def find(found: Mapping[UUID, Sequence[Instance]], volumes: Mapping[UUID, Owner]
 def note(found: Mapping[UUID, Sequence[Instance]], volumes: Mapping[UUID, Owner]) -> None:
     """Store the engines of the runtime's lists that are not registered.
 
-    Only rows with a change are written. An engine whose removal was asked for stays until its removal is recorded.
+    Only rows with a change are written. An engine whose removal was asked for stays until its removal is recorded, or until it is
+    registered again.
     """
     seen = find(found, volumes)
     known = {each.pk: each for each in UnregisteredEngine.objects.all()}
     changed = [each for pk, each in seen.items() if pk not in known or _facts(known[pk]) != _facts(each)]
     UnregisteredEngine.objects.bulk_create(changed, update_conflicts=True, unique_fields=["engine_id"], update_fields=_NOTED)
-    UnregisteredEngine.objects.filter(pk__in=known.keys() - seen.keys(), asked_at=None).delete()
+    is_gone = Q(pk__in=known.keys() - seen.keys(), asked_at=None)
+    UnregisteredEngine.objects.filter(is_gone | Exists(Engine.objects.filter(pk=OuterRef("pk")))).delete()
     if new := seen.keys() - known.keys():
         log.warning("unregistered_engines_found", count=len(new))
 

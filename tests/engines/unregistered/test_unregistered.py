@@ -217,7 +217,9 @@ def test_removal_leaves_an_engine_alone_that_is_registered_again(registry_lost):
     found = UnregisteredEngine.objects.get()
     lifecycle.adopt(Product.objects.get(), lifecycle.Adoptee(found.pk, found.user_id, "", 1, False), by=RITA)  # a newer backup
     assert unregistered.remove_forgotten() == 0
+    reconcile.sweep()
     assert set(backends.get().list_volumes()) == {registry_lost}
+    assert not UnregisteredEngine.objects.exists()  # the wish is void
 
 
 def test_provision_says_that_there_is_data_of_its_user(product, memory_backend, carry_out):
