@@ -1,4 +1,4 @@
-"""What `take_over` and `separate_copy` have in common: a plan, a question, and the act."""
+"""What `take_over` and `separate_copy` have in common: a plan, a question, and the act. `reconcile` asks the same way."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class Act(BaseCommand):
             raise CommandError(str(refused)) from refused
         self.stdout.write(f"Now {found.difference}.")
         if not noinput:
-            self._ask(self.question(found))
+            ask(self.question(found))
         self.act(found)
         self.stdout.write(f"This database is the one of the deployment {found.here.name} now.")
 
@@ -42,11 +42,12 @@ class Act(BaseCommand):
         """Carry the command out."""
         raise NotImplementedError
 
-    def _ask(self, question: str) -> None:
-        """Raise CommandError unless the answer is yes."""
-        try:
-            answer = input(f"{question} Type yes to go on: ")
-        except (EOFError, KeyboardInterrupt) as error:
-            raise CommandError("Nothing is changed. Without a terminal, add --noinput.") from error
-        if answer.strip().lower() != "yes":
-            raise CommandError("Nothing is changed.")
+
+def ask(question: str) -> None:
+    """Raise CommandError unless the answer at the terminal is yes."""
+    try:
+        answer = input(f"{question} Type yes to go on: ")
+    except (EOFError, KeyboardInterrupt) as error:
+        raise CommandError("Nothing is changed. Without a terminal, add --noinput.") from error
+    if answer.strip().lower() != "yes":
+        raise CommandError("Nothing is changed.")

@@ -76,10 +76,10 @@ def test_refused_adoption_is_told_and_the_others_go_on(product, left):
 
 def test_forget_removes_with_data_after_a_question(left, memory_backend, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda _: "no")
-    with pytest.raises(CommandError, match="Nothing is removed"):
+    with pytest.raises(CommandError, match="Nothing is changed"):
         reconcile("--forget", str(left[0]))
     assert len(memory_backend.list_volumes()) == 3
-    lines, _ = reconcile("--forget", str(left[0]), "--yes")
+    lines, _ = reconcile("--forget", str(left[0]), "--noinput")
     assert "Removed with their data: 1." in lines
     assert left[0] not in memory_backend.list_volumes()
     assert AuditRow.objects.get(action="engine_forgotten").engine_id == left[0]
@@ -92,7 +92,7 @@ def test_forget_removes_with_data_after_a_question(left, memory_backend, monkeyp
         (["--adopt", "all", "--user", "zoe"], "for a single engine"),
         (["--adopt", "all", "--adopt", str(uuid4())], "`all`, or ids"),
         (["--adopt", "alice"], "is not the id of an engine"),
-        (["--forget", "alice", "--yes"], "is not the id of an engine"),
+        (["--forget", "alice", "--noinput"], "is not the id of an engine"),
         (["--by", "nobody"], "No member of staff"),
     ],
 )

@@ -130,7 +130,7 @@ def test_engine_made_since_the_backup_stays_until_a_person_removes_it(made_since
     reconcile.begin()
     reconcile.sweep()
     assert set(backends.get().list_volumes()) == {made_since}
-    call_command("reconcile", "--forget", str(made_since), "--yes")
+    call_command("reconcile", "--forget", str(made_since), "--noinput")
     assert (backends.get().list(), backends.get().list_volumes()) == ([], {})
     assert AuditRow.objects.get(action="engine_forgotten").user_id == "bob"
     call_command("audit_check")

@@ -16,6 +16,7 @@ from engines import deployment, reconcile, unregistered
 from engines.backends.base import BackendError
 from engines.errors import EngineError
 from engines.models import Engine, UnregisteredEngine
+from fleet.management.act import ask
 from policy.errors import PolicyError
 
 ALL = "all"
@@ -36,7 +37,7 @@ class Command(BaseCommand):
         parser.add_argument("--user", default="", help="user id, for an engine whose user the runtime does not know")
         forget = "remove this engine with its data, for good. May be given several times"
         parser.add_argument("--forget", metavar="ENGINE_ID", action="append", default=[], help=forget)
-        parser.add_argument("--yes", action="store_true", help="ask nothing before --forget")
+        parser.add_argument("--noinput", "--no-input", action="store_true", help="ask nothing before --forget: the answer is yes")
         parser.add_argument("--reason", default="", help="kept in the audit log")
         parser.add_argument("--by", metavar="USER", default="", help="the member of staff at this terminal, for the audit log")
 
@@ -82,11 +83,8 @@ class Command(BaseCommand):
         self.stdout.write(f"{engine_id}: adopted for user {marked(adopted.engine.user_id)}, {follows}{refused}")
 
     def _forget(self, engine_ids: Sequence[UUID], options: dict[str, Any], by: Actor) -> None:
-        if (
-            not options["yes"]
-            and input(f"Remove these engines with all their data, for good ({len(engine_ids)})? [yes/no] ") != "yes"
-        ):
-            raise CommandError("Nothing is removed.")
+        if not options["noinput"]:
+            ask(f"Shall the engines ({len(engine_ids)}) be removed with all their data, for good?")
         for engine_id in engine_ids:
             try:
                 unregistered.forget(engine_id, by=by, reason=options["reason"])
