@@ -62,8 +62,8 @@ def test_check_names_what_failed_and_runs_the_rest(checkout, name):
 SHARED = "--dist loadfile --no-loadscope-reorder"
 RUNS = {
     "quick": f"python -m pytest -n 3 {SHARED} -m not (docker or browser or deployment or embedded)",
-    "daemon": "python -m pytest -m daemon",
-    "slow": f"python -m pytest -n 4 {SHARED} -m (docker or browser or deployment or embedded) and not (alone or daemon)",
+    "apart": "python -m pytest -m (daemon or browser) and not alone",
+    "slow": f"python -m pytest -n 4 {SHARED} -m (docker or deployment or embedded) and not (daemon or browser or alone)",
     "alone": "python -m pytest -m alone",
 }
 
@@ -73,7 +73,7 @@ def test_test_runs_every_kind_and_says_which_has_failed(checkout, fails):
     (checkout / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "test", checkout / "scripts")
     done, ran = make(checkout, RUNS.get(fails, "nothing"), "test")
-    assert sorted(ran[:2]) == sorted(f"ran {RUNS[part]}" for part in ("quick", "daemon"))
+    assert sorted(ran[:2]) == sorted(f"ran {RUNS[part]}" for part in ("quick", "apart"))
     assert ran[2:4] == [f"ran {RUNS[part]}" for part in ("slow", "alone")]
     assert ran[4].startswith("ran python -m tests.durations")
     assert (done.returncode == 0) == (not fails)
