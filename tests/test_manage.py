@@ -39,13 +39,15 @@ for arguments in json.loads(sys.argv[1]):
 
 @pytest.fixture
 def unmigrated(superuser):
-    """The URL of a database without tables, as the application and as the owner."""
+    """The URL of a database without tables, as the application and as the owner. The database ends with the run's server.
+
+    DROP DATABASE would wait for every session of the server, up to a minute for a session that has yet to authenticate.
+    """
     superuser.execute("CREATE DATABASE unmigrated")
-    yield {
+    return {
         "ORCH_DATABASE_URL": _elsewhere(servers.SERVERS.urls.database),
         "ORCH_DATABASE_OWNER_URL": _elsewhere(servers.SERVERS.urls.owner),
     }
-    superuser.execute("DROP DATABASE unmigrated WITH (FORCE)")
 
 
 def _elsewhere(url):
