@@ -13,10 +13,11 @@ from common.settings import settings
 from engines import hosts, identifiers
 from engines.backends.base import Ref
 from engines.errors import EngineAlreadyExists
-from engines.lifecycle import capacity, moves
+from engines.lifecycle import moves
+from engines.lifecycle.provision import resources
 from engines.lifecycle.verbs import TOKEN_BYTES
 from engines.models import Engine, Host, Status
-from policy import crypto, decisions, environments, overrides, products, rules
+from policy import decisions, overrides, products, rules
 from policy.models import Product
 
 
@@ -55,23 +56,16 @@ def adopt(product: Product, found: Adoptee, *, by: Actor, reason: str = "") -> E
 
 
 def _insert(product: Product, host: Host, found: Adoptee) -> Engine:
-    key, incarnation = crypto.make_key(crypto.ENGINE_PREFIX), found.incarnation + 1
+    incarnation = found.incarnation + 1
     return Engine.objects.create(
         pk=found.engine_id,
-        product=product,
-        host=host,
         user_id=found.user_id,
         status=Status.STOPPED,
         engine_version=found.image or rules.choose_image(overrides.in_force(product), "", settings.ENV.engine_image),
-        port=hosts.pick_port(host),
-        memory_mb=capacity.memory_mb(product),
-        disk_mb=capacity.disk_mb(product),
-        env_version=environments.newest_version(product.pk),
-        key_hash=crypto.hash_key(key),
-        key_ciphertext=crypto.encrypt(key),
         incarnation=incarnation,
         incarnations=incarnation,
         incarnation_mark=Ref(found.engine_id, incarnation, secrets.token_hex(TOKEN_BYTES)).mark,
+        **resources(product, host),
     )
 
 

@@ -1,6 +1,7 @@
 """Promises a new engine: inserts the engine with its key and port, and opens its operation."""
 
 from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import transaction
@@ -10,7 +11,7 @@ from audit.actions import Action
 from audit.actors import Actor
 from engines import hosts, identifiers, operations
 from engines.lifecycle import capacity, moves, plans, refused
-from engines.models import Engine, Kind, Operation, Status
+from engines.models import Engine, Host, Kind, Operation, Status
 from policy import crypto, environments, products
 from policy.models import Product
 
@@ -44,23 +45,25 @@ def _provision(product: Product, user_id: str, asked: str, *, by: Actor, auto: b
 
 def _insert(product: Product, user_id: str, image: str, operation_id: UUID, *, by: Actor, auto: bool) -> Engine:
     """Insert the engine, with its key and port, and its `provision_requested` row."""
-    host = hosts.local()
-    key = crypto.make_key(crypto.ENGINE_PREFIX)
-    engine = Engine.objects.create(
-        product=product,
-        host=host,
-        user_id=user_id,
-        status=Status.PROVISIONING,
-        engine_version=image,
-        port=hosts.pick_port(host),
-        memory_mb=capacity.memory_mb(product),
-        disk_mb=capacity.disk_mb(product),
-        env_version=environments.newest_version(product.pk),
-        key_hash=crypto.hash_key(key),
-        key_ciphertext=crypto.encrypt(key),
-    )
+    given = resources(product, hosts.local())
+    engine = Engine.objects.create(user_id=user_id, status=Status.PROVISIONING, engine_version=image, **given)
     promised = replace(moves.subject(engine), to_status=engine.status)
     metadata = {"image": image, "port": engine.port, "auto": auto}
     trail.record(Action.PROVISION_REQUESTED, promised, by=by, metadata=metadata, operation_id=operation_id)
     engine.refresh_from_db(fields=["created_at"])
     return engine
+
+
+def resources(product: Product, host: Host) -> dict[str, Any]:
+    """Columns of an engine that is registered now: its place, its sizes and a new key. Raises PortExhaustion."""
+    key = crypto.make_key(crypto.ENGINE_PREFIX)
+    return {
+        "product": product,
+        "host": host,
+        "port": hosts.pick_port(host),
+        "memory_mb": capacity.memory_mb(product),
+        "disk_mb": capacity.disk_mb(product),
+        "env_version": environments.newest_version(product.pk),
+        "key_hash": crypto.hash_key(key),
+        "key_ciphertext": crypto.encrypt(key),
+    }

@@ -41,7 +41,14 @@ def stack(database):
 @pytest.fixture
 def product(stack, db):
     Job.objects.update(added_at=Now(), done_at=None)  # no test before has left a job late
+    waiting.until(lambda: has_told(stack, "worker"), 20, "the worker has told the return from an outage of the test before")
     return make_product()
+
+
+def has_told(stack, name):
+    """Whether the process has told the return from each outage that it has told."""
+    events = count_warnings(stack.log(name))
+    return events["dependency_away"] == events["dependency_back"]
 
 
 @pytest.mark.timeout(180)
