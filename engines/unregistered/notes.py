@@ -14,6 +14,7 @@ from engines.models import Engine, UnregisteredEngine
 from policy.products import is_slug
 
 log = structlog.get_logger(__name__)
+HIGHEST = 2**31 - 2  # number of an incarnation that the registry can store, with room for one more
 _NOTED = ("product_slug", "user_id", "image", "incarnation", "has_volume", "runs")
 
 
@@ -62,7 +63,7 @@ def _describe(engine_id: UUID, instances: Iterable[Instance], volume: Owner | No
         product_slug=next((each.product for each in owners if is_slug(each.product)), ""),
         user_id=next((each.user_id for each in owners if _is_user_id(each.user_id)), ""),
         image=next((each.image for each in owners if _is_image(each.image)), ""),
-        incarnation=newest[0].ref.incarnation if newest else 0,
+        incarnation=min(newest[0].ref.incarnation, HIGHEST) if newest else 0,
         has_volume=volume is not None,
         runs=any(each.state == State.RUNNING for each in newest),
     )

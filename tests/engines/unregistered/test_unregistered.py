@@ -117,6 +117,11 @@ def test_incarnation_of_an_adopted_engine_is_one_that_the_runtime_has_not_had(pr
     assert engine.mark.startswith("8-")
 
 
+def test_number_of_an_incarnation_that_no_column_takes_is_no_end_of_the_sweep(product, memory_backend):
+    engine_id = make_unknown(runs=False, incarnation=10**12)
+    assert unregistered.adopt(engine_id, by=RITA).engine.incarnation == 2**31 - 1
+
+
 def test_adopt_needs_the_owner_that_the_runtime_does_not_know(product, memory_backend):
     engine_id = uuid4()
     memory_backend.volumes |= {engine_id}
