@@ -172,7 +172,7 @@ def test_running_processes_do_nothing_while_a_copy_answers_and_go_on_afterwards(
         last = superuser.execute(begun).fetchone()
         asked = stack.call("POST", "/engines/provision", product.key, {"user_id": "alice"}, Prefer="respond-async")
         assert asked.status_code == 202
-        waiting.until(lambda: "database_not_ours" in stack.log("worker"), 20, "beat has looked")
+        waiting.until(lambda: "database_not_ours" in stack.log("worker"), 60, "beat has looked")
         assert superuser.execute(begun).fetchone() == last
         assert Operation.objects.get().attempt == 0
         superuser.execute("UPDATE engines_deployment SET system = -system")
