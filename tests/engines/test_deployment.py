@@ -165,8 +165,9 @@ def test_operation_is_claimed_only_in_the_deployments_own_database(own_database,
 def test_running_processes_do_nothing_while_a_copy_answers_and_go_on_afterwards(own_database, product, superuser):
     """The cluster's identifier changes under web and worker, as when a pooler is led to a copy."""
     begun = "SELECT max(started_at) FROM jobs_job"
+    before = superuser.execute(begun).fetchone()  # by an earlier test
     with running_stack("web", "worker", edition="small", ORCH_ENGINE_BACKEND="memory") as stack:
-        waiting.until(lambda: superuser.execute(begun).fetchone()[0], 30, "a job has begun")
+        waiting.until(lambda: superuser.execute(begun).fetchone() != before, 60, "the worker has begun a job")
         superuser.execute("UPDATE engines_deployment SET system = -system")
         assert requests.get(f"{stack.url}/health", timeout=10).json()["error"]["message"].endswith(f": {deployment.PART}.")
         last = superuser.execute(begun).fetchone()

@@ -33,8 +33,12 @@ with ThreadPoolExecutor(32) as pool:
 
 
 def reached(container, *targets):
-    """Those of the (address, port) that the container can connect to."""
-    found = dock.run_inside(container, CONNECT.format(targets=json.dumps(targets)))
+    """Those of the (address, port) that the container can connect to.
+
+    CONNECT always prints something. On a busy machine the daemon sometimes passes nothing on: the container is asked again.
+    """
+    code = CONNECT.format(targets=json.dumps(targets))
+    found = until(lambda: dock.run_inside(container, code), 30, "the daemon passes on what the container prints")
     return {tuple(target) for target in json.loads(found)}
 
 
