@@ -307,6 +307,7 @@ def test_run_is_found_where_it_listens_also_after_launcher_and_supervisor_were_k
     second = listen(home, "::1", first.port)
     check_found(second, "[::1]")
     launcher, supervisor = second.launcher, second.launcher.children()[0]
+    launcher.suspend()  # otherwise it may notice, and end by itself
     supervisor.kill()
     launcher.kill()
     third = listen(home, "0.0.0.0", first.port)
