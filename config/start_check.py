@@ -31,6 +31,6 @@ def run() -> None:
 
 
 def _find_fault() -> str:
-    """What is wrong, in one line; empty for nothing. Raises django.db.Error."""
+    """The line that refuses the start; empty if the database is the process's own. Raises django.db.Error."""
     with unpooled() as connection:
         return deployment.find(connection).fault if key_check.fits(connection) else key_check.WRONG

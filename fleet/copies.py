@@ -28,7 +28,7 @@ class Refused(Exception):
 
 
 def plan_take_over() -> Found:
-    """What is stored and what is here, for a take-over. Raises NothingToDo, Refused."""
+    """The stored and the present identity of the database, if a take-over is possible. Raises NothingToDo, Refused."""
     found = _find()
     if found.stored and found.stored.name != found.here.name and settings.ENV.engine_backend == "docker" and count():
         raise Refused(
@@ -39,7 +39,7 @@ def plan_take_over() -> Found:
 
 
 def plan_separation() -> Found:
-    """What is stored and what is here, for a separation. Raises NothingToDo, Refused."""
+    """The stored and the present identity of the database, if a separation is possible. Raises NothingToDo, Refused."""
     found = _find()
     if found.stored and found.stored.name == found.here.name:
         raise Refused(

@@ -31,7 +31,7 @@ class Act(BaseCommand):
         self.stdout.write(f"This database is the one of the deployment {found.here.name} now.")
 
     def plan(self) -> Found:
-        """What is stored and what is here. Raises NothingToDo, Refused."""
+        """The stored and the present identity of the database. Raises NothingToDo, Refused."""
         raise NotImplementedError
 
     def question(self, found: Found) -> str:
