@@ -134,8 +134,8 @@ def agree() -> int:
 
 
 def _agree(found: Mapping[UUID, list[Instance]]) -> int:
+    corrections = _correct_all(found)  # first: needs no list of volumes, which may fail
     volumes = _note(found)
-    corrections = _correct_all(found)
     for owner in _owners_of_left_volumes(volumes.keys() - found.keys()):
         corrections += _corrected(owner.pk, partial(_remove_volume, owner))
     return corrections

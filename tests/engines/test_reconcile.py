@@ -141,6 +141,13 @@ def test_sweep_removes_the_volume_that_a_late_worker_made_and_died(product, memo
     assert (row.engine_id, row.metadata) == (engine.pk, {"reason": "engine_destroyed"})
 
 
+def test_sweep_corrects_instances_although_volumes_cannot_be_listed(running_engine, memory_backend):
+    memory_backend.create(spec(running_engine, 2))
+    memory_backend.fail_next("list_volumes", BackendError("no"))
+    reconcile.sweep()
+    assert [found.ref.incarnation for found in memory_backend.list()] == [1]
+
+
 def test_sweep_goes_on_when_one_volume_cannot_be_removed(product, memory_backend, carry_out):
     engines = [lifecycle.provision(product, user_id, by=ACME).engine for user_id in ("alice", "bob")]
     for engine in engines:
