@@ -21,11 +21,18 @@ HOME = Path(tempfile.mkdtemp(prefix="roundhouse-test-"))
 HOME.chmod(0o711)
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on just now, and that this process was not given before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 for _name in [name for name in os.environ if name.startswith("ORCH_") and name not in ("ORCH_PG_BIN", "ORCH_REQUIRE_DOCKER")]:
