@@ -19,8 +19,7 @@ import kombu
 import redis
 import structlog
 from celery.app.amqp import AMQP as CELERYS_AMQP
-from kombu.transport import TRANSPORT_ALIASES, virtual
-from kombu.transport import redis as kombu_redis
+from kombu.transport import TRANSPORT_ALIASES, redis as kombu_redis, virtual
 
 from common import valkey
 from common.outages import VALKEY

@@ -6,8 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from celery import Celery
-from celery import Task as _Task
+from celery import Celery, Task as _Task
 from celery.signals import before_task_publish, setup_logging, task_postrun, task_prerun
 from django.conf import settings
 

@@ -9,33 +9,15 @@ from django.db.models.functions import Now
 
 from common import characters
 from common.context import Call
-
-# re-exported for the callers
-from engines.states import (
+from engines.states import (  # handed on: callers have models and words from one module
     BESIDE as BESIDE,
-)
-from engines.states import (
     IS_OPEN as IS_OPEN,
-)
-from engines.states import (
     NO_VOLUME as NO_VOLUME,
-)
-from engines.states import (
     OPEN as OPEN,
-)
-from engines.states import (
     Kind as Kind,
-)
-from engines.states import (
     OperationState as OperationState,
-)
-from engines.states import (
     Queue as Queue,
-)
-from engines.states import (
     Status as Status,
-)
-from engines.states import (
     Trigger as Trigger,
 )
 from policy.models import Product

@@ -1,13 +1,12 @@
 """Makes the runtime agree with the registry.
 
 Instances of destroyed engines and of old incarnations are removed. Engines that the registry does not have are noted, and left to
-a person (`engines.unregistered`). Instances of stopped and sleeping engines are stopped. After
-a host came back, its engines are restarted. Running engines obey the present rule `egress` of their products.
+a person (`engines.unregistered`). Instances of stopped and sleeping engines are stopped. After a host came back, its engines are
+restarted. Running engines obey the present rule `egress` of their products.
 
 The registry is the truth. An engine with an open operation is left to the operation. Destroying an instance is safe at any time,
 because neither the id of a destroyed engine nor the mark of an incarnation is ever used again. A disowned engine belongs to the
-deployment from which this database was copied, and is left alone. Stops and restarts go through
-an operation.
+deployment from which this database was copied, and is left alone. Stops and restarts go through an operation.
 """
 
 from collections import defaultdict
@@ -152,6 +151,16 @@ def _note(found: Mapping[UUID, list[Instance]]) -> Mapping[UUID, Owner]:
     _note_differing(found)
     _note_without_volume(volumes, asked_at)
     return volumes
+
+
+def _note_if_possible(found: Mapping[UUID, list[Instance]]) -> None:
+    """The same; a list of volumes that cannot be made is only logged. Raises BackendUnavailable."""
+    try:
+        _note(found)
+    except BackendUnavailable:
+        raise
+    except BackendError as error:
+        log.warning("not_compared", error=type(error).__name__)
 
 
 def _correct_all(found: Mapping[UUID, list[Instance]]) -> int:
@@ -355,7 +364,7 @@ def resume(trigger: Trigger | None = None) -> int:
     should_run = Engine.objects.filter(status=Status.RUNNING).only("incarnation", "incarnation_mark", "seq")
     wanted = [(specs.ref_of(engine), engine.seq) for engine in should_run]
     found = _list_by_engine()
-    _note(found)
+    _note_if_possible(found)  # first: the row of a restart says whether the volume was gone
     _correct_all(found)
     running = {each.ref for instances in found.values() for each in instances if each.state == State.RUNNING}
     missing = [(ref.engine_id, seq) for ref, seq in wanted if ref not in running]

@@ -18,8 +18,7 @@ from engines import admission
 from engines.admission import Question
 from engines.admission.explanation import ANSWERS, VERBS
 from engines.api.answers import ADMIT_REASONS
-from fleet import metrics as figures
-from fleet import status as state
+from fleet import metrics as figures, status as state
 from fleet.errors import classify, envelope
 from policy import decisions, products, rules
 from policy.answers import EGRESS

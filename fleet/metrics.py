@@ -3,8 +3,7 @@
 from datetime import timedelta
 from typing import Annotated
 
-from django.db.models import Avg, Q
-from django.db.models import Count as CountOf
+from django.db.models import Avg, Count as CountOf, Q
 from django.db.models.functions import Now
 from pydantic import Field
 from typing_extensions import TypedDict

@@ -1,7 +1,6 @@
 """The OpenAPI description of the endpoints in `fleet.api`."""
 
-from audit import api as log
-from audit import schema as audit
+from audit import api as log, schema as audit
 from common.endpoints import UUID, Endpoint, describe
 from fleet import api, metrics, status
 

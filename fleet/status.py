@@ -13,8 +13,7 @@ from common.answers import Count, NonEmpty, Time, choice
 from common.pooled.errors import is_read_only
 from common.times import iso
 from engines import deployment, hosts
-from engines.models import Engine
-from engines.models import Status as EngineStatus
+from engines.models import Engine, Status as EngineStatus
 from fleet import jobs
 from policy import key_check
 from policy.models import Product

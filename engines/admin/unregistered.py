@@ -106,15 +106,18 @@ class UnregisteredEngineAdmin(KeysetAdmin):
     # -- decisions of staff --------------------------------------------------------------------------------------------
 
     def decide(self, request: HttpRequest, engine_id: UUID, decision: Decision) -> HttpResponse:
-        """The page that asks for the decision on an engine, and what follows."""
+        """The page that asks for the decision on an engine; after a refusal once more, with the reason and what was typed."""
         self.check_permission(request, request.user.has_perm(decision.permission))
         found = UnregisteredEngine.objects.present().filter(pk=engine_id).first()
         if found is None:
             raise Http404(f"No engine {engine_id} is unregistered.")
         form = self._form(request, decision, found)
         if form.is_valid():
-            self._carry_out(request, decision, [found], **form.cleaned_data)
-            return HttpResponseRedirect(reverse("admin:engines_unregisteredengine_changelist"))
+            try:
+                messages.success(request, decision.carry_out(found, by=actors.of_user(request.user), **form.cleaned_data))
+                return HttpResponseRedirect(reverse("admin:engines_unregisteredengine_changelist"))
+            except (EngineError, PolicyError) as refusal:
+                form.add_error(None, str(refusal))
         back = reverse("admin:engines_unregisteredengine_change", args=[found.pk])
         return self._confirm(request, decision, found, title=f"{decision.label}: {_name(found)}", form=form, back=back)
 

@@ -22,51 +22,23 @@ from common.image_references import Reference
 # re-exported for the callers
 from engines.backends.errors import (
     BackendError as BackendError,
-)
-from engines.backends.errors import (
     BackendUnavailable as BackendUnavailable,
-)
-from engines.backends.errors import (
     DiskFull as DiskFull,
-)
-from engines.backends.errors import (
     ImageMismatch as ImageMismatch,
-)
-from engines.backends.errors import (
     ImageMissing as ImageMissing,
-)
-from engines.backends.errors import (
     ImageUnfit as ImageUnfit,
-)
-from engines.backends.errors import (
     InstanceDiffers as InstanceDiffers,
-)
-from engines.backends.errors import (
     InstanceMissing as InstanceMissing,
-)
-from engines.backends.errors import (
     NetworkFull as NetworkFull,
-)
-from engines.backends.errors import (
     NetworkUnguarded as NetworkUnguarded,
-)
-from engines.backends.errors import (
     OtherRuns as OtherRuns,
-)
-from engines.backends.errors import (
     PortTaken as PortTaken,
-)
-from engines.backends.errors import (
     QuotaMissing as QuotaMissing,
-)
-from engines.backends.errors import (
     RuntimeMissing as RuntimeMissing,
 )
 from engines.backends.marks import MARK
 from engines.backends.usage import (
     MB as MB,
-)
-from engines.backends.usage import (
     Usage as Usage,
 )
 

@@ -253,6 +253,12 @@ def test_resume_corrects_a_newer_instance_before_it_restarts_the_engine(running_
     assert [row.action for row in AuditRow.objects.order_by("id")][-2:] == ["orphan_removed", "restart"]
 
 
+def test_resume_restarts_engines_although_volumes_cannot_be_listed(product, memory_backend):
+    put_engine(product)
+    memory_backend.fail_next("list_volumes", BackendError("no"))
+    assert reconcile.resume() == 1
+
+
 @pytest.mark.parametrize(("seen", "cause"), [("", "reconciled"), ("now", "reconciled"), ("before", "host_restarted")])
 def test_resume_that_fails_is_tried_again_whatever_its_cause(product, memory_backend, carry_out, seen, cause):
     """A host that was never seen is not known to have been started again."""

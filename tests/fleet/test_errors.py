@@ -7,9 +7,7 @@ from urllib.parse import urlencode
 
 import pytest
 from django.conf import settings
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 
 from policy import products
 from policy.models import PlatformKey

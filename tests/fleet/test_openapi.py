@@ -15,8 +15,7 @@ from drf_spectacular.validation import validate_schema
 
 from common.bodies import Body
 from fleet import errors
-from fleet.openapi import document
-from fleet.openapi import errors as responses
+from fleet.openapi import document, errors as responses
 
 DOCUMENT = document.make()
 OPERATIONS = [(method, path, operation) for path, item in DOCUMENT["paths"].items() for method, operation in item.items()]

@@ -1,6 +1,7 @@
 """`manage.py reconcile`: runtime and registry compared by a person, who decides about each difference."""
 
 import io
+from contextlib import nullcontext
 from uuid import uuid4
 
 import pytest
@@ -13,10 +14,11 @@ from tests.engines.registry import put_engine
 from tests.staff import hire
 
 
-def reconcile(*options):
-    """The lines of standard output, and of standard error."""
+def reconcile(*options, refused=0):
+    """The lines of standard output, and of standard error. The command ends with an error if engines were `refused`."""
     out, err = io.StringIO(), io.StringIO()
-    call_command("reconcile", *options, stdout=out, stderr=err)
+    with pytest.raises(CommandError, match=f"see above: {refused}") if refused else nullcontext():
+        call_command("reconcile", *options, stdout=out, stderr=err)
     return out.getvalue().splitlines(), err.getvalue().splitlines()
 
 
@@ -69,16 +71,19 @@ def test_adopt_takes_the_owner_from_the_person(left):
 
 def test_refused_adoption_is_told_and_the_others_go_on(product, left):
     put_engine(product, "alice")
-    lines, refused = reconcile("--adopt", str(left[0]), "--adopt", str(left[1]))
+    lines, refused = reconcile("--adopt", str(left[0]), "--adopt", str(left[1]), refused=1)
     assert [line.partition(":")[0] for line in refused] == [str(left[0])]
     assert f"{left[1]}: adopted for user bob, stopped" in lines
 
 
-def test_forget_removes_with_data_after_a_question(left, memory_backend, monkeypatch):
+def test_forget_removes_with_data_after_a_question(product, left, memory_backend, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda _: "no")
+    stale = put_engine(product, "dave", Status.STOPPED)
+    memory_backend.create(Spec(Ref(stale.pk, 9), "acme", "image:1", 31002, {}, user_id="dave"))
+    before = len(memory_backend.list()), len(memory_backend.list_volumes())
     with pytest.raises(CommandError, match="Nothing is changed"):
         reconcile("--forget", str(left[0]))
-    assert len(memory_backend.list_volumes()) == 3
+    assert (len(memory_backend.list()), len(memory_backend.list_volumes())) == before
     lines, _ = reconcile("--forget", str(left[0]), "--noinput")
     assert "Removed with their data: 1." in lines
     assert left[0] not in memory_backend.list_volumes()
@@ -97,8 +102,11 @@ def test_forget_removes_with_data_after_a_question(left, memory_backend, monkeyp
     ],
 )
 def test_reconcile_refuses_options_with_a_sentence(product, memory_backend, options, words):
+    stale = put_engine(product, "dave", Status.STOPPED)
+    memory_backend.create(Spec(Ref(stale.pk, 9), "acme", "image:1", 31002, {}, user_id="dave"))
     with pytest.raises(CommandError, match=words):
         reconcile(*options)
+    assert len(memory_backend.list()) == 1  # nothing was corrected before the refusal
 
 
 def test_reconcile_says_that_the_runtime_is_away(product, memory_backend):

@@ -10,8 +10,7 @@ from django.test import Client
 
 from audit import actors
 from audit.models import AuditRow
-from engines import backends, lifecycle, specs
-from engines import environments as old_environments
+from engines import backends, environments as old_environments, lifecycle, specs
 from engines.backends.base import BackendError, Ref
 from engines.backends.process import store
 from engines.models import Engine

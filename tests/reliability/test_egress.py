@@ -9,8 +9,7 @@ from engines.models import Engine
 from policy import overrides, products
 from tests import waiting
 from tests.conftest import make_product, running_stack
-from tests.engines.backends.inside import WORLD, WORLD_PORT, reached
-from tests.engines.backends.inside import world as beyond_the_host
+from tests.engines.backends.inside import WORLD, WORLD_PORT, reached, world as beyond_the_host
 from tests.reliability.runtimes import Docker, used
 
 WITHIN_S = 10

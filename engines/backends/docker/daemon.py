@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 
 import requests
 from docker import APIClient
-from docker.errors import APIError, DockerException
-from docker.errors import NotFound as NotFound  # re-exported for the callers
+from docker.errors import (
+    APIError,
+    DockerException,
+    NotFound as NotFound,  # re-exported for the callers
+)
 
 from engines.backends.base import (
     BackendError,

@@ -44,53 +44,57 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         _check(options)
         by = _actor(options["by"])
+        named, unwanted = _engine_ids(options["adopt"], but=ALL), _engine_ids(options["forget"])
         try:
             deployment.check()
-            if not options["dry_run"]:
-                self._agree()
-            for engine_id in self._chosen(options["adopt"]):
-                self._adopt(engine_id, options, by)
-            if options["forget"]:
-                self._forget([_engine_id(text) for text in options["forget"]], options, by)
-            self._tell(dry_run=options["dry_run"])
+            if unwanted and not options["noinput"]:
+                ask(f"Shall the engines ({len(unwanted)}) be removed with all their data, for good?")
+            refusals = self._reconcile(named, unwanted, options, by)
         except deployment.NotOurs as refused:
             raise CommandError(str(refused)) from refused
         except BackendError as error:
             raise CommandError(
                 f"The runtime does not answer as it should: {wording.line(str(error))} Try again later."
             ) from error
+        if refusals:
+            raise CommandError(f"Refused for engines, see above: {refusals}.")
+
+    def _reconcile(self, named: Sequence[UUID], unwanted: Sequence[UUID], options: dict[str, Any], by: Actor) -> int:
+        """Correct, adopt and remove as asked, and list what is left. Returns how many engines were refused."""
+        if not options["dry_run"]:
+            self._agree()
+        chosen = _all_known() if options["adopt"] == [ALL] else named
+        done = [*(self._adopt(each, options, by) for each in chosen), *(self._forget(each, options, by) for each in unwanted)]
+        if unwanted:
+            self.stdout.write(f"Removed with their data: {unregistered.remove_forgotten()}.")
+        self._tell(dry_run=options["dry_run"])
+        return done.count(False)
 
     def _agree(self) -> None:
         if corrected := reconcile.agree():
             self.stdout.write(f"Corrected: {corrected}. The audit log names each.")
 
-    def _chosen(self, asked: Sequence[str]) -> list[UUID]:
-        """The ids of the engines to adopt."""
-        if asked == [ALL]:
-            return [each.pk for each in reconcile.compare().unregistered if each.product_slug and each.user_id]
-        return [_engine_id(text) for text in asked]
-
-    def _adopt(self, engine_id: UUID, options: dict[str, Any], by: Actor) -> None:
-        """Adopt one engine. A refusal is told, and does not keep the other engines from being adopted."""
+    def _adopt(self, engine_id: UUID, options: dict[str, Any], by: Actor) -> bool:
+        """Adopt one engine. A refusal is told, returns False, and does not keep the other engines from being adopted."""
         given = {"product_slug": options["product"], "user_id": options["user"]}
         try:
             adopted = unregistered.adopt(engine_id, by=by, reason=options["reason"], **given)
         except (EngineError, PolicyError) as refusal:
             self.stderr.write(f"{engine_id}: not adopted. {wording.line(str(refusal))}")
-            return
+            return False
         follows = "stopped" if adopted.start is None else "its start is under way"
         refused = f", and not started: {wording.line(str(adopted.refusal))}" if adopted.refusal else ""
         self.stdout.write(f"{engine_id}: adopted for user {marked(adopted.engine.user_id)}, {follows}{refused}")
+        return True
 
-    def _forget(self, engine_ids: Sequence[UUID], options: dict[str, Any], by: Actor) -> None:
-        if not options["noinput"]:
-            ask(f"Shall the engines ({len(engine_ids)}) be removed with all their data, for good?")
-        for engine_id in engine_ids:
-            try:
-                unregistered.forget(engine_id, by=by, reason=options["reason"])
-            except EngineError as refusal:
-                self.stderr.write(f"{engine_id}: not removed. {wording.line(str(refusal))}")
-        self.stdout.write(f"Removed with their data: {unregistered.remove_forgotten()}.")
+    def _forget(self, engine_id: UUID, options: dict[str, Any], by: Actor) -> bool:
+        """Ask for the removal of one engine; False for a refusal, which is told."""
+        try:
+            unregistered.forget(engine_id, by=by, reason=options["reason"])
+        except EngineError as refusal:
+            self.stderr.write(f"{engine_id}: not removed. {wording.line(str(refusal))}")
+            return False
+        return True
 
     def _tell(self, *, dry_run: bool) -> None:
         found = reconcile.compare()
@@ -130,6 +134,16 @@ def _check(options: dict[str, Any]) -> None:
         raise CommandError("--product and --user are for a single engine: name it with --adopt.")
     if ALL in options["adopt"] and len(options["adopt"]) > 1:
         raise CommandError("--adopt takes `all`, or ids.")
+
+
+def _all_known() -> list[UUID]:
+    """The ids of the unregistered engines whose product and user are known."""
+    return [each.pk for each in reconcile.compare().unregistered if each.product_slug and each.user_id]
+
+
+def _engine_ids(texts: Sequence[str], but: str = "") -> list[UUID]:
+    """The ids of engines, without the word `but`. Raises CommandError before anything is changed."""
+    return [_engine_id(text) for text in texts if text != but]
 
 
 def _engine_id(text: str) -> UUID:

@@ -17,10 +17,12 @@ def _write():
 
 
 def test_request_waits_for_a_connection_that_can_write(db):
+    returned = threading.Event()
     with read_only() as make_writable:
-        back = threading.Timer(1.0, make_writable)
+        back = threading.Timer(1.0, lambda: (returned.set(), make_writable()))
         back.start()
         _write()
+        assert returned.is_set()
         back.join()
 
 

@@ -16,8 +16,7 @@ import requests
 from config.local import postgres, supervision, valkey
 from config.local.embedded import Servers
 from config.local.home import BASE_DIR
-from tests import kinds, waiting
-from tests import servers as run_servers
+from tests import kinds, servers as run_servers, waiting
 from tests.config.support import Run, environment, healthy, living, manage, stop_launchers
 
 pytestmark = pytest.mark.deployment  # `make run`, also where it gives up

@@ -73,9 +73,19 @@ def test_adopt_asks_whose_engine_it_is_where_the_runtime_does_not_know(product, 
 def test_refused_adoption_is_told_and_changes_nothing(product, staff):
     put_engine(product, "alice")
     found = put_unregistered("alice")
-    answer = staff.post(f"{LIST}{found.pk}/adopt/", {})
-    assert "has an engine for this user already" in told(answer)[0]
+    answer = staff.post(f"{LIST}{found.pk}/adopt/", {"reason": "restored on Monday"})
+    assert "has an engine for this user already" in answer.text
+    assert 'value="restored on Monday"' in answer.text
     assert UnregisteredEngine.objects.filter(pk=found.pk).exists()
+
+
+def test_refusal_of_one_selected_engine_does_not_stop_the_others(product, staff):
+    put_engine(product, "alice")
+    found = [put_unregistered(user_id) for user_id in ("alice", "bob")]
+    asked = {"action": "adopt", "_selected_action": [str(each.pk) for each in found], "confirmed": "yes"}
+    words = told(staff.post(LIST, asked))
+    assert any("has an engine for this user already" in each for each in words)
+    assert UnregisteredEngine.objects.get().pk == found[0].pk
 
 
 def test_forget_asks_and_then_stores_the_wish(staff):

@@ -5,8 +5,7 @@ from django.conf import settings
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from hypothesis import HealthCheck, event, example, given, strategies
-from hypothesis import settings as hypothesis_settings
+from hypothesis import HealthCheck, event, example, given, settings as hypothesis_settings, strategies
 
 from audit import actors
 from audit.models import AuditRow
