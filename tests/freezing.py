@@ -5,9 +5,12 @@ import signal
 from contextlib import contextmanager
 
 import psutil
+from django.db import connection
 
 from config.local import postgres, valkey
-from tests import servers
+from tests import servers, waiting
+
+AT_REST_S = 0.2  # a transaction without a statement for so long stands still
 
 
 @contextmanager
@@ -18,6 +21,31 @@ def frozen_valkey():
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def freeze_at_rest(stack, name):
+    """Freeze the process between two transactions: one in the middle would keep its locks. Returns the group to `thaw`."""
+
+    def freeze():
+        group, since = stack.freeze(name), waiting.now()
+        waiting.until(lambda: waiting.passed(since, 2 * AT_REST_S), 5)
+        if not _stand_still():
+            return group
+        stack.thaw(group)
+        return None
+
+    return waiting.until(freeze, 20, f"{name} is between two transactions")
+
+
+def _stand_still():
+    """How many transactions wait for their process."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%%'"
+            " AND state_change < clock_timestamp() - make_interval(secs => %s)",
+            [AT_REST_S],
+        )
+        return cursor.fetchone()[0]
 
 
 @contextmanager

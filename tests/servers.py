@@ -5,11 +5,13 @@ All of them end with the run.
 """
 
 import atexit
+import itertools
 import os
 import shutil
 import signal
 import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 # A shell that runs us in the background has us ignore it, and so would whatever we start: some tests interrupt that.
@@ -21,32 +23,31 @@ HOME = Path(tempfile.mkdtemp(prefix="roundhouse-test-"))
 HOME.chmod(0o711)
 
 
-_given: set[int] = set()
+for _name in [name for name in os.environ if name.startswith("ORCH_") and name not in ("ORCH_PG_BIN", "ORCH_REQUIRE_DOCKER")]:
+    del os.environ[_name]
+# Of several processes side by side each has ports of its own: TEST_RUN numbers the runs, pytest-xdist the processes of a run. The
+# ports are below those that the kernel gives to connections (32768 and up).
+PORTS, MOST_PROCESSES = 1000, 4
+FOR_ENGINES = 700  # the first of them; `free_port` gives the others
+_run, _process = os.environ.get("TEST_RUN") or "0", os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+FIRST_PORT = 20_001 + PORTS * (MOST_PROCESSES * int(_run) + int(_process))
+_others = itertools.cycle(range(FIRST_PORT + FOR_ENGINES, FIRST_PORT + PORTS))
 
 
 def free_port() -> int:
-    """A port that nothing listens on just now, and that this process was not given before."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
+    """A port that nothing listens on just now, and that nobody else is given before this process has been given 300 ports."""
+    for port in _others:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("unreachable: the ports go round")
 
 
-for _name in [name for name in os.environ if name.startswith("ORCH_") and name not in ("ORCH_PG_BIN", "ORCH_REQUIRE_DOCKER")]:
-    del os.environ[_name]
-# Of several processes side by side each has engines on ports of its own: TEST_RUN numbers the runs, pytest-xdist the processes of
-# a run.
-PORTS, MOST_PROCESSES = 1000, 4
-_run, _process = os.environ.get("TEST_RUN") or "0", os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-FIRST_PORT = 20_001 + PORTS * (MOST_PROCESSES * int(_run) + int(_process))
 os.environ |= {
     "ORCH_HOME": str(HOME),
     "ORCH_PORT": str(free_port()),
     "ORCH_PORT_MIN": str(FIRST_PORT),
-    "ORCH_PORT_MAX": str(FIRST_PORT + PORTS - 1),
+    "ORCH_PORT_MAX": str(FIRST_PORT + FOR_ENGINES - 1),
     "ORCH_ENGINE_BACKEND": "subprocess",  # of processes that tests start; this one has `memory`, see conftest
     "ORCH_BOOT_TIMEOUT_S": "20",
     "ORCH_STOP_GRACE_S": "5",

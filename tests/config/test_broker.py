@@ -17,6 +17,7 @@ from engines import lifecycle
 from engines.models import Operation, OperationState
 from tests import waiting
 from tests.conftest import engines_on, make_product
+from tests.freezing import freeze_at_rest
 from tests.stack import Stack
 
 
@@ -118,7 +119,7 @@ def test_worker_goes_on_whatever_is_in_its_queues(stack, tmp_path):
 
 def test_row_has_the_request_of_its_operation_and_not_of_its_message(stack):
     product, client = make_product(), valkey.client()
-    frozen = stack.freeze("worker")
+    frozen = freeze_at_rest(stack, "worker")
     operation = lifecycle.provision(product, "alice", by=actors.product(product.slug))
     client.delete("lifecycle")
     client.lpush("lifecycle", run_operation(str(operation.pk), request_id="forged"))

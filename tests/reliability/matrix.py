@@ -37,6 +37,7 @@ SLOW = (Kind.START, Kind.WAKE, Kind.RESTART, Kind.ROTATE_KEY)  # boots of an eng
 BUSY = (Kind.STOP, Kind.SLEEP, Kind.DESTROY)
 PROVISION_S = "6"  # a new engine boots for so long: nobody can tell it anything
 APART_S = 0.5  # between the ends of two engines
+TRIES, TRY_AGAIN_S = 3, 0.2
 BODIES = {Kind.PROVISION: {"user_id": "provision"}, Kind.WAKE: {"auto_wake": True}}
 
 
@@ -96,12 +97,22 @@ def holds(cases: list[Case]) -> list[tuple[str, str]]:
 
 
 def release(held: list[tuple[str, str]]) -> None:
-    """Let the held engines go on, one after the other, those of them that are still there."""
+    """Let the held engines go on, one after the other, those of them that are still there.
+
+    A single connection that fails does not say that an engine is gone: the fault may have met the connection.
+    """
     for address, key in held:
-        with suppress(requests.ConnectionError):
-            order_fault(address, key, mode="none")
-            since = waiting.now()
-            waiting.until(partial(waiting.passed, since, APART_S), 5)
+        for _ in range(TRIES):
+            with suppress(requests.ConnectionError):
+                order_fault(address, key, mode="none")
+                break
+            pause(TRY_AGAIN_S)
+        pause(APART_S)
+
+
+def pause(seconds: float) -> None:
+    since = waiting.now()
+    waiting.until(partial(waiting.passed, since, seconds), seconds + 5)
 
 
 def in_the_middle(kind: Kind) -> Operation | None:

@@ -21,6 +21,7 @@ from tests import floods, waiting
 from tests.conftest import empty, make_product, running_stack
 from tests.engines.registry import put_engine
 from tests.envelopes import assert_error
+from tests.freezing import freeze_at_rest
 from tests.stack import WORKERS
 
 # fmt: off
@@ -234,7 +235,7 @@ def is_waited_for(product):
 @pytest.mark.parametrize("call", CALLS)
 def test_call_whose_web_process_is_killed_between_effect_and_answer_is_answered_when_it_is_sent_again(server, acme, call):
     path, body = CALLS[call]
-    carrying = server.freeze("ops")
+    carrying = freeze_at_rest(server, "ops")
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(server.call, "POST", path, acme.key, body, **KEY)
         waiting.until(lambda: is_waited_for(acme), 20, "the intent is committed, sent and waited for")

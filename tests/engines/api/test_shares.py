@@ -14,6 +14,7 @@ from tests import waiting
 from tests.conftest import empty, make_product, running_stack
 from tests.engines.registry import put_engine
 from tests.envelopes import assert_error
+from tests.freezing import freeze_at_rest
 
 NEVER_HEALTHY = Behaviour(boot_s=3600)
 
@@ -86,7 +87,7 @@ def test_destroys_are_waited_for_whatever_else_waits(stack, memory_backend, gree
     memory_backend.behave(None, NEVER_HEALTHY)
     asked = [pool.submit(stack.call, "POST", "/engines/provision", greedy.key, {"user_id": f"user-{n}"}) for n in range(20)]
     waiting.until(lambda: len(answered(asked)) == 12, 15, "all but eight are told to come back")
-    frozen = stack.freeze("worker")
+    frozen = freeze_at_rest(stack, "worker")
     try:
         with ThreadPoolExecutor(20) as callers:
             destroyed = [callers.submit(stack.call, "DELETE", f"/engines/user-{n}", modest.key) for n in range(20)]
@@ -118,7 +119,7 @@ def test_logs_are_read_while_another_product_polls_for_its_own(stack, greedy, mo
         with app.connection_for_read() as broker:
             return broker.default_channel.client.llen("health")
 
-    frozen = stack.freeze("worker")
+    frozen = freeze_at_rest(stack, "worker")
     try:
         polled = [read(greedy) for _ in range(8)]
         waiting.until(lambda: len(answered(polled)) == 5, 4, "all but three are told to come back")
