@@ -99,7 +99,7 @@ def test_processes_refuse_to_start_with_one_line_and_a_code_of_their_own(own_dat
         assert (said, process.returncode) == (f"roundhouse: {fault}\n", start_check.REFUSED)
 
 
-def test_start_is_not_refused_without_a_row_or_a_table(db, as_deployment, superuser):
+def test_start_is_not_refused_without_a_row_or_a_table(db, as_deployment, superuser, capfd):
     as_deployment("staging")
     start_check.run()
     superuser.execute("ALTER TABLE engines_deployment RENAME TO elsewhere")
@@ -107,6 +107,7 @@ def test_start_is_not_refused_without_a_row_or_a_table(db, as_deployment, superu
         start_check.run()
     finally:
         superuser.execute("ALTER TABLE elsewhere RENAME TO engines_deployment")
+    assert capfd.readouterr().err == ""
 
 
 def test_health_names_the_database_of_another_deployment(own_database, as_deployment, client):

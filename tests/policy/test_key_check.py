@@ -121,7 +121,7 @@ def test_processes_refuse_to_start_with_one_line_and_a_code_of_their_own(old):
         assert (said, process.returncode) == (f"roundhouse: {key_check.WRONG}\n", start_check.REFUSED)
 
 
-def test_start_is_not_refused_with_any_key_that_fits_or_without_the_table(old, use, superuser):
+def test_start_is_not_refused_with_any_key_that_fits_or_without_the_table(old, use, superuser, capfd):
     use(OTHER, old)
     start_check.run()
     superuser.execute("ALTER TABLE policy_keycheck RENAME TO elsewhere")
@@ -130,6 +130,7 @@ def test_start_is_not_refused_with_any_key_that_fits_or_without_the_table(old, u
         start_check.run()
     finally:
         superuser.execute("ALTER TABLE elsewhere RENAME TO policy_keycheck")
+    assert capfd.readouterr().err == ""
 
 
 def test_check_of_a_deployment_says_the_same(old, use):

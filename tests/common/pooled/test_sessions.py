@@ -7,12 +7,15 @@ import sys
 
 import psycopg
 import pytest
+from django.contrib.auth.models import Group
 from django.core.management import CommandError, call_command
 from django.core.management.base import SystemCheckError
 from django.db import OperationalError, connection, connections
 
+from audit.models import AuditRow
 from config import settings as database_settings
 from config.local.home import BASE_DIR
+from fleet.staff import roles
 from tests import pgbouncer, waiting
 from tests.read_only import read_only
 
@@ -51,12 +54,15 @@ def test_statements_are_prepared_without_a_pooler(db):
 
 
 def test_migrate_works_with_a_pooler_for_the_application(through):
+    Group.objects.all().delete()
     call_command("migrate", verbosity=0)
+    assert {group.name for group in Group.objects.all()} == set(roles.NAMES)
 
 
-@pytest.mark.parametrize("command", ["audit_check", "rotate_master_key"])
-def test_command_works_behind_a_pooler(through, product, running_engine, command):
+@pytest.mark.parametrize(("command", "action"), [("audit_check", "audit_check"), ("rotate_master_key", "master_key_rotate")])
+def test_command_works_behind_a_pooler(through, product, running_engine, command, action):
     call_command(command)
+    assert AuditRow.objects.filter(action=action).count() == 1
 
 
 def test_migrate_refuses_a_pooler_for_the_owner(owner_through):
@@ -69,8 +75,9 @@ def test_check_reports_a_pooler_for_the_owner(owner_through):
         call_command("check", deploy=True, databases=["owner"])
 
 
-def test_check_says_nothing_of_an_owner_with_a_session(db):
+def test_check_says_nothing_of_an_owner_with_a_session(db, capsys):
     call_command("check", databases=["owner"], tags=["database"], deploy=True)
+    assert "no issues" in capsys.readouterr().out
 
 
 def test_keeper_ends_at_start_with_a_pooler_for_the_owner(pooler):
