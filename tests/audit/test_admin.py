@@ -45,7 +45,7 @@ def pour(superuser, rows=20_000):
         "INSERT INTO audit_log (timestamp, engine_id, user_id, product_id, product_slug, action, retention)"
         " SELECT at, md5((n %% 500)::text)::uuid, 'user-' || n %% 500, md5((n %% 5)::text)::uuid, 'p' || n %% 5,"
         " CASE WHEN probe THEN 'health_check' ELSE 'stop' END, CASE WHEN probe THEN 'probe' ELSE 'standard' END"
-        " FROM (SELECT n, now() - (n %% 700) * interval '1 hour' AS at, n %% 2 = 0 AS probe FROM generate_series(1, %s) n) rows"
+        " FROM (SELECT n, now() - (n %% 600) * interval '1 hour' AS at, n %% 2 = 0 AS probe FROM generate_series(1, %s) n) rows"
         " WHERE at >= (SELECT starts FROM audit_window WHERE retention = CASE WHEN probe THEN 'probe' ELSE 'standard' END)",
         [rows],
     )
