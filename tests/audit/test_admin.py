@@ -40,13 +40,14 @@ def link(response, words):
 
 
 def pour(superuser, rows=20_000):
-    """Rows of two months, of many engines and users, past the writer: only the planner looks at them."""
+    """Rows of many engines and users, half of them of last month, past the writer: only the planner looks at them."""
     superuser.execute(
         "INSERT INTO audit_log (timestamp, engine_id, user_id, product_id, product_slug, action, retention)"
-        " SELECT at, md5((n %% 500)::text)::uuid, 'user-' || n %% 500, md5((n %% 5)::text)::uuid, 'p' || n %% 5,"
-        " CASE WHEN probe THEN 'health_check' ELSE 'stop' END, CASE WHEN probe THEN 'probe' ELSE 'standard' END"
-        " FROM (SELECT n, now() - (n %% 600) * interval '1 hour' AS at, n %% 2 = 0 AS probe FROM generate_series(1, %s) n) rows"
-        " WHERE at >= (SELECT starts FROM audit_window WHERE retention = CASE WHEN probe THEN 'probe' ELSE 'standard' END)",
+        " SELECT CASE WHEN (n / 2) %% 2 = 0 THEN began + (now() - began) * part ELSE began - interval '28 days' * part END,"
+        " md5((n %% 500)::text)::uuid, 'user-' || n %% 500, md5((n %% 5)::text)::uuid, 'p' || n %% 5,"
+        " CASE WHEN n %% 2 = 0 THEN 'health_check' ELSE 'stop' END, CASE WHEN n %% 2 = 0 THEN 'probe' ELSE 'standard' END"
+        " FROM (SELECT n, (n %% 700 + 1) / 701.0 AS part, date_trunc('month', now(), 'UTC') AS began"
+        " FROM generate_series(1, %s) n) rows",
         [rows],
     )
     superuser.execute("ANALYZE audit_log")
