@@ -97,14 +97,15 @@ class Docker:
 
     def running(self) -> list[UUID]:
         """The engine of every running container of the deployment; one entry per container."""
-        return [UUID(found.labels["roundhouse.engine"]) for found in self.client.containers.list(filters=self._engines())]
+        found = self.client.containers.list(filters=self._engines(), ignore_removed=True)
+        return [UUID(container.labels["roundhouse.engine"]) for container in found]
 
     def _engines(self) -> dict[str, list[str]]:
         return {"label": [f"{DEPLOYMENT}={self.deployment}", "roundhouse.engine"]}
 
     def remove_containers(self) -> None:
         """What somebody does who types `docker rm --force` of every engine."""
-        found = self.client.containers.list(all=True, filters=self._engines())
+        found = self.client.containers.list(all=True, filters=self._engines(), ignore_removed=True)
         with ThreadPoolExecutor(len(found)) as pool:
             list(pool.map(lambda container: container.remove(force=True), found))
 
@@ -121,7 +122,7 @@ class Docker:
         """Every engine with a port of the host, as the daemon has bound it."""
         return {
             (UUID(found.labels["roundhouse.engine"]), int(binding["HostPort"]))
-            for found in self.client.containers.list(filters=self._engines())
+            for found in self.client.containers.list(filters=self._engines(), ignore_removed=True)
             for binding in found.ports.get("8000/tcp") or []
         }
 
@@ -129,7 +130,7 @@ class Docker:
         """`docker inspect` of all that the deployment has on the daemon, and the logs and data of its engines."""
         api = self.client.api
         containers = api.containers(all=True, filters=self._mine())
-        engines = self.client.containers.list(all=True, filters=self._engines())
+        engines = self.client.containers.list(all=True, filters=self._engines(), ignore_removed=True)
         data = [b"".join(engine.get_archive("/data")[0]) for engine in engines]
         inspected = [
             [api.inspect_container(found["Id"]) for found in containers],

@@ -130,10 +130,10 @@ def test_run_on_docker_prints_why_and_leaves_nothing_running(home: Path) -> None
         pasted = subprocess.run(["bash", "-eu"], input=lines, capture_output=True, text=True, timeout=120)
         assert '"echo": "hello"' in pasted.stdout, pasted.stdout + pasted.stderr
         mine = {"label": f"{dock.DEPLOYMENT}={deployment}"}
-        assert {container.image.tags[0] for container in client.containers.list(filters=mine)} >= {IMAGE}
+        assert {container.image.tags[0] for container in client.containers.list(filters=mine, ignore_removed=True)} >= {IMAGE}
         run.signal_group(signal.SIGTERM)
         run.wait()
-        assert client.containers.list(filters=mine) == []
+        assert client.containers.list(filters=mine, ignore_removed=True) == []
         assert backend_choice.kept(home) == "docker"  # its engine is there
     finally:
         dock.sweep(client, deployment)

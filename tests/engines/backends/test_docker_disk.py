@@ -3,6 +3,7 @@
 import errno
 import re
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import docker
@@ -121,20 +122,28 @@ def test_remove_does_not_wait_for_a_measurement(client, docked, running):
 def test_measure_that_loses_its_container_says_nothing(client, docked, running):
     wanted, container = running()
     dock.run_inside(container, "import os; [open(f'/data/{n}', 'w').close() for n in range(200)]")
-    raised = []
+    done = threading.Event()
 
-    def measure():
+    def remove_what_measures():
+        while not done.wait(0.005):
+            with suppress(docker.errors.APIError):  # there is none, or the backend removes it
+                if client.api.inspect_container(docked._measurer.name)["State"]["Running"]:
+                    client.api.remove_container(docked._measurer.name, force=True)
+
+    def loses_its_container():
         try:
             docked.measure([wanted.ref.engine_id], budget_s=10)
         except BackendUnavailable as error:
-            raised.append(error)
+            return "was removed before its answer" in str(error)
+        return False  # this measurement was quicker than the removal
 
-    thread = threading.Thread(target=measure)
+    thread = threading.Thread(target=remove_what_measures)
     thread.start()
-    until(lambda: client.containers.list(all=True, filters={"name": docked._measurer.name}))
-    client.api.remove_container(docked._measurer.name, force=True)
-    thread.join()
-    assert raised
+    try:
+        until(loses_its_container, timeout_s=30)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_measure_clears_up_after_a_worker_that_died(client, docked, running):
