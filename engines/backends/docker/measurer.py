@@ -60,7 +60,8 @@ class Measurer:
         try:
             told = json.loads(self._run())
         except ValueError as error:
-            raise BackendError(f"container {self.name} gave no answer; its image needs python3 and GNU find") from error
+            causes = "it was killed, or its image lacks python3 or GNU find"
+            raise BackendError(f"container {self.name} gave no answer: {causes}") from error
         finally:
             self.end()
         found = {engine_id: (size, is_whole) for engine_id, (size, is_whole) in zip(engine_ids, told["folders"], strict=True)}

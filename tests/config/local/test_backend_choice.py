@@ -133,7 +133,7 @@ def test_run_on_docker_prints_why_and_leaves_nothing_running(home: Path) -> None
         assert {container.image.tags[0] for container in client.containers.list(filters=mine, ignore_removed=True)} >= {IMAGE}
         run.signal_group(signal.SIGTERM)
         run.wait()
-        assert client.containers.list(filters=mine, ignore_removed=True) == []
+        assert client.containers.list(filters=mine) == []
         assert backend_choice.kept(home) == "docker"  # its engine is there
     finally:
         dock.sweep(client, deployment)

@@ -5,11 +5,12 @@ import re
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import docker
 import pytest
 
-from engines.backends.base import BackendUnavailable, ImageUnfit, Limits, QuotaMissing, State
+from engines.backends.base import BackendError, BackendUnavailable, ImageUnfit, Limits, QuotaMissing, State
 from engines.backends.docker import Options, containers, volumes
 from tests.engines.backends import dock
 from tests.engines.backends.runtimes import IMAGE, spec
@@ -119,25 +120,27 @@ def test_remove_does_not_wait_for_a_measurement(client, docked, running):
         client.containers.get(measurer.name)
 
 
-def test_measure_that_loses_its_container_says_nothing(client, docked, running):
+@pytest.mark.parametrize(("end", "said"), [("kill", "gave no answer: it"), ("remove", "was removed before its answer")])
+def test_measure_that_loses_its_container_says_nothing(client, docked, running, end, said):
     wanted, container = running()
     dock.run_inside(container, "import os; [open(f'/data/{n}', 'w').close() for n in range(200)]")
+    ends = {"kill": client.api.kill, "remove": partial(client.api.remove_container, force=True)}
     done = threading.Event()
 
-    def remove_what_measures():
+    def end_what_measures():
         while not done.wait(0.005):
             with suppress(docker.errors.APIError):  # there is none, or the backend removes it
                 if client.api.inspect_container(docked._measurer.name)["State"]["Running"]:
-                    client.api.remove_container(docked._measurer.name, force=True)
+                    ends[end](docked._measurer.name)
 
     def loses_its_container():
         try:
             docked.measure([wanted.ref.engine_id], budget_s=10)
-        except BackendUnavailable as error:
-            return "was removed before its answer" in str(error)
-        return False  # this measurement was quicker than the removal
+        except BackendError as error:
+            return said in str(error)
+        return False  # nobody ended this measurement in time
 
-    thread = threading.Thread(target=remove_what_measures)
+    thread = threading.Thread(target=end_what_measures)
     thread.start()
     try:
         until(loses_its_container, timeout_s=30)
